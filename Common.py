@@ -1,0 +1,249 @@
+"""What every command shares: its flags, its one-line errors, image files in and out.
+
+Floor 0 of the project: imports nothing of it, and no Jittor, so that a command answers `--help` or a mistake at once.
+
+A command's last line is `sys.exit(run(main))`.  A mistake in a flag ends it with exit code 2, a mistake in the data with
+exit code 1, each with one line on stderr.
+"""
+import argparse
+import contextlib
+import os
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
+LOSSY_SUFFIXES = (".jpg", ".jpeg")
+MAX_PIXELS = 2 ** 28  # 16,384 x 16,384: above it a file is taken for a decompression bomb
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns at this number and refuses at twice this number
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
+class DataError(Exception):
+    """Something that the user gave is not usable: the message is one line that names the file and says what to do."""
+
+
+# ---------------------------------------------------------------------------------------------------- the command line
+class Parser(argparse.ArgumentParser):
+    """ArgumentParser that shows each flag's default, takes no abbreviations and reports a mistake in one line."""
+
+    def __init__(self, description):
+        super().__init__(description=description, allow_abbrev=False,
+                         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def run(main):
+    """Call `main()` as a command: returns the exit code, prints errors in one line, never a traceback for a mistake."""
+    command = Path(sys.argv[0]).name
+    try:
+        return main() or 0
+    except DataError as error:
+        print(f"{command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # `| head` closed our output
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print(f"\n{command}: stopped", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(f"{command}: error: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
+        return 1
+
+
+def boolean(text):
+    """`True`, `true`, `1`, `yes` or their opposites -> bool."""
+    word = text.strip().lower()
+    if word in ("true", "1", "yes"):
+        return True
+    if word in ("false", "0", "no"):
+        return False
+    raise argparse.ArgumentTypeError(f"expected True or False, got {text!r}")
+
+
+def number(kind, low, high=float("inf"), include_low=True):
+    """A flag type: a finite `kind` (int or float) in [low, high), or in (low, high) without `include_low`."""
+    name = "a whole number" if kind is int else "a number"
+    bound = f"{'at least' if include_low else 'above'} {low:g}" + (f" and below {high:g}" if high < float("inf") else "")
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected {name} {bound}, got {text!r}") from None
+        if not ((value >= low if include_low else value > low) and value < high):  # NaN fails too
+            raise argparse.ArgumentTypeError(f"expected {name} {bound}, got {text!r}")
+        return value
+    return parse
+
+
+# ------------------------------------------------------------------------------------------------------ folders and pairs
+def list_images(folder):
+    """The image files of a folder by stem: {stem: Path}, sorted by name; hidden files and other kinds are ignored.
+
+    Raises DataError where the folder is missing or holds two images of one stem (`a.png` and `a.tif`).
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
+            continue
+        if path.stem in found:
+            raise DataError(f"{path}: {found[path.stem].name} has the same name; keep one of the two")
+        found[path.stem] = path
+    return found
+
+
+def pair_by_name(image_folder, label_folder):
+    """The (image, label) paths of two folders, matched by file stem: list of (Path, Path) sorted by name.
+
+    Raises DataError naming the first file without a partner, or a folder without images.
+    """
+    images, labels = list_images(image_folder), list_images(label_folder)
+    if not images:
+        raise DataError(f"{image_folder}: no images here ({', '.join(IMAGE_SUFFIXES)})")
+    for stem, path in images.items():
+        if stem not in labels:
+            raise DataError(f"{path}: no label of this name in {label_folder}; add one or move the image away")
+    for stem, path in labels.items():
+        if stem not in images:
+            raise DataError(f"{path}: no image of this name in {image_folder}; add one or move the label away")
+    return [(path, labels[stem]) for stem, path in images.items()]
+
+
+# ---------------------------------------------------------------------------------------------------------- image files
+_said = set()
+
+
+def say_once(text):
+    """Print a remark to stderr the first time it is made."""
+    if text not in _said:
+        _said.add(text)
+        print(text, file=sys.stderr)
+
+
+def _open(path):
+    """The first frame of an image file, decoded; every way in which a file can be broken becomes a DataError."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image.copy()
+    except Image.DecompressionBombError:
+        raise DataError(f"{path}: larger than {MAX_PIXELS:,} pixels; cut it into smaller images") from None
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except PermissionError:
+        raise DataError(f"{path}: may not be read; check its permissions") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError) as error:
+        detail = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
+        raise DataError(f"{path}: not a readable image{detail}; export it again as PNG or TIFF") from None
+
+
+def image_size(path):
+    """(height, width) of an image file, read from its header."""
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except Exception:  # noqa: BLE001 - whatever is wrong with it, decoding says it better
+        image = _open(path)
+        return image.height, image.width
+
+
+def read_image(path, grayscale=None):
+    """Read an image file as uint8 (or uint16, 16-bit grey) values.
+
+    grayscale: True -> (H, W); False -> (H, W, 3); None -> whichever the file is.  Palettes, alpha and CMYK are converted
+    with a line on stderr.  Raises DataError for a file that is no image, is damaged, or holds 32-bit values.
+    """
+    image = _open(path)
+    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N"):
+        pixels = np.asarray(image).astype(np.uint16)
+        return pixels if grayscale is not False else np.repeat(pixels[..., None], 3, axis=2)
+    if image.mode == "I":  # older Pillow: a 16-bit grey PNG
+        pixels = np.asarray(image)
+        if pixels.min() >= 0 and pixels.max() < 2 ** 16:
+            pixels = pixels.astype(np.uint16)
+            return pixels if grayscale is not False else np.repeat(pixels[..., None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        raise DataError(f"{path}: 32-bit values; convert it to 8 or 16 bits")
+    if image.mode not in ("1", "L", "RGB"):
+        wanted = "L" if image.mode == "LA" else "RGB"
+        say_once(f"{path}: mode {image.mode} read as {wanted} (said once per file)")
+        image = image.convert(wanted)
+    if grayscale is None:
+        grayscale = image.mode != "RGB"
+    return np.asarray(image.convert("L" if grayscale else "RGB"))
+
+
+def read_label(path):
+    """Read a label file as it is stored: (H, W) uint8 or uint16 values (palette files: the palette's indices).
+
+    Raises DataError for colour labels whose channels differ, and for what `read_image` refuses.
+    """
+    image = _open(path)
+    if image.mode == "P":
+        return np.asarray(image)
+    if image.mode in ("LA", "RGB", "RGBA", "CMYK", "YCbCr"):
+        channels = np.asarray(image.convert("RGB") if image.mode != "LA" else image.convert("L").convert("RGB"))
+        if (channels != channels[..., :1]).any():
+            raise DataError(f"{path}: a label in colour; store class numbers as one grey channel")
+        return np.ascontiguousarray(channels[..., 0])
+    return read_image(path, grayscale=True)
+
+
+@contextlib.contextmanager
+def atomic_write(path):
+    """`with atomic_write(path) as temporary:` write there; on success it replaces `path` whole, on error it vanishes.
+
+    The temporary file lies hidden beside `path`, keeps its suffix, and is on disk (fsync) before it takes the name.
+    """
+    path = Path(path)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_png(path, pixels, pnginfo=None):
+    """Write (H, W) uint8/uint16 or (H, W, 3) uint8 values as a PNG, atomically."""
+    with atomic_write(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=pnginfo)
+
+
+def make_folder(path):
+    """Create a folder (and its parents) if it is not there; a DataError where that cannot be."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{path}: cannot make this folder ({error.strerror}); choose another") from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise DataError(f"{path}: this folder is not writable; choose another")
+    return path
+
+
+def use_agg():
+    """Matplotlib's pyplot for drawing into files; imported late because it takes a second."""
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    return pyplot
