@@ -86,8 +86,10 @@ def number(kind, low, high=float("inf"), include_low=True):
 
 
 # ------------------------------------------------------------------------------------------------------ folders and pairs
-def list_images(folder):
-    """The image files of a folder by stem: {stem: Path}, sorted by name; hidden files and other kinds are ignored.
+def list_images(folder, ignore=frozenset()):
+    """The image files of a folder by stem: {stem: Path}, sorted by name, without the paths in `ignore`.
+
+    Hidden files and files of other kinds do not count.
 
     Raises DataError where the folder is missing or holds two images of one stem (`a.png` and `a.tif`).
     """
@@ -98,18 +100,22 @@ def list_images(folder):
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
             continue
+        if path in ignore:
+            continue
         if path.stem in found:
             raise DataError(f"{path}: {found[path.stem].name} has the same name; keep one of the two")
         found[path.stem] = path
     return found
 
 
-def pair_by_name(image_folder, label_folder):
+def pair_by_name(image_folder, label_folder, ignore=frozenset()):
     """The (image, label) paths of two folders, matched by file stem: list of (Path, Path) sorted by name.
+
+    Paths in `ignore` are passed over.
 
     Raises DataError naming the first file without a partner, or a folder without images.
     """
-    images, labels = list_images(image_folder), list_images(label_folder)
+    images, labels = list_images(image_folder, ignore), list_images(label_folder, ignore)
     if not images:
         raise DataError(f"{image_folder}: no images here ({', '.join(IMAGE_SUFFIXES)})")
     for stem, path in images.items():

@@ -1,0 +1,372 @@
+"""Write warped copies of training pairs beside the originals: elastic deformation and a random affine map.
+
+    python DataAugmentation.py --img_path "./data/ISBC2012/train/imgs" --mask_path "./data/ISBC2012/train/labels" \
+        --sum 2 --alpha_lv 2.0 --sigma_lv 0.08 --alpha_affine_lv 0.08
+    python DataAugmentation.py --preview warp.png        # look at one pair first; writes nothing else
+    python DataAugmentation.py --clean                   # take every copy away again
+
+`cell.png` gets `cell-0.png`, `cell-1.png`, ... in both folders.  An image and its label are warped by the same field: the
+image with cubic splines, the label with the nearest pixel, so that no class appears that was not there.
+
+`augmentation_manifest.jsonl` in the image folder lists every file made here with the SHA-256 of its content, and lists it
+before the file appears.  A file is ours only while its content has a listed hash: a new run replaces ours, `--clean`
+removes ours, and neither touches anything else.
+
+Elastic deformation: Simard, Steinkraus and Platt, "Best Practices for Convolutional Neural Networks Applied to Visual
+Document Analysis", ICDAR 2003, section 2.  `--method grid`: Ronneberger, Fischer and Brox, "U-Net", MICCAI 2015, section 3.1.
+"""
+import argparse
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+import shlex
+import signal
+import sys
+import time
+import zlib
+from collections import deque
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+from scipy.fft import dctn, idctn, rfft
+from tqdm import tqdm
+
+from Common import (DataError, Parser, atomic_write, list_images, make_folder, number, pair_by_name, read_image,
+                    read_label, run, use_agg)
+
+GRID_SIZE, GRID_SIGMA = 3, 10.0  # U-Net, section 3.1: "a coarse 3 by 3 grid", "10 pixels standard deviation"
+MANIFEST = "augmentation_manifest.jsonl"
+OUTPUT_NAME = re.compile(r"[^./\\\0][^/\\\0]*-[0-9]+\.png")  # a plain file name: no folder, not hidden
+
+
+# --------------------------------------------------------------------------------------------------- coordinate fields
+@lru_cache(maxsize=8)
+def gaussian_response(length, sigma):
+    """The factor by which a Gaussian filter scales each of the `length` DCT-II frequencies: float64 (length,)."""
+    radius = int(4 * sigma + 0.5)  # where scipy.ndimage.gaussian_filter cuts its kernel
+    offsets = np.arange(-radius, radius + 1)
+    kernel = np.exp(-0.5 * (offsets / max(sigma, 1e-9)) ** 2)
+    kernel = np.bincount(offsets % (2 * length), kernel / kernel.sum(), 2 * length)
+    return rfft(kernel).real[:length]
+
+
+def gaussian_smooth(noise, sigma):
+    """`scipy.ndimage.gaussian_filter(channel, sigma, mode="reflect")` of each channel of a float64 (C, H, W) array.
+
+    Repeating the border pixel is the symmetry of the DCT-II, which turns the filter into a product: equal to rounding,
+    ten times as fast for the broad Gaussians needed here, and free of threads, so that the bytes never vary.
+    """
+    response = np.multiply.outer(*(gaussian_response(length, sigma) for length in noise.shape[1:]))
+    return idctn(dctn(noise, axes=(1, 2)) * response, axes=(1, 2))
+
+
+def random_affine(shape, amount, rng):
+    """The inverse A^-1 of the affine map that moves three points by up to `amount` pixels along each axis.
+
+    Returns float64 (3, 2): `[row, column, 1] @ matrix` is the place where the pixel comes from.
+    """
+    center, reach = np.array(shape) // 2, max(1, min(shape) // 3)
+    points = center + reach * np.array([[1, 1], [-1, 1], [-1, -1]])
+    moved = points + rng.uniform(-amount, amount, points.shape)
+    return np.linalg.solve(np.column_stack([moved, np.ones(3)]), points)
+
+
+def elastic_field(shape, alpha, sigma, alpha_affine, rng):
+    """Where each pixel of a warped image comes from: out(x) = in(A^-1(x + d(x))) (Simard et al. 2003, section 2).
+
+    d is uniform(-1, 1) noise per pixel and axis, smoothed by a Gaussian of `sigma` pixels, times `alpha` pixels; A is the
+    affine map of three points, each moved by uniform(-alpha_affine, alpha_affine) pixels along each axis.
+    Returns float64 (2, H, W): row and column coordinates.
+    """
+    matrix = random_affine(shape, alpha_affine, rng)
+    rows, columns = np.indices(shape) + alpha * gaussian_smooth(rng.uniform(-1, 1, (2, *shape)), sigma)
+    return np.stack([matrix[0, axis] * rows + matrix[1, axis] * columns + matrix[2, axis] for axis in (0, 1)])
+
+
+def grid_field(shape, rng, sigma=GRID_SIGMA):
+    """Where each pixel of a warped image comes from: out(x) = in(x + d(x)) (Ronneberger et al. 2015, section 3.1).
+
+    d interpolates a 3 x 3 grid of Gaussian vectors (standard deviation `sigma` pixels), from corner to corner of the
+    image, with bicubic splines.  Returns float64 (2, H, W): row and column coordinates.
+    """
+    vectors = rng.normal(0, sigma, (2, GRID_SIZE, GRID_SIZE))
+    zoom = [length / GRID_SIZE for length in shape]
+    return np.indices(shape) + np.stack([ndimage.zoom(axis, zoom, order=3, mode="mirror") for axis in vectors])
+
+
+# ------------------------------------------------------------------------------------------------------------- warping
+def warp_image(image, coordinates):
+    """An image, uint8 or uint16 (H, W) or (H, W, C), taken at float (2, H, W) coordinates with cubic splines.
+
+    Mirrored at the border; rounded and clipped to the image's dtype.  Returns the shape and dtype of `image`.
+    """
+    if image.ndim == 3:
+        return np.stack([warp_image(channel, coordinates) for channel in np.moveaxis(image, 2, 0)], axis=2)
+    coefficients = ndimage.spline_filter(image, order=3, output=np.float32, mode="mirror")
+    warped = ndimage.map_coordinates(coefficients, coordinates, order=3, mode="mirror", prefilter=False)
+    return np.rint(warped).clip(0, np.iinfo(image.dtype).max).astype(image.dtype)
+
+
+def warp_label(label, coordinates):
+    """A label, (H, W) of any integer dtype, taken at float (2, H, W) coordinates: the nearest pixel's value as stored."""
+    return ndimage.map_coordinates(label, coordinates, order=0, mode="mirror")
+
+
+def make_field(shape, rng, method="elastic", alpha_lv=2.0, sigma_lv=0.08, alpha_affine_lv=0.08):
+    """The field of `method` ("elastic" or "grid"); each level times the image's width gives pixels ("elastic" only)."""
+    if method == "grid":
+        return grid_field(shape, rng)
+    width = shape[1]
+    return elastic_field(shape, alpha_lv * width, sigma_lv * width, alpha_affine_lv * width, rng)
+
+
+def augment_pair(image, label, rng, method="elastic", **levels):
+    """Warp an image, (H, W) or (H, W, C), and its label, (H, W), by one random field: see `make_field` for the options."""
+    field = make_field(label.shape, rng, method, **levels)
+    return warp_image(image, field), warp_label(label, field)
+
+
+def random_stream(seed, name, copy):
+    """The generator of one copy of one image: another image in the folder, or another copy, does not change it."""
+    return np.random.default_rng([seed, zlib.crc32(os.fsencode(name)), copy])
+
+
+# -------------------------------------------------------------------------------------------- what the processes work on
+def check_pair(pair):
+    """Decode both files of a pair: a DataError where one is unreadable or their sizes differ."""
+    image, label = read_image(pair[0]), read_label(pair[1])
+    if image.shape[:2] != label.shape:
+        size, label_size = (f"{shape[1]} x {shape[0]}" for shape in (image.shape, label.shape))
+        raise DataError(f"{pair[1]}: {label_size} pixels, but its image {pair[0]} has {size}; export one of them again")
+
+
+def augmented_pngs(seed, options, task):
+    """Warp copy number `task[1]` of pair `task[0]`: the bytes of two PNG files, image and label."""
+    (image_path, label_path), copy = task
+    with contextlib.redirect_stderr(io.StringIO()):  # check_pair has already remarked on odd files
+        image, label = read_image(image_path), read_label(label_path)
+    return [png_bytes(pixels)
+            for pixels in augment_pair(image, label, random_stream(seed, image_path.stem, copy), **options)]
+
+
+def png_bytes(pixels):
+    """Encode (H, W) or (H, W, 3) values as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def process_pool(workers):
+    """A function like `map` that computes in `workers` processes, in order and only a few results ahead."""
+    pool = ProcessPoolExecutor(workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+
+    def ordered(function, tasks):
+        waiting = deque()
+        for task in tasks:
+            waiting.append(pool.submit(function, task))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    try:
+        yield ordered
+    except BrokenProcessPool:
+        raise DataError("a worker process was killed, probably for lack of memory; try --workers 1") from None
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C: waits only for the few copies that are being computed
+
+
+# ------------------------------------------------------------------------------------------------------ the manifest
+class Manifest:
+    """The list of the files made here: JSON lines {"folder": "image" or "label", "file": name, "sha256": of its bytes}."""
+
+    def __init__(self, image_folder, label_folder):
+        self.path = Path(image_folder) / MANIFEST
+        self.folders = {"image": Path(image_folder), "label": Path(label_folder)}
+        self.hashes = {}  # {path: every hash that a file made here under this name ever had}
+        text = self.path.read_text(errors="replace") if self.path.exists() else ""
+        lines = text.splitlines()
+        for count, line in enumerate(lines, start=1):
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                if count == len(lines):  # cut off by a kill, before the file itself was written
+                    lines.pop()
+                    break
+                raise DataError(f"{self.path}: line {count} is damaged; delete this line") from None
+            self._add(entry, count)
+        self.sound_text = "".join(line + "\n" for line in lines)
+        self.damaged = text != self.sound_text
+
+    def _add(self, entry, count):
+        try:
+            folder, name, digest = self.folders[entry["folder"]], entry["file"], entry["sha256"]
+            if not OUTPUT_NAME.fullmatch(name):
+                raise ValueError(name)
+            self.hashes.setdefault(folder / name, set()).add(digest)
+        except (KeyError, TypeError, ValueError):
+            raise DataError(f"{self.path}: line {count} names no file made here; delete this line") from None
+
+    def own_files(self):
+        """The paths of the files that are still as they were made here."""
+        return {path for path, hashes in self.hashes.items()
+                if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() in hashes}
+
+    def write_files(self, paths, contents):
+        """List an image and a label, on disk, and only then write them: a kill leaves no file that is not listed."""
+        lines = ""
+        for (kind, folder), path, content in zip(self.folders.items(), paths, contents):
+            digest = hashlib.sha256(content).hexdigest()
+            if digest not in self.hashes.setdefault(folder / path.name, set()):
+                self.hashes[path].add(digest)
+                lines += json.dumps({"folder": kind, "file": path.name, "sha256": digest}) + "\n"
+        if self.damaged:
+            with atomic_write(self.path) as temporary:
+                temporary.write_text(self.sound_text)
+            self.damaged = False
+        if lines:
+            with open(self.path, "a") as file:
+                file.write(lines)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, content in zip(paths, contents):
+            with atomic_write(path) as temporary:
+                temporary.write_bytes(content)
+
+
+# --------------------------------------------------------------------------------------------------------- the command
+def plan_outputs(pairs, copies, own):
+    """The two paths of every copy: {(pair, k): (image path, label path)}; a DataError where another's file is in the way."""
+    taken = [list_images(path.parent, ignore=own) for path in pairs[0]]
+    outputs = {}
+    for pair in pairs:
+        for k in range(copies):
+            paths = tuple(path.with_name(f"{path.stem}-{k}.png") for path in pair)
+            for path, stems in zip(paths, taken):
+                blocker = stems.get(path.stem) or (path if os.path.lexists(path) and path not in own else None)
+                if blocker:
+                    raise DataError(f"{blocker}: in the way of a copy of {pair[0].name}, and not made here or changed "
+                                    "since; move or rename it (and its partner)")
+            outputs[pair, k] = paths
+    return outputs
+
+
+def write_copies(options, levels, manifest, own, pairs):
+    """Check everything, then replace the copies of earlier runs by those of this run."""
+    outputs = plan_outputs(pairs, options.sum, own)
+    for folder in manifest.folders.values():
+        make_folder(folder)  # is there: tells whether it is writable
+    start = time.perf_counter()
+    with process_pool(min(options.workers, len(outputs))) as pool_map:
+        for _ in pool_map(check_pair, pairs):
+            pass
+        for path in own.difference(*outputs.values()):
+            path.unlink()
+        results = pool_map(partial(augmented_pngs, options.seed, levels), outputs)
+        for paths, contents in zip(tqdm(outputs.values(), unit="pair", disable=None), results):
+            manifest.write_files(paths, contents)
+    seconds = (time.perf_counter() - start) / len(outputs)
+    print(f"{len(outputs)} pairs written to {options.img_path} and {options.mask_path}, {seconds:.3f} s per pair; "
+          f"to remove them: python {shlex.join(sys.argv[:1])} --img_path {shlex.quote(options.img_path)} "
+          f"--mask_path {shlex.quote(options.mask_path)} --clean")
+
+
+def clean(manifest):
+    """Remove the files that are ours, then the manifest."""
+    own = manifest.own_files()
+    for path in own:
+        path.unlink()
+    manifest.path.unlink(missing_ok=True)
+    print(f"{len(own)} augmented files removed from {manifest.folders['image']} and {manifest.folders['label']}")
+
+
+def draw_preview(pair, path, seed, levels):
+    """Draw a pair before and after its copy number 0: the image, the image under a grid, the label."""
+    image, label = read_image(pair[0]), read_label(pair[1])
+    field = make_field(label.shape, random_stream(seed, pair[0].stem, 0), **levels)
+    identity = np.indices(label.shape)
+    height, width = label.shape
+    step = max(height, width) / 16
+    lines = np.arange(-16, 33) * step  # beyond the image too: a warped border shows what was mirrored
+    pyplot = use_agg()
+    figure, axes = pyplot.subplots(2, 3, figsize=(9, 6.6 * height / width), constrained_layout=True)
+    for row, when, shown, classes, coordinates in (
+            (axes[0], "before", image, label, identity),
+            (axes[1], "after", warp_image(image, field), warp_label(label, field), field)):
+        row[0].imshow(shown, cmap="gray", vmin=0, vmax=image.max())
+        row[1].imshow(shown, cmap="gray", vmin=0, vmax=image.max())
+        for axis in coordinates:
+            row[1].contour(axis, levels=lines, colors="tab:orange", linewidths=0.9)
+        row[2].imshow(classes, cmap="gray" if len(np.unique(label)) < 3 else "viridis", interpolation="nearest",
+                      vmin=label.min(), vmax=label.max())
+        for axes_, what in zip(row, ("image", "image and grid", "label")):
+            axes_.set_title(f"{what}, {when}", fontsize=10)
+            axes_.set_axis_off()
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+
+
+def parse_arguments():
+    """The command's flags."""
+    parser = Parser("Write warped copies of training pairs (elastic deformation and a random affine map).")
+    parser.add_argument("--img_path", default="./data/ISBC2012/train/imgs", help="folder of the images")
+    parser.add_argument("--mask_path", default="./data/ISBC2012/train/labels", help="folder of the labels")
+    parser.add_argument("--sum", type=number(int, 1), default=2, help="copies of each pair")
+    parser.add_argument("--alpha_lv", type=number(float, 0, 1000), default=2.0,
+                        help="strength of the elastic field, times the image's width")
+    parser.add_argument("--sigma_lv", type=number(float, 0, 10), default=0.08,
+                        help="smoothness of the elastic field: the Gaussian's sigma, times the image's width")
+    parser.add_argument("--alpha_affine_lv", type=number(float, 0, 1), default=0.08,
+                        help="how far each of the affine map's three points moves at most, times the image's width")
+    parser.add_argument("--method", choices=("elastic", "grid"), default="elastic",
+                        help="elastic: Simard et al.; grid: the U-Net paper's 3 x 3 grid (ignores the three levels)")
+    parser.add_argument("--seed", type=number(int, 0), default=0, help="same seed, same files, whatever --workers")
+    parser.add_argument("--workers", type=number(int, 1, 62), default=min(4, os.cpu_count() or 1), help="processes")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--preview", metavar="FILE.png", default=argparse.SUPPRESS,
+                         help="only draw the first pair before and after, into this file")
+    instead.add_argument("--clean", action="store_true", help="only remove what earlier runs wrote")
+    options = parser.parse_args()
+    options.preview = Path(options.preview) if "preview" in options else None
+    if options.preview and options.preview.suffix.lower() != ".png":
+        parser.error(f"argument --preview: expected a name that ends in .png, got {str(options.preview)!r}")
+    return options
+
+
+def main():
+    """Read the flags, find the pairs, write (or preview, or remove) their copies."""
+    options = parse_arguments()
+    levels = {name: getattr(options, name) for name in ("method", "alpha_lv", "sigma_lv", "alpha_affine_lv")}
+    image_folder, label_folder = Path(options.img_path), Path(options.mask_path)
+    for folder in (image_folder, label_folder):
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder")
+    if image_folder.samefile(label_folder):
+        raise DataError(f"{label_folder}: --img_path and --mask_path are the same folder; keep labels in one of their own")
+    manifest = Manifest(image_folder, label_folder)
+    if options.clean:
+        return clean(manifest)
+    own = manifest.own_files()
+    pairs = pair_by_name(image_folder, label_folder, ignore=own)
+    if not options.preview:
+        return write_copies(options, levels, manifest, own, pairs)
+    folder = make_folder(options.preview.parent)
+    if folder.samefile(image_folder) or folder.samefile(label_folder):
+        raise DataError(f"{options.preview}: lies among the training pairs; choose another folder")
+    check_pair(pairs[0])
+    draw_preview(pairs[0], options.preview, options.seed, levels)
+    print(f"{options.preview}: {pairs[0][0].name} before and after")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

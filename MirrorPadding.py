@@ -1,0 +1,263 @@
+"""Mirror padding and the overlap-tile strategy (Ronneberger et al. 2015, section 2, figure 2).
+
+    python MirrorPadding.py --image F            # the image before and after its mirror padding, as one picture
+
+A valid-convolution net predicts the middle of what it sees.  To predict a whole image, the image is mirrored beyond its
+edges; to predict a large one in little memory, it is cut into tiles, each of which sees the *real* image around its own
+part and mirrored pixels only beyond the image's edge.  This file is the arithmetic of it, in NumPy alone: what a net takes
+and gives (`Geometry`), how much to mirror, where tiles lie, and how their logits come together again.
+
+Tiles of a U-Net are exact: where they start at multiples of 16 pixels, every pool sees the same pixel pairs as in the
+whole image, and every logit is the same.  Bilinear up-sampling looks one pixel beyond its edge at each of four levels:
+the outer 15 pixels of such a tile's output differ, and are not used.
+"""
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+
+from Common import DataError, Parser, number, read_image, run, use_agg
+
+REFERENCE_SIDE = 512     # px: the one image side that the reference's protocol is made for
+REFERENCE_BLOCK = 256    # px: a quadrant
+REFERENCE_OUTPUT = 260   # px: the logits' side of a quadrant, for either kind of net
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What input sizes a net takes, and what comes out of it.  Sides in pixels."""
+    margin: int           # input side - output side: what valid convolutions cost (half on each side)
+    multiple: int         # output sides repeat with this period: the product of the poolings
+    remainder: int        # output side modulo `multiple`
+    smallest: int         # smallest output side
+    edge: Optional[int]   # outer pixels of a tile's output that differ from the whole image's; None: no tile is exact
+    reference_input: int  # input side of the reference's quadrants
+
+    def output_side(self, length):
+        """The smallest output side (px) that covers `length` pixels."""
+        length = max(length, self.smallest)
+        return length + (self.remainder - length) % self.multiple
+
+
+UNET_BILINEAR = Geometry(margin=184, multiple=16, remainder=4, smallest=4, edge=15, reference_input=448)
+UNET_TRANSPOSED = Geometry(margin=184, multiple=16, remainder=4, smallest=4, edge=0, reference_input=448)
+UNET_PADDED = Geometry(margin=0, multiple=16, remainder=0, smallest=32, edge=None, reference_input=260)
+U2NET = Geometry(margin=0, multiple=32, remainder=0, smallest=64, edge=None, reference_input=260)
+
+
+def geometry_of(mode, bilinear=True, padding=0):
+    """The Geometry of a net as `Model.build_model` builds it."""
+    if mode != "Unet":
+        return U2NET
+    if padding:
+        return UNET_PADDED
+    return UNET_BILINEAR if bilinear else UNET_TRANSPOSED
+
+
+# -------------------------------------------------------------------------------------------------------------- mirroring
+def mirror_pad(image, top, bottom, left, right):
+    """Mirror an image (..., H, W) beyond its edges, without repeating the edge pixel (NumPy's `reflect`).
+
+    Wider than the image, the mirror image is mirrored again.  Returns (..., top + H + bottom, left + W + right).
+    """
+    widths = [(0, 0)] * (image.ndim - 2) + [(top, bottom), (left, right)]
+    return np.pad(image, widths, mode="reflect")
+
+
+def mirror_padding(image, pad_size):
+    """Mirror `pad_size` pixels in total onto each axis of (..., H, W): half on each side, the odd one bottom and right."""
+    before, after = pad_size // 2, pad_size - pad_size // 2
+    return mirror_pad(image, before, after, before, after)
+
+
+def pad_for(geometry, image, height, width):
+    """Mirror `image` (..., h, w) into the input that gives logits for a canvas of `height` x `width` >= h x w.
+
+    The canvas lies in the middle of the logits (`crop_logits` cuts it out) and begins with the image's first pixel.
+    """
+    sides = []
+    for canvas, own in zip((height, width), image.shape[-2:]):
+        output = geometry.output_side(canvas)
+        before = (output - canvas) // 2 + geometry.margin // 2
+        sides += [before, output + geometry.margin - before - own]
+    return mirror_pad(image, *sides)
+
+
+def crop_logits(logits, height, width):
+    """The middle `height` x `width` of logits (..., H, W): what `pad_for` put there.  Arrays and Vars alike."""
+    top, left = (logits.shape[-2] - height) // 2, (logits.shape[-1] - width) // 2
+    return logits[..., top:top + height, left:left + width]
+
+
+# ------------------------------------------------------------------------------------------------------------ overlap-tile
+@dataclass(frozen=True)
+class Span:
+    """One tile along one axis, in pixels of the logits of the whole canvas."""
+    start: int   # where the tile's logits begin
+    length: int  # how many there are
+    keep: slice  # which of the canvas' logits are taken from this tile
+
+
+def exact_spans(total, tile, geometry):
+    """Tiles along one axis whose logits equal those of one pass over all `total` of them: list of Span.
+
+    total: px, an output side of the geometry; tile: px, the wanted side of a tile's output.
+    Raises DataError for a tile too small to keep anything of.
+    """
+    length = geometry.output_side(tile)
+    if length >= total:
+        return [Span(0, total, slice(0, total))]
+    stride = (length - 2 * geometry.edge) // geometry.multiple * geometry.multiple
+    if stride <= 0:
+        smallest = geometry.output_side(geometry.multiple + 2 * geometry.edge)
+        raise DataError(f"--tile {tile}: too small for this net, {smallest} is the smallest")
+    starts = [*range(0, total - length, stride), total - length]
+    # each border between two neighbours lies where both are exact: at the end of the former's exact part
+    ends = [start + length - geometry.edge for start in starts[:-1]] + [total]
+    return [Span(start, length, slice(begin, end)) for start, begin, end in zip(starts, [0, *ends], ends)]
+
+
+def blended_starts(total, length):
+    """Starts of tiles of `length` px that overlap by at least half and together cover `total` px."""
+    count = 1 if total <= length else -(-(total - length) // max(1, length // 2)) + 1
+    return [round(i * (total - length) / max(1, count - 1)) for i in range(count)]
+
+
+def gaussian_window(length):
+    """Weights of a blended tile along one axis, (length,) float32: a Gaussian of sigma = length / 8, as in nnU-Net."""
+    distance = np.arange(length) - (length - 1) / 2
+    return np.maximum(np.exp(-0.5 * (distance / (length / 8)) ** 2), 1e-3).astype(np.float32)
+
+
+def overlap_tile(image, forward, geometry, tile="full"):
+    """Logits of a whole image, by any tiling.
+
+    image: (C, H, W) float32, normalised.  forward: a function from a batch of inputs (N, C, h, w) to its logits
+    (N, K, h - margin, w - margin), both NumPy.  tile: 'full' (one pass), a side N in pixels, or 'reference'.
+    Returns (K, H, W) float32.
+    """
+    height, width = image.shape[-2:]
+    if tile == "reference":
+        return stitch_reference(forward(reference_blocks(image, geometry)), np.concatenate)[0]
+    if tile == "full":
+        padded = pad_for(geometry, image, height, width)
+        return np.ascontiguousarray(crop_logits(forward(padded[None])[0], height, width))
+    if geometry.edge is None:
+        return _blended_tiles(image, forward, geometry, tile)
+    return _exact_tiles(image, forward, geometry, tile)
+
+
+def _exact_tiles(image, forward, geometry, tile):
+    height, width = image.shape[-2:]
+    padded = pad_for(geometry, image, height, width)
+    rows, columns = (exact_spans(side - geometry.margin, tile, geometry) for side in padded.shape[-2:])
+    logits = None
+    for row in rows:
+        for column in columns:
+            view = padded[:, row.start:row.start + row.length + geometry.margin,
+                          column.start:column.start + column.length + geometry.margin]
+            part = forward(np.ascontiguousarray(view[None]))[0]
+            if logits is None:
+                logits = np.empty((part.shape[0], rows[-1].keep.stop, columns[-1].keep.stop), np.float32)
+            logits[:, row.keep, column.keep] = part[:, row.keep.start - row.start:row.keep.stop - row.start,
+                                                    column.keep.start - column.start:column.keep.stop - column.start]
+    return np.ascontiguousarray(crop_logits(logits, height, width))
+
+
+def _blended_tiles(image, forward, geometry, tile):
+    height, width = image.shape[-2:]
+    side = geometry.output_side(tile)
+    sides = [side if length > side else geometry.output_side(length) for length in (height, width)]
+    canvas = [max(length, part) for length, part in zip((height, width), sides)]
+    padded = mirror_pad(image, 0, canvas[0] - height, 0, canvas[1] - width)
+    window = gaussian_window(sides[0])[:, None] * gaussian_window(sides[1])[None]
+    logits, total = 0, np.zeros(canvas, np.float32)
+    for top in blended_starts(canvas[0], sides[0]):
+        for left in blended_starts(canvas[1], sides[1]):
+            here = np.s_[..., top:top + sides[0], left:left + sides[1]]
+            part = forward(np.ascontiguousarray(padded[here][None]))[0]
+            if np.isscalar(logits):
+                logits = np.zeros((part.shape[0], *canvas), np.float32)
+            logits[here] += window * part
+            total[here] += window
+    return np.ascontiguousarray((logits / total)[:, :height, :width])
+
+
+# --------------------------------------------------------------------------------------------------- the reference's protocol
+def reference_blocks(image, geometry):
+    """The reference's protocol, in: the four 256² quadrants of a (C, 512, 512) image, each mirrored at its own edges.
+
+    Returns (4, C, s, s) float32 in reading order; s: 448 for U-Net, 260 for nets that keep the size.  Raises DataError for any other image side.
+    """
+    if image.shape[-2:] != (REFERENCE_SIDE, REFERENCE_SIDE):
+        raise DataError(f"--tile reference: made for {REFERENCE_SIDE} x {REFERENCE_SIDE} px images, not for "
+                        f"{image.shape[-2]} x {image.shape[-1]}; use --tile full")
+    half, pad = REFERENCE_BLOCK, geometry.reference_input - REFERENCE_BLOCK
+    return np.stack([mirror_padding(image[:, top:top + half, left:left + half], pad)
+                     for top in (0, half) for left in (0, half)])
+
+
+def stitch_reference(logits, concatenate):
+    """The reference's protocol, out: (4N, K, 260, 260) logits of quadrants -> (N, K, 512, 512).
+
+    Each quadrant drops the 2 pixels beyond the image; the 4 pixels in which quadrants then overlap are averaged, first
+    left with right, then top with bottom.  `concatenate`: np.concatenate for arrays, jt.concat for Vars.
+    """
+    middle, outer = REFERENCE_BLOCK + 2, REFERENCE_OUTPUT - REFERENCE_BLOCK  # 258 px are left, 4 of them overlap
+    n = logits.shape[0] // 4
+    blocks = logits.reshape((n, 4, *logits.shape[1:]))
+    first, second = slice(2, 2 + middle), slice(0, middle)
+    rows = []
+    for top, rows_kept in ((0, first), (2, second)):
+        left = blocks[:, top, :, rows_kept, first]
+        right = blocks[:, top + 1, :, rows_kept, second]
+        shared = (left[:, :, :, middle - outer:] + right[:, :, :, :outer]) / 2
+        rows.append(concatenate([left[:, :, :, :middle - outer], shared, right[:, :, :, outer:]], 3))
+    top, bottom = rows
+    shared = (top[:, :, middle - outer:] + bottom[:, :, :outer]) / 2
+    return concatenate([top[:, :, :middle - outer], shared, bottom[:, :, outer:]], 2)
+
+
+# -------------------------------------------------------------------------------------------------------------- the picture
+def draw(image, geometry, path):
+    """Write the before/after picture of an image's mirror padding: (H, W) or (H, W, 3) values, any depth."""
+    pyplot = use_agg()
+    from matplotlib.patches import Rectangle
+    planes = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
+    height, width = planes.shape[-2:]
+    after = pad_for(geometry, planes, height, width)
+    top = (geometry.output_side(height) - height) // 2 + geometry.margin // 2
+    left = (geometry.output_side(width) - width) // 2 + geometry.margin // 2
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 5), width_ratios=(width, after.shape[-1]), layout="constrained")
+    for axis, pixels, title in zip(axes, (planes, after), ("image", "input")):
+        shown = pixels.transpose(1, 2, 0).astype(np.float64) / max(1, planes.max())
+        axis.imshow(shown.squeeze(), cmap="gray", interpolation="nearest")
+        axis.set_title(f"{title}: {pixels.shape[-2]} x {pixels.shape[-1]} px")
+        axis.set_axis_off()
+    axes[1].add_patch(Rectangle((left - 0.5, top - 0.5), width, height, fill=False, edgecolor="#ffd400", linewidth=1.5))
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def main():
+    parser = Parser("Write a picture of an image before and after the mirror padding that U-Net needs.")
+    parser.add_argument("--image", required=True, type=Path, help="image file")
+    parser.add_argument("--output", type=Path, help="picture to write (default: <image name>_mirrored.png, here)")
+    parser.add_argument("--pad_size", type=number(int, 0), help="pixels to mirror onto each axis, in total "
+                        "(default: what U-Net needs)")
+    args = parser.parse_args()
+    image = read_image(args.image)
+    geometry = UNET_BILINEAR
+    if args.pad_size is not None:
+        geometry = Geometry(args.pad_size, 1, 0, 1, None, 0)
+    output = args.output or Path(f"{args.image.stem}_mirrored.png")
+    if not output.parent.is_dir():
+        raise DataError(f"{output.parent}: no such folder, for --output")
+    draw(image, geometry, output)
+    print(f"{output}: {args.image.name} before and after mirror padding")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
