@@ -7,6 +7,7 @@ exit code 1, each with one line on stderr.
 """
 import argparse
 import contextlib
+import io
 import os
 import sys
 import tempfile
@@ -229,10 +230,17 @@ def atomic_write(path):
         temporary.unlink(missing_ok=True)
 
 
+def png_bytes(pixels, pnginfo=None):
+    """(H, W) uint8/uint16 or (H, W, 3) uint8 values as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", pnginfo=pnginfo)
+    return buffer.getvalue()
+
+
 def write_png(path, pixels, pnginfo=None):
     """Write (H, W) uint8/uint16 or (H, W, 3) uint8 values as a PNG, atomically."""
     with atomic_write(path) as temporary:
-        Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=pnginfo)
+        temporary.write_bytes(png_bytes(pixels, pnginfo))
 
 
 def make_folder(path):

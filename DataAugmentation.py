@@ -5,15 +5,16 @@
     python DataAugmentation.py --preview warp.png        # look at one pair first; writes nothing else
     python DataAugmentation.py --clean                   # take every copy away again
 
-`cell.png` gets `cell-0.png`, `cell-1.png`, ... in both folders.  An image and its label are warped by the same field: the
-image with cubic splines, the label with the nearest pixel, so that no class appears that was not there.
+`cell.png` gets `cell-0.png`, `cell-1.png`, ... in both folders.  An image and its label are warped by the same field:
+the image with cubic splines, the label with the nearest pixel, so that no class appears that was not there.
 
 `augmentation_manifest.jsonl` in the image folder lists every file made here with the SHA-256 of its content, and lists it
 before the file appears.  A file is ours only while its content has a listed hash: a new run replaces ours, `--clean`
 removes ours, and neither touches anything else.
 
 Elastic deformation: Simard, Steinkraus and Platt, "Best Practices for Convolutional Neural Networks Applied to Visual
-Document Analysis", ICDAR 2003, section 2.  `--method grid`: Ronneberger, Fischer and Brox, "U-Net", MICCAI 2015, section 3.1.
+Document Analysis", ICDAR 2003, section 2.  `--method grid`: Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks
+for Biomedical Image Segmentation", MICCAI 2015, section 3.1.
 """
 import argparse
 import contextlib
@@ -25,6 +26,7 @@ import re
 import shlex
 import signal
 import sys
+import threading
 import time
 import zlib
 from collections import deque
@@ -82,8 +84,8 @@ def random_affine(shape, amount, rng):
 def elastic_field(shape, alpha, sigma, alpha_affine, rng):
     """Where each pixel of a warped image comes from: out(x) = in(A^-1(x + d(x))) (Simard et al. 2003, section 2).
 
-    d is uniform(-1, 1) noise per pixel and axis, smoothed by a Gaussian of `sigma` pixels, times `alpha` pixels; A is the
-    affine map of three points, each moved by uniform(-alpha_affine, alpha_affine) pixels along each axis.
+    d is uniform(-1, 1) noise per pixel and axis, smoothed by a Gaussian of `sigma` pixels, times `alpha` pixels; A is
+    the affine map of three points, each moved by uniform(-alpha_affine, alpha_affine) pixels along each axis.
     Returns float64 (2, H, W): row and column coordinates.
     """
     matrix = random_affine(shape, alpha_affine, rng)
@@ -116,12 +118,12 @@ def warp_image(image, coordinates):
 
 
 def warp_label(label, coordinates):
-    """A label, (H, W) of any integer dtype, taken at float (2, H, W) coordinates: the nearest pixel's value as stored."""
+    """A label, (H, W) of any integer dtype, taken at float (2, H, W) coordinates: the nearest pixel's stored value."""
     return ndimage.map_coordinates(label, coordinates, order=0, mode="mirror")
 
 
 def make_field(shape, rng, method="elastic", alpha_lv=2.0, sigma_lv=0.08, alpha_affine_lv=0.08):
-    """The field of `method` ("elastic" or "grid"); each level times the image's width gives pixels ("elastic" only)."""
+    """The field of `method`, "elastic" or "grid"; each level (elastic only) times the image's width gives pixels."""
     if method == "grid":
         return grid_field(shape, rng)
     width = shape[1]
@@ -129,7 +131,7 @@ def make_field(shape, rng, method="elastic", alpha_lv=2.0, sigma_lv=0.08, alpha_
 
 
 def augment_pair(image, label, rng, method="elastic", **levels):
-    """Warp an image, (H, W) or (H, W, C), and its label, (H, W), by one random field: see `make_field` for the options."""
+    """Warp an image, (H, W) or (H, W, C), and its label, (H, W), by one random field: the options are `make_field`'s."""
     field = make_field(label.shape, rng, method, **levels)
     return warp_image(image, field), warp_label(label, field)
 
@@ -139,7 +141,7 @@ def random_stream(seed, name, copy):
     return np.random.default_rng([seed, zlib.crc32(os.fsencode(name)), copy])
 
 
-# -------------------------------------------------------------------------------------------- what the processes work on
+# ------------------------------------------------------------------------------------------------------ the processes
 def check_pair(pair):
     """Decode both files of a pair: a DataError where one is unreadable or their sizes differ."""
     image, label = read_image(pair[0]), read_label(pair[1])
@@ -164,10 +166,20 @@ def png_bytes(pixels):
     return buffer.getvalue()
 
 
+def start_worker(parent):
+    """Leave Ctrl-C to the parent process, and end with it should it be killed."""
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=watch, daemon=True).start()
+
+
 @contextlib.contextmanager
 def process_pool(workers):
     """A function like `map` that computes in `workers` processes, in order and only a few results ahead."""
-    pool = ProcessPoolExecutor(workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+    pool = ProcessPoolExecutor(workers, initializer=start_worker, initargs=(os.getpid(),))
 
     def ordered(function, tasks):
         waiting = deque()
@@ -188,7 +200,7 @@ def process_pool(workers):
 
 # ------------------------------------------------------------------------------------------------------ the manifest
 class Manifest:
-    """The list of the files made here: JSON lines {"folder": "image" or "label", "file": name, "sha256": of its bytes}."""
+    """The files made here, as JSON lines: {"folder": "image" or "label", "file": its name, "sha256": of its bytes}."""
 
     def __init__(self, image_folder, label_folder):
         self.path = Path(image_folder) / MANIFEST
@@ -222,13 +234,20 @@ class Manifest:
         return {path for path, hashes in self.hashes.items()
                 if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() in hashes}
 
+    def original_pairs(self, own):
+        """The (image, label) paths that were not made here; a DataError where only half of a pair was changed since."""
+        for partner in own:
+            path = self.folders["label" if partner.parent == self.folders["image"] else "image"] / partner.name
+            if path.exists() and path not in own:
+                raise DataError(f"{path}: made here and changed since, but {partner} was not; move it away or rename both")
+        return pair_by_name(*self.folders.values(), ignore=own)
+
     def write_files(self, paths, contents):
         """List an image and a label, on disk, and only then write them: a kill leaves no file that is not listed."""
         lines = ""
-        for (kind, folder), path, content in zip(self.folders.items(), paths, contents):
+        for kind, path, content in zip(self.folders, paths, contents):
             digest = hashlib.sha256(content).hexdigest()
-            if digest not in self.hashes.setdefault(folder / path.name, set()):
-                self.hashes[path].add(digest)
+            if digest not in self.hashes.get(path, ()):
                 lines += json.dumps({"folder": kind, "file": path.name, "sha256": digest}) + "\n"
         if self.damaged:
             with atomic_write(self.path) as temporary:
@@ -246,7 +265,7 @@ class Manifest:
 
 # --------------------------------------------------------------------------------------------------------- the command
 def plan_outputs(pairs, copies, own):
-    """The two paths of every copy: {(pair, k): (image path, label path)}; a DataError where another's file is in the way."""
+    """Where each copy goes: {(pair, k): (image path, label path)}; a DataError where a file is in the way."""
     taken = [list_images(path.parent, ignore=own) for path in pairs[0]]
     outputs = {}
     for pair in pairs:
@@ -352,12 +371,12 @@ def main():
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder")
     if image_folder.samefile(label_folder):
-        raise DataError(f"{label_folder}: --img_path and --mask_path are the same folder; keep labels in one of their own")
+        raise DataError(f"{label_folder}: both --img_path and --mask_path; keep images and labels in two folders")
     manifest = Manifest(image_folder, label_folder)
     if options.clean:
         return clean(manifest)
     own = manifest.own_files()
-    pairs = pair_by_name(image_folder, label_folder, ignore=own)
+    pairs = manifest.original_pairs(own)
     if not options.preview:
         return write_copies(options, levels, manifest, own, pairs)
     folder = make_folder(options.preview.parent)

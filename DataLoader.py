@@ -1,0 +1,221 @@
+"""From lists of files to batches: read, normalise, mirror the border, attach the weight map.
+
+NumPy only.  Batches are prepared by threads while the net's step runs: reading and decoding release Python's lock, a
+mistake in a file reaches the training loop as the exception that it is, and nothing is left to hang.
+"""
+import hashlib
+import json
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from Common import LOSSY_SUFFIXES, DataError, atomic_write, image_size, read_image, read_label, say_once
+from MirrorPadding import REFERENCE_SIDE, mirror_pad, pad_for, reference_blocks
+from WeightMap import cached_weight_map
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean and standard deviation of the training images, per channel, of values scaled to [0, 1]."""
+    mean: tuple
+    std: tuple
+
+
+class Batch(NamedTuple):
+    """One training step's arrays."""
+    inputs: np.ndarray   # (N, C, h, w) float32, normalised and mirrored; four quadrants an image with tile='reference'
+    labels: np.ndarray   # (N, H, W) int32 class indices
+    weights: np.ndarray  # (N, H, W) float32 weight maps
+
+
+# --------------------------------------------------------------------------------------------------------------- one pair
+def load_image(path, n_channels):
+    """An image as (C, H, W) float32 in [0, 1]: grey for 1 channel, RGB for 3 (a grey file is repeated)."""
+    pixels = read_image(path, grayscale=n_channels == 1)
+    scaled = pixels.astype(np.float32) / np.iinfo(pixels.dtype).max
+    return scaled[None] if n_channels == 1 else np.ascontiguousarray(scaled.transpose(2, 0, 1))
+
+
+def load_label(path, n_classes):
+    """A label as (H, W) int32 class indices: `> 0` for two classes, the stored values for more.
+
+    Raises DataError for a value that is no class.  A lossy file (JPEG) blurs its edges: with two classes it is cut at half
+    its largest value, with more it is refused.
+    """
+    stored = read_label(path)
+    lossy = Path(path).suffix.lower() in LOSSY_SUFFIXES
+    if n_classes == 2:
+        if lossy:
+            say_once(f"{path}: a lossy label, cut at half its largest value (PNG keeps labels exact)")
+        return (stored > (stored.max() // 2 if lossy else 0)).astype(np.int32)
+    if lossy:
+        raise DataError(f"{path}: JPEG changes class numbers; store labels as PNG or TIFF")
+    if stored.max() >= n_classes:
+        raise DataError(f"{path}: has the value {stored.max()}, but --n_classes {n_classes} allows 0 ... {n_classes - 1}")
+    return stored.astype(np.int32)
+
+
+def check_pairs(pairs, tile):
+    """Raise DataError for the first pair whose sizes differ or do not suit `tile`; reads the files' headers only."""
+    for image, label in pairs:
+        size, label_size = image_size(image), image_size(label)
+        if size != label_size:
+            raise DataError(f"{label}: {label_size[0]} x {label_size[1]} px, but its image {image} is "
+                            f"{size[0]} x {size[1]} px; they must be of one size")
+        if tile == "reference" and size != (REFERENCE_SIDE, REFERENCE_SIDE):
+            raise DataError(f"{image}: {size[0]} x {size[1]} px, but --tile reference is made for "
+                            f"{REFERENCE_SIDE} x {REFERENCE_SIDE} px; use --tile full")
+
+
+# --------------------------------------------------------------------------------------------------------------- statistics
+def dataset_statistics(pairs, n_channels, datatxt_directory):
+    """Statistics of the training images, kept in `dataset_stats.json` until the list or one of its files changes."""
+    path = Path(datatxt_directory) / "dataset_stats.json"
+    files = [(str(image), image.stat().st_size, image.stat().st_mtime_ns) for image, _ in pairs]
+    key = hashlib.sha256(json.dumps([n_channels, files]).encode()).hexdigest()
+    try:
+        kept = json.loads(path.read_text())
+        if kept["key"] == key:
+            return Statistics(tuple(map(float, kept["mean"])), tuple(map(float, kept["std"])))
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not there yet, or damaged: it is made anew
+    images = (load_image(image, n_channels) for image, _ in tqdm(pairs, "mean and std", unit="image", disable=None))
+    statistics = compute_statistics(images)
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps({"key": key, "images": len(pairs), "mean": statistics.mean,
+                                         "std": statistics.std}, indent=1))
+    return statistics
+
+
+def compute_statistics(images):
+    """Mean and std per channel over all pixels of (C, H, W) arrays, in one pass; a constant channel gets std 1."""
+    count, total, squares = 0, 0.0, 0.0
+    for image in images:
+        values = image.reshape(len(image), -1).astype(np.float64)
+        count += values.shape[1]
+        total = total + values.sum(axis=1)
+        squares = squares + (values ** 2).sum(axis=1)
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean ** 2, 0))
+    return Statistics(tuple(mean.tolist()), tuple(np.where(std > 1e-6, std, 1.0).tolist()))
+
+
+# -------------------------------------------------------------------------------------------------------------- data set
+class SegmentationSet:
+    """Image/label pairs as normalised arrays: `image(i)` (C, H, W) float32, `label(i)` (H, W) int32, `name(i)`."""
+
+    def __init__(self, pairs, n_channels, n_classes, statistics):
+        self.pairs, self.n_channels, self.n_classes = pairs, n_channels, n_classes
+        self.mean = np.asarray(statistics.mean, np.float32)[:, None, None]
+        self.std = np.asarray(statistics.std, np.float32)[:, None, None]
+
+    def __len__(self):
+        return len(self.pairs)
+
+    def name(self, index):
+        return self.pairs[index][0].stem
+
+    def image(self, index):
+        return (load_image(self.pairs[index][0], self.n_channels) - self.mean) / self.std
+
+    def label(self, index):
+        return load_label(self.pairs[index][1], self.n_classes)
+
+
+class TrainingLoader:
+    """Batches of a SegmentationSet in a seeded order that differs from epoch to epoch: `for batch in loader.epoch(k)`.
+
+    tile: 'full' (whole images), a side N in pixels (a random N x N crop of each), or 'reference' (four quadrants).
+    Images of different sizes share a batch: the smaller ones are mirrored further, and weigh nothing there.
+    """
+
+    def __init__(self, dataset, geometry, tile="full", batch_size=1, seed=0, weight_directory="./weight_maps", w0=10,
+                 sigma=5, workers=2):
+        self.dataset, self.geometry, self.tile = dataset, geometry, tile
+        self.batch_size, self.seed, self.workers = batch_size, seed, workers
+        self.weight_directory, self.w0, self.sigma = weight_directory, w0, sigma
+
+    def __len__(self):
+        return -(-len(self.dataset) // self.batch_size)
+
+    def prepare_weight_maps(self):
+        """Compute the weight maps that are not yet on disk, with progress; every label is read and checked on the way."""
+        for index in tqdm(range(len(self.dataset)), "weight maps", unit="label", disable=None):
+            self.weight_map(index, self.dataset.label(index))
+
+    def weight_map(self, index, label):
+        return cached_weight_map(self.dataset.pairs[index][1], label, self.weight_directory, self.w0, self.sigma)
+
+    def epoch(self, epoch):
+        """Yield the epoch's batches; the next ones are prepared meanwhile, and an error in one is raised here."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
+        groups = [order[i:i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+        pool = ThreadPoolExecutor(self.workers)
+        try:
+            pending = deque()
+            for group in groups:
+                pending.append(pool.submit(self.batch, group, epoch))
+                if len(pending) > self.workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def batch(self, indices, epoch):
+        """The Batch of some indices, in one epoch's random crops."""
+        samples = [self.sample(int(index), epoch) for index in indices]
+        height, width = (max(label.shape[axis] for _, label, _, _ in samples) for axis in (0, 1))
+        inputs = [self._input(image, region, height, width) for image, _, _, region in samples]
+        labels = np.zeros((len(samples), height, width), np.int32)
+        weights = np.zeros((len(samples), height, width), np.float32)
+        for k, (_, label, weight, _) in enumerate(samples):
+            h, w = label.shape
+            labels[k, :h, :w] = label
+            weights[k, :h, :w] = weight * (height * width / (h * w))  # the mean over the canvas is that over the image
+        return Batch(np.concatenate(inputs), labels, weights)
+
+    def sample(self, index, epoch):
+        """(image, label, weight map, (top, left)): the label and its map are cut to the crop that begins there."""
+        image, label = self.dataset.image(index), self.dataset.label(index)
+        if image.shape[1:] != label.shape:
+            raise DataError(f"{self.dataset.pairs[index][1]}: not of its image's size")
+        weight = self.weight_map(index, label)
+        if not isinstance(self.tile, int):
+            return image, label, weight, None
+        rng = np.random.default_rng([self.seed, epoch, index])
+        sides = [min(self.tile, side) for side in label.shape]
+        top, left = (int(rng.integers(0, length - side + 1)) for length, side in zip(label.shape, sides))
+        here = np.s_[top:top + sides[0], left:left + sides[1]]
+        return image, label[here], weight[here], (top, left)
+
+    def _input(self, image, region, height, width):
+        """The net's input (n, C, h, w) for a sample on a canvas of height x width px."""
+        if self.tile == "reference":
+            return reference_blocks(image, self.geometry)
+        if region is None:
+            return pad_for(self.geometry, image, height, width)[None]
+        return crop_input(self.geometry, image, *region, height, width)[None]
+
+
+def crop_input(geometry, image, top, left, height, width):
+    """The input (C, h, w) whose logits' middle is the `height` x `width` px of `image` from (top, left) on.
+
+    It sees the real image around the crop, and mirrored pixels only beyond the image's edges.
+    """
+    before, after, starts, sides = [], [], [], []
+    for start, canvas, own in zip((top, left), (height, width), image.shape[1:]):
+        output = geometry.output_side(canvas)
+        begin = start - (output - canvas) // 2 - geometry.margin // 2
+        side = output + geometry.margin
+        before.append(max(0, -begin))
+        after.append(max(0, begin + side - own))
+        starts.append(max(0, begin))
+        sides.append(side)
+    padded = mirror_pad(image, before[0], after[0], before[1], after[1])
+    return padded[:, starts[0]:starts[0] + sides[0], starts[1]:starts[1] + sides[1]]

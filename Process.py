@@ -1,0 +1,219 @@
+"""Training and testing: an epoch of steps, an epoch of scores, and the run over both.
+
+`Trainer` reads like the algorithm; what is drawn, written or printed is its caller's business (`on_epoch`, `on_best`).
+`predict_image` is the tiled forward pass that testing and prediction share.
+"""
+import math
+import signal
+import sys
+import threading
+import time
+from collections import deque
+
+import numpy as np
+from tqdm import tqdm
+
+from Common import DataError, png_bytes
+from Loss import deep_supervision_loss, weighted_cross_entropy
+from Metrics import mean_scores, scores
+from MirrorPadding import crop_logits, overlap_tile, stitch_reference
+from Runtime import jt
+
+
+class TrainingFailed(DataError):
+    """The loss does not recover; the message says what to try."""
+
+
+def build_optimizer(name, model, learning_rate):
+    """'adam': betas (0.99, 0.999), weight decay 1e-4; 'sgd': momentum 0.99, as in the U-Net paper (section 3)."""
+    trainable = [parameter for parameter in model.parameters() if not parameter.is_stop_grad()]
+    if name == "sgd":
+        return jt.optim.SGD(trainable, learning_rate, momentum=0.99)
+    return jt.optim.Adam(trainable, learning_rate, betas=(0.99, 0.999), weight_decay=1e-4)
+
+
+def predict_image(model, image, geometry, tile="full"):
+    """Logits (K, H, W) float32 of one normalised image (C, H, W) float32, for a model in eval mode."""
+    def forward(inputs):
+        with jt.no_grad():
+            outputs = model(jt.array(inputs))
+            return (outputs[0] if isinstance(outputs, list) else outputs).numpy()
+    return overlap_tile(image, forward, geometry, tile)
+
+
+def mask_pixels(prediction, n_classes):
+    """A predicted class map (H, W) as a picture's uint8 values: 0/255 for two classes, the class numbers for more."""
+    return (prediction * (255 if n_classes == 2 else 1)).astype(np.uint8)
+
+
+class LossGuard:
+    """Tells a batch to learn from by its loss: finite, and after `warm_up` steps at most 20 times the running median."""
+
+    def __init__(self, warm_up=20, factor=20.0, window=100):
+        self.warm_up, self.factor = warm_up, factor
+        self.accepted = deque(maxlen=window)
+
+    def accepts(self, loss):
+        good = math.isfinite(loss) and (len(self.accepted) < self.warm_up
+                                        or loss <= self.factor * float(np.median(self.accepted)))
+        if good:
+            self.accepted.append(loss)
+        return good
+
+
+class StopSignal:
+    """Turns the first Ctrl-C or SIGTERM into `requested`, so that the running step ends whole; the second acts at once."""
+
+    def __enter__(self):
+        self.requested, self.before = None, {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.before[number] = signal.signal(number, self._request)
+        return self
+
+    def _request(self, number, _frame):
+        self.requested = number
+        print("\nStopping after this step; once more stops at once, without saving.", file=sys.stderr)
+        self._restore()
+
+    def _restore(self):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def __exit__(self, *_):
+        self._restore()
+
+
+class Trainer:
+    """Trains a model and keeps count; see `run`.
+
+    loader: TrainingLoader; test_set: SegmentationSet; tile: as for the loader; on_epoch(record) is called after each epoch
+    with {epoch, train_loss, iou, dice, f1, epoch_time (s, training alone), throughput (images/s), skipped};
+    on_best(epoch, scores, predictions) after each epoch of a new best mean IoU, predictions: {name: bytes of a PNG}.
+    """
+    BAD_IN_A_ROW = 3  # skipped batches before the run goes back to the last good state
+
+    def __init__(self, model, optimizer, loader, test_set, total_epochs, val_epochs, on_epoch, on_best):
+        self.model, self.optimizer, self.loader, self.test_set = model, optimizer, loader, test_set
+        self.total_epochs, self.val_epochs = total_epochs, val_epochs
+        self.on_epoch, self.on_best = on_epoch, on_best
+        self.guard = LossGuard()
+        self.best_iou = -1.0
+        self.epoch = self.bad_in_a_row = self.skipped = 0
+        self.went_back = False
+
+    def run(self):
+        """Train for `total_epochs`, test from epoch `val_epochs` on (counted from 0); True unless asked to stop."""
+        with StopSignal() as self.stop:
+            for self.epoch in range(self.epoch, self.total_epochs):
+                record = self.train_epoch()
+                if self.stop.requested:
+                    return False
+                if self.epoch >= self.val_epochs:
+                    record.update(self.validate_epoch())
+                self.on_epoch(record)
+                if self.stop.requested:
+                    return False
+        return True
+
+    # ------------------------------------------------------------------------------------------------------------ training
+    def train_epoch(self):
+        """One pass over the training set: {epoch, train_loss, epoch_time, throughput, skipped}."""
+        self.model.train()
+        self.last_good = self._snapshot()
+        losses, images, self.skipped = [], 0, 0
+        started = time.perf_counter()
+        with tqdm(total=len(self.loader.dataset), desc=f"epoch {self.epoch + 1}/{self.total_epochs}", unit="image",
+                  leave=False, disable=None) as bar:
+            for batch in self.loader.epoch(self.epoch):
+                loss = self.train_step(batch)
+                if loss is not None:
+                    losses.append(loss)
+                    bar.set_postfix_str(f"loss {loss:.4f}")
+                images += len(batch.labels)
+                bar.update(len(batch.labels))
+                if self.stop.requested:
+                    break
+        jt.sync_all(True)
+        seconds = time.perf_counter() - started
+        return {"epoch": self.epoch, "train_loss": float(np.mean(losses)) if losses else float("nan"),
+                "epoch_time": seconds, "throughput": images / seconds, "skipped": self.skipped}
+
+    def train_step(self, batch):
+        """One optimiser step; returns the loss, or None for a batch that was skipped."""
+        loss = self.loss(batch)
+        self.optimizer.zero_grad()
+        self.optimizer.backward(loss)
+        value = float(loss.item())  # the step's only wait for the device; the progress bar shows it
+        if not self.guard.accepts(value):
+            self._skip(value)
+            return None
+        self.optimizer.step()
+        self.bad_in_a_row, self.went_back = 0, False
+        return value
+
+    def loss(self, batch):
+        """The loss (a scalar Var) of a Batch: weighted cross entropy, summed over a list of side outputs."""
+        outputs = self.model(jt.array(batch.inputs))
+        labels, weights = jt.array(batch.labels), jt.array(batch.weights)
+        if isinstance(outputs, list):
+            return deep_supervision_loss([self._on_canvas(logits, batch) for logits in outputs], labels, weights)
+        return weighted_cross_entropy(self._on_canvas(outputs, batch), labels, weights)
+
+    def _on_canvas(self, logits, batch):
+        if self.loader.tile == "reference":
+            return stitch_reference(logits, jt.concat)
+        return crop_logits(logits, *batch.labels.shape[1:])
+
+    def _skip(self, loss):
+        """Leave a batch out; after several in a row go back to the last good state, and if that was no help, stop."""
+        self.skipped += 1
+        self.bad_in_a_row += 1
+        self.optimizer.zero_grad()
+        self.optimizer.n_step -= 1  # Jittor counts backward passes, Adam's bias correction means steps
+        if self.bad_in_a_row < self.BAD_IN_A_ROW:
+            self._restore(self.last_good, statistics_only=True)  # the forward pass has already moved BatchNorm's
+            return
+        if self.went_back:
+            raise TrainingFailed(f"epoch {self.epoch}: the loss stays at {loss:g} even from the last good state; "
+                                 "lower --Learning_rate, or look for damaged images")
+        print(f"epoch {self.epoch}: {self.bad_in_a_row} bad batches in a row (loss {loss:g}): back to the epoch's start",
+              file=sys.stderr)
+        self._restore(self.last_good)
+        self.bad_in_a_row, self.went_back = 0, True
+
+    def _state(self):
+        """Every Var that a step changes, by name: the model's state and the optimiser's moments."""
+        state = dict(self.model.state_dict())
+        for kind in ("values", "m"):
+            for k, var in enumerate(self.optimizer.param_groups[0].get(kind, ())):
+                state[f"optimizer.{kind}.{k}"] = var
+        return state
+
+    def _snapshot(self):
+        return {name: var.numpy().copy() for name, var in self._state().items()} | {"n_step": self.optimizer.n_step}
+
+    def _restore(self, snapshot, statistics_only=False):
+        for name, var in self._state().items():
+            if not statistics_only or name.endswith(("running_mean", "running_var")):
+                var.assign(snapshot[name])
+        if not statistics_only:
+            self.optimizer.n_step = snapshot["n_step"]
+
+    # ------------------------------------------------------------------------------------------------------------- testing
+    def validate_epoch(self):
+        """Mean scores over the test set: {iou, dice, f1}; reports a new best through `on_best`."""
+        self.model.eval()
+        predictions, results = {}, []
+        with tqdm(total=len(self.test_set), desc="testing", unit="image", leave=False, disable=None) as bar:
+            for index in range(len(self.test_set)):
+                logits = predict_image(self.model, self.test_set.image(index), self.loader.geometry, self.loader.tile)
+                prediction = logits.argmax(axis=0)
+                results.append(scores(prediction, self.test_set.label(index), self.test_set.n_classes))
+                predictions[self.test_set.name(index)] = png_bytes(mask_pixels(prediction, self.test_set.n_classes))
+                bar.update()
+        mean = mean_scores(results)
+        if mean["iou"] > self.best_iou:
+            self.best_iou = mean["iou"]
+            self.on_best(self.epoch, mean, predictions)
+        return mean

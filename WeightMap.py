@@ -1,0 +1,179 @@
+"""The U-Net paper's weight map: how much each pixel of a label counts in the loss.
+
+    python Loss.py --label data/ISBC2012/train/labels/frame_0001.png     draws it
+
+Ronneberger, Fischer, Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation", 2015, section 3, eq. 2:
+
+    w(x) = w_c(x) + w0 exp(-(d1(x) + d2(x))^2 / (2 sigma^2))
+
+w_c balances the classes; the second term is large in the thin gaps between two objects that nearly touch.
+
+`cached_weight_map` keeps the maps in a folder as `<label>.npy`, with a picture `<label>.png` (darker = heavier) that says
+what the map was computed from: a map whose label, w0 or sigma has changed since is computed again.
+"""
+import hashlib
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+from scipy import ndimage
+
+from Common import atomic_write, make_folder, write_png
+
+FORMAT_VERSION = 1      # part of the cache's key: raise it when the computation changes
+NEGLIGIBLE = 1e-5       # a border term below this is left out, which bounds the distances that matter
+EIGHT_CONNECTED = np.ones((3, 3), bool)
+
+
+def compute_weight_map(label, w0=10, sigma=5):
+    """The weight of each pixel: `class_weights(label) + border_weights(label, w0, sigma)`.
+
+    label: (H, W) integer classes, 0 is the background; w0: weight of a border of width 0; sigma: in pixels, how fast the
+    weight falls with the width.  Returns (H, W) float32, within 1e-4 of equation 2.  Raises ValueError for a label that
+    is not a non-empty (H, W) array of integers >= 0, for sigma <= 0 and for w0 < 0.
+    """
+    return class_weights(label) + border_weights(label, w0, sigma)
+
+
+def class_weights(label):
+    """w_c of equation 2: each class weighs as much as it is rare; the rarest class present weighs 1.
+
+    label: (H, W) integer classes.  Returns (H, W) float32 in (0, 1]: pixels/count of the pixel's class, divided by the
+    largest such ratio, which is count of the rarest class / count of the pixel's class.
+    """
+    label = _checked(label)
+    count = np.bincount(label.ravel())
+    return (count[count > 0].min() / np.maximum(count, 1)).astype(np.float32)[label]
+
+
+def border_weights(label, w0=10, sigma=5):
+    """The border term of equation 2, w0 exp(-(d1 + d2)^2 / (2 sigma^2)).
+
+    label: (H, W) integer classes; an object is an 8-connected component of label > 0.  d1, d2: distance in pixels to the
+    border of the nearest and of the second nearest object; from inside an object, its own border is as far as the
+    nearest pixel outside it.  Returns (H, W) float32 in [0, w0], 0 everywhere where there are fewer than two objects.
+    """
+    label = _checked(label)
+    if not (sigma > 0 and math.isfinite(sigma)):
+        raise ValueError(f"sigma must be above 0, not {sigma}")
+    if not (w0 >= 0 and math.isfinite(w0)):
+        raise ValueError(f"w0 must be at least 0, not {w0}")
+    objects, count = ndimage.label(label > 0, structure=EIGHT_CONNECTED)
+    if count < 2 or w0 <= NEGLIGIBLE:
+        return np.zeros(label.shape, np.float32)
+    # Beyond this sum of the distances the term is negligible, so the second distance needs to be known only up to here.
+    reach = min(sigma * math.sqrt(2 * math.log(w0 / NEGLIGIBLE)), math.hypot(*label.shape))
+    d1, nearest = _nearest_object(objects)
+    d2 = np.sqrt(_squared_distance_to_another(objects, nearest, math.ceil(reach)))
+    return (w0 * np.exp((d1 + d2) ** 2 / (-2 * sigma ** 2))).astype(np.float32)
+
+
+# -------------------------------------------------------------------------------------------------- the two distances
+def _nearest_object(objects):
+    """Distance to the border of the nearest object, and that object's number: (H, W) float64, (H, W) int32.
+
+    Objects never touch (they would be one), so the nearest pixel outside an object is always background.
+    """
+    outside, (row, column) = ndimage.distance_transform_edt(objects == 0, return_indices=True)
+    inside = ndimage.distance_transform_edt(objects > 0)
+    return outside + inside, objects[row, column]
+
+
+def _squared_distance_to_another(objects, nearest, reach):
+    """Squared distance to the closest object other than `nearest`, (H, W) int32, capped at (reach + 1)^2.
+
+    Exact up to `reach` pixels, with work and memory that do not depend on the number or size of the objects.  For every
+    pixel the last two different objects above it in its column are enough: whichever object is asked about, one of the
+    two is another.  A pixel then asks its own row, `reach` columns to each side; the flipped image looks downwards.
+    """
+    width = objects.shape[1]
+    squared = np.full(objects.shape, (reach + 1) ** 2, np.int32)
+    for flip in (slice(None), slice(None, None, -1)):
+        first, first_object, second = _last_two_above(objects[flip], reach)
+        for offset in range(max(-reach, 1 - width), min(reach, width - 1) + 1):
+            here = slice(max(0, -offset), width - max(0, offset))
+            there = slice(max(0, offset), width - max(0, -offset))
+            is_another = first_object[:, there] != nearest[flip, here]
+            candidate = np.where(is_another, first[:, there], second[:, there])
+            candidate += offset ** 2
+            np.minimum(squared[flip, here], candidate, out=squared[flip, here])
+    return squared
+
+
+def _last_two_above(objects, reach):
+    """At each pixel, what its column holds at or above it, each (H, W) int32, distances capped at (reach + 1)^2:
+
+    squared distance to the last object, that object's number, and squared distance to the last object before that one.
+    """
+    rows = np.arange(len(objects), dtype=np.int32)[:, None]
+    columns = np.arange(objects.shape[1])
+    far = -reach - 1  # a row so far above that the distance is capped
+    last = np.maximum.accumulate(np.where(objects > 0, rows, far), axis=0)
+    previous = np.vstack([np.full_like(last[:1], far), last[:-1]])
+    changes = (objects > 0) & (previous >= 0) & (objects != objects[np.maximum(previous, 0), columns])
+    before = np.maximum.accumulate(np.where(changes, previous, far), axis=0)
+    squared_last, squared_before = (np.minimum(rows - row, reach + 1) ** 2 for row in (last, before))
+    return squared_last, objects[np.maximum(last, 0), columns], squared_before
+
+
+def _checked(label):
+    label = np.asarray(label)
+    if label.ndim != 2 or label.size == 0 or label.dtype.kind not in "biu" or label.min() < 0:
+        raise ValueError(f"a label is a non-empty (H, W) array of integers >= 0, not {label.shape} {label.dtype}")
+    return label.astype(np.int64)
+
+
+# ---------------------------------------------------------------------------------------------------------- the cache
+def cached_weight_map(label_path, label, folder, w0=10, sigma=5):
+    """`compute_weight_map(label, w0, sigma)`, read from `folder` if it was computed before, else written there.
+
+    label_path: names the files, `<stem>.npy` and `<stem>.png`; label: (H, W) integer classes.  The picture carries a key
+    of the label's classes, w0 and sigma, and a digest of the .npy file: a stale or damaged map is computed again.
+    Raises ValueError as `compute_weight_map`, DataError where the folder cannot be written.
+    """
+    label, stem = np.asarray(label), Path(label_path).stem
+    array_path, picture_path = Path(folder) / f"{stem}.npy", Path(folder) / f"{stem}.png"
+    key = _key(label, w0, sigma)
+    found = _read(array_path, picture_path, key)
+    if found is not None:
+        return found
+    weight_map = compute_weight_map(label, w0, sigma)
+    make_folder(folder)
+    picture_path.unlink(missing_ok=True)  # first: whatever happens before the last line, no key vouches for the array
+    content = io.BytesIO()
+    np.save(content, weight_map, allow_pickle=False)
+    with atomic_write(array_path) as temporary:
+        temporary.write_bytes(content.getvalue())
+    _write_picture(picture_path, weight_map, key, _sha256(content.getvalue()))
+    return weight_map
+
+
+def _key(label, w0, sigma):
+    text = f"weight map {FORMAT_VERSION}, {label.shape}, w0 {float(w0)!r}, sigma {float(sigma)!r}: "
+    return _sha256(text.encode() + label.astype(np.int32).tobytes())
+
+
+def _read(array_path, picture_path, key):
+    """The stored (H, W) float32 map, or None if there is none of this key, or it is not whole."""
+    try:
+        with Image.open(picture_path) as picture:
+            found_key, digest = picture.info.get("key"), picture.info.get("digest")
+        content = array_path.read_bytes() if found_key == key else b""
+    except (OSError, SyntaxError, ValueError):  # missing, unreadable, no picture
+        return None
+    return np.load(io.BytesIO(content), allow_pickle=False) if content and _sha256(content) == digest else None
+
+
+def _write_picture(path, weight_map, key, digest):
+    lightest, darkest = float(weight_map.min()), float(weight_map.max())
+    scaled = (weight_map - lightest) / ((darkest - lightest) or 1)
+    text = PngImagePlugin.PngInfo()
+    text.add_text("key", key)
+    text.add_text("digest", digest)
+    write_png(path, np.round(255 * (1 - scaled)).astype(np.uint8), text)
+
+
+def _sha256(data):
+    return hashlib.sha256(data).hexdigest()
