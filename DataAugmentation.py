@@ -8,13 +8,13 @@
 `cell.png` gets `cell-0.png`, `cell-1.png`, ... in both folders.  An image and its label are warped by the same field:
 the image with cubic splines, the label with the nearest pixel, so that no class appears that was not there.
 
-`augmentation_manifest.jsonl` in the image folder lists every file made here with the SHA-256 of its content, and lists it
-before the file appears.  A file is ours only while its content has a listed hash: a new run replaces ours, `--clean`
+`augmentation_manifest.jsonl` in the image folder lists every file made here with the SHA-256 of its content, and lists
+it before the file appears.  A file is ours only while its content has a listed hash: a new run replaces ours, `--clean`
 removes ours, and neither touches anything else.
 
 Elastic deformation: Simard, Steinkraus and Platt, "Best Practices for Convolutional Neural Networks Applied to Visual
-Document Analysis", ICDAR 2003, section 2.  `--method grid`: Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks
-for Biomedical Image Segmentation", MICCAI 2015, section 3.1.
+Document Analysis", ICDAR 2003, section 2.  `--method grid`: Ronneberger, Fischer and Brox, "U-Net: Convolutional
+Networks for Biomedical Image Segmentation", MICCAI 2015, section 3.1.
 """
 import argparse
 import contextlib
@@ -131,7 +131,7 @@ def make_field(shape, rng, method="elastic", alpha_lv=2.0, sigma_lv=0.08, alpha_
 
 
 def augment_pair(image, label, rng, method="elastic", **levels):
-    """Warp an image, (H, W) or (H, W, C), and its label, (H, W), by one random field: the options are `make_field`'s."""
+    """Warp an image, (H, W) or (H, W, C), and its label, (H, W), by one random field; options: `make_field`'s."""
     field = make_field(label.shape, rng, method, **levels)
     return warp_image(image, field), warp_label(label, field)
 
@@ -236,10 +236,11 @@ class Manifest:
 
     def original_pairs(self, own):
         """The (image, label) paths that were not made here; a DataError where only half of a pair was changed since."""
-        for partner in own:
+        for partner in sorted(own):
             path = self.folders["label" if partner.parent == self.folders["image"] else "image"] / partner.name
             if path.exists() and path not in own:
-                raise DataError(f"{path}: made here and changed since, but {partner} was not; move it away or rename both")
+                raise DataError(f"{path}: changed since it was made here, its partner {partner} was not; "
+                                "move it away or rename both")
         return pair_by_name(*self.folders.values(), ignore=own)
 
     def write_files(self, paths, contents):

@@ -2,10 +2,10 @@
 
     python MakeTxt.py --Data_directory ./data/ISBC2012 --Datatxt_directory ./DataTxt
 
-Reads `<Data_directory>/{train,test}/{imgs,labels}` and writes `train_image.txt`, `train_label.txt`, `test_image.txt` and
-`test_label.txt`.  Line k of an image list belongs to line k of its label list: pairs are matched by file name, so `a.tif`
-may have the label `a.png`, and a file without a partner is an error.  Paths are written as they were given: relative ones
-hold for the folder from which the command was run.
+Reads `<Data_directory>/{train,test}/{imgs,labels}`, writes `train_image.txt`, `train_label.txt`, `test_image.txt` and
+`test_label.txt`.  Line k of an image list belongs to line k of its label list: pairs are matched by file name, so that
+`a.tif` may have the label `a.png`, and a file without a partner is an error.  Paths are written as they were given:
+relative ones hold for the folder from which the command was run.
 
 The lists are replaced only when both splits are sound.  Nothing is ever deleted.
 """
@@ -26,11 +26,11 @@ def find_pairs(data_directory):
     Raises DataError where a folder is missing or empty, a file has no partner, or a name would not fit on one line.
     """
     data_directory = Path(data_directory)
-    folders = [data_directory] + [data_directory / split / kind for split in SPLITS for kind in ("imgs", "labels")]
-    for folder in folders:
+    for folder in (data_directory, *(data_directory / split / kind for split in SPLITS for kind in ("", "imgs", "labels"))):
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; {HELP}")
-    pairs = {split: pair_by_name(data_directory / split / "imgs", data_directory / split / "labels") for split in SPLITS}
+    pairs = {split: pair_by_name(data_directory / split / "imgs", data_directory / split / "labels")
+             for split in SPLITS}
     for path in (path for split in SPLITS for pair in pairs[split] for path in pair):
         if "\n" in str(path):
             raise DataError(f"{str(path)!r}: a line break in the name; rename it")
@@ -71,7 +71,8 @@ def read_list(datatxt_directory, split):
                 raise DataError(f"{listed}: listed in {path} but not there; renew the lists with `python MakeTxt.py`")
     images, labels = columns
     if len(images) != len(labels):
-        raise DataError(f"{path}: {len(labels)} labels for {len(images)} images; renew the lists with `python MakeTxt.py`")
+        raise DataError(f"{path}: {len(labels)} labels for {len(images)} images; "
+                        "renew the lists with `python MakeTxt.py`")
     if not images:
         raise DataError(f"{path}: an empty list; renew the lists with `python MakeTxt.py`")
     return list(zip(images, labels))
@@ -80,7 +81,7 @@ def read_list(datatxt_directory, split):
 def main():
     """Read the flags, write the lists, say how many pairs they hold."""
     parser = Parser("List the image/label pairs of a data set, matched by file name.")
-    parser.add_argument("--Data_directory", default="./data/ISBC2012", help="holds train and test, each imgs and labels")
+    parser.add_argument("--Data_directory", default="./data/ISBC2012", help="holds {train,test}/{imgs,labels}")
     parser.add_argument("--Datatxt_directory", default="./DataTxt", help="folder of the four lists")
     options = parser.parse_args()
     pairs = make_lists(options.Data_directory, options.Datatxt_directory)

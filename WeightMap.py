@@ -24,6 +24,7 @@ from Common import atomic_write, make_folder, write_png
 
 FORMAT_VERSION = 1      # part of the cache's key: raise it when the computation changes
 NEGLIGIBLE = 1e-5       # a border term below this is left out, which bounds the distances that matter
+BLOCK = 32              # rows treated together: they stay in the processor's cache
 EIGHT_CONNECTED = np.ones((3, 3), bool)
 
 
@@ -85,37 +86,40 @@ def _squared_distance_to_another(objects, nearest, reach):
     """Squared distance to the closest object other than `nearest`, (H, W) int32, capped at (reach + 1)^2.
 
     Exact up to `reach` pixels, with work and memory that do not depend on the number or size of the objects.  For every
-    pixel the last two different objects above it in its column are enough: whichever object is asked about, one of the
-    two is another.  A pixel then asks its own row, `reach` columns to each side; the flipped image looks downwards.
+    pixel the last two different objects to its left in its row are enough: whichever object is asked about, one of the
+    two is another.  A pixel then asks every row up to `reach` above and below; the mirrored image looks to the right.
     """
-    width = objects.shape[1]
+    height = len(objects)
     squared = np.full(objects.shape, (reach + 1) ** 2, np.int32)
     for flip in (slice(None), slice(None, None, -1)):
-        first, first_object, second = _last_two_above(objects[flip], reach)
-        for offset in range(max(-reach, 1 - width), min(reach, width - 1) + 1):
-            here = slice(max(0, -offset), width - max(0, offset))
-            there = slice(max(0, offset), width - max(0, -offset))
-            is_another = first_object[:, there] != nearest[flip, here]
-            candidate = np.where(is_another, first[:, there], second[:, there])
-            candidate += offset ** 2
-            np.minimum(squared[flip, here], candidate, out=squared[flip, here])
+        sides = _last_two_on_the_left(objects[:, flip], reach)
+        first, first_object, second = (np.ascontiguousarray(side[:, flip]) for side in sides)
+        for top in range(0, height, BLOCK):
+            bottom = min(top + BLOCK, height)
+            for offset in range(max(-reach, 1 - bottom), min(reach, height - 1 - top) + 1):
+                here = slice(max(top, -offset), min(bottom, height - offset))
+                there = slice(here.start + offset, here.stop + offset)
+                candidate = first[there].copy()
+                np.copyto(candidate, second[there], where=first_object[there] == nearest[here])
+                candidate += offset ** 2
+                np.minimum(squared[here], candidate, out=squared[here])
     return squared
 
 
-def _last_two_above(objects, reach):
-    """At each pixel, what its column holds at or above it, each (H, W) int32, distances capped at (reach + 1)^2:
+def _last_two_on_the_left(objects, reach):
+    """At each pixel, what its row holds at or left of it, each (H, W) int32, distances capped at (reach + 1)^2:
 
     squared distance to the last object, that object's number, and squared distance to the last object before that one.
     """
-    rows = np.arange(len(objects), dtype=np.int32)[:, None]
-    columns = np.arange(objects.shape[1])
-    far = -reach - 1  # a row so far above that the distance is capped
-    last = np.maximum.accumulate(np.where(objects > 0, rows, far), axis=0)
-    previous = np.vstack([np.full_like(last[:1], far), last[:-1]])
-    changes = (objects > 0) & (previous >= 0) & (objects != objects[np.maximum(previous, 0), columns])
-    before = np.maximum.accumulate(np.where(changes, previous, far), axis=0)
-    squared_last, squared_before = (np.minimum(rows - row, reach + 1) ** 2 for row in (last, before))
-    return squared_last, objects[np.maximum(last, 0), columns], squared_before
+    columns = np.arange(objects.shape[1], dtype=np.int32)
+    far = -reach - 1  # a column so far to the left that the distance is capped
+    last = np.maximum.accumulate(np.where(objects > 0, columns, far), axis=1)
+    previous = np.hstack([np.full_like(last[:, :1], far), last[:, :-1]])
+    at_previous = np.take_along_axis(objects, np.maximum(previous, 0), axis=1)
+    changes = (objects > 0) & (previous >= 0) & (objects != at_previous)
+    before = np.maximum.accumulate(np.where(changes, previous, far), axis=1)
+    squared_last, squared_before = (np.minimum(columns - column, reach + 1) ** 2 for column in (last, before))
+    return squared_last, np.take_along_axis(objects, np.maximum(last, 0), axis=1), squared_before
 
 
 def _checked(label):

@@ -1,0 +1,180 @@
+"""MakeData: the sample set is what data/README.md says, comes out the same each time and never replaces a file."""
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from MakeData import make_pair
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = ("--size", 64, "--train", 2, "--test", 1)
+
+
+def command(*flags, cwd=ROOT):
+    return subprocess.run([sys.executable, str(ROOT / "MakeData.py"), *map(str, flags)], cwd=cwd, text=True,
+                          capture_output=True, timeout=120, encoding="utf-8")
+
+
+def small(folder, *flags):
+    return command("sample", "--Data_directory", folder, *(flags or SMALL))
+
+
+def snapshot(folder):
+    """Content and time of every file: what may not change where nothing is to be written."""
+    return {path.relative_to(folder).as_posix(): (path.read_bytes(), path.stat().st_mtime_ns)
+            for path in folder.rglob("*") if path.is_file()}
+
+
+def read_set(folder):
+    """{"train/imgs/cell_01.png": pixels, ...} of the files that MakeData makes."""
+    return {path.relative_to(folder).as_posix(): np.asarray(Image.open(path))
+            for path in sorted(folder.glob("*/*/cell_[0-9][0-9].png"))}
+
+
+def best_iou_of_a_threshold(image, label):
+    """The IoU of `image > t` with the cells for the best of all t."""
+    cell = label > 0
+    above = [image > t for t in np.unique(np.rint(image))]
+    return max((cell & mask).sum() / (cell | mask).sum() for mask in above)
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    """The default set, made by the command in an empty folder."""
+    folder = tmp_path_factory.mktemp("fresh")
+    done = command("sample", cwd=folder)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert "12 training and 4 test pairs of 256 x 256" in done.stdout
+    return folder / "data" / "sample"
+
+
+def test_layout_sizes_and_values(fresh):
+    pictures = read_set(fresh)
+    expected = {f"{split}/{kind}/cell_{k:02d}.png" for split, count in (("train", 12), ("test", 4))
+                for kind in ("imgs", "labels") for k in range(1, count + 1)}
+    assert set(pictures) == expected
+    assert {path.relative_to(fresh).as_posix() for path in fresh.rglob("*") if path.is_file()} == expected
+    for name, pixels in pictures.items():
+        assert pixels.shape == (256, 256) and pixels.dtype == np.uint8
+        if "/labels/" in name:
+            assert set(np.unique(pixels)) == {0, 255}
+    assert sum(path.stat().st_size for path in fresh.rglob("*.png")) < 1_000_000
+    assert len({pixels.tobytes() for pixels in pictures.values()}) == len(pictures)  # no two alike
+
+
+def test_committed_sample_is_what_the_command_makes(fresh):
+    committed, made = read_set(ROOT / "data" / "sample"), read_set(fresh)
+    assert set(committed) == set(made)
+    for name in made:
+        assert np.array_equal(committed[name], made[name]), name
+
+
+def test_neither_one_class_nor_a_threshold_solves_it(fresh):
+    pictures = read_set(fresh)
+    pairs = [(pixels.astype(float), pictures[name.replace("/imgs/", "/labels/")])
+             for name, pixels in pictures.items() if "/imgs/" in name]
+    cells = np.array([(label > 0).mean() for _, label in pairs])  # also the IoU of "all foreground"
+    assert 0.70 < cells.mean() < 0.76 and (cells < 0.8).all()
+    for sigma in (0, 1, 2):
+        scores = [best_iou_of_a_threshold(ndimage.gaussian_filter(image, sigma), label) for image, label in pairs]
+        assert np.mean(scores) < 0.82, f"smoothed by {sigma}"
+
+
+def test_membrane_is_darker_than_the_cell_beside_it(fresh):
+    """What decides is there: across nearly every stretch of membrane the image gets darker."""
+    pictures = read_set(fresh)
+    for name in (name for name in pictures if "/imgs/" in name):
+        image, membrane = pictures[name].astype(float), pictures[name.replace("/imgs/", "/labels/")] == 0
+        inside = ndimage.gaussian_filter(image * membrane, 4) / ndimage.gaussian_filter(membrane * 1.0, 4).clip(1e-6)
+        beside = ndimage.gaussian_filter(image * ~membrane, 4) / ndimage.gaussian_filter(~membrane * 1.0, 4).clip(1e-6)
+        assert (inside < beside - 8)[membrane].mean() > 0.97, name
+
+
+def test_pairs_are_deterministic_and_independent_of_each_other():
+    first, again = make_pair(3, 0, 1, 64), make_pair(3, 0, 1, 64)
+    assert all(np.array_equal(a, b) for a, b in zip(first, again))
+    for other in (make_pair(4, 0, 1, 64), make_pair(3, 1, 1, 64), make_pair(3, 0, 2, 64)):
+        assert not np.array_equal(first[0], other[0])
+
+
+def test_second_run_uses_what_is_there(tmp_path):
+    assert small(tmp_path / "set").returncode == 0
+    before = snapshot(tmp_path)
+    done = small(tmp_path / "set")
+    assert (done.returncode, done.stderr) == (0, "") and "used as they are" in done.stdout
+    assert snapshot(tmp_path) == before
+
+
+def test_augmented_copies_do_not_disturb(tmp_path):
+    folder = tmp_path / "set"
+    assert small(folder).returncode == 0
+    for kind in ("imgs", "labels"):
+        Image.new("L", (64, 64)).save(folder / "train" / kind / "cell_01-0.png")
+    (folder / "train" / "imgs" / "augmentation_manifest.jsonl").write_text("{}\n")
+    before = snapshot(folder)
+    assert small(folder).returncode == 0
+    assert snapshot(folder) == before
+    (folder / "test" / "labels" / "cell_01.png").unlink()  # as after an interrupted run
+    done = small(folder)
+    assert done.returncode == 0 and "1 of them new" in done.stdout
+    assert {name: content for name, (content, _) in snapshot(folder).items()} == \
+           {name: content for name, (content, _) in before.items()}
+
+
+def test_more_pairs_are_added_to_the_same_set(tmp_path):
+    assert small(tmp_path).returncode == 0
+    before = snapshot(tmp_path)
+    done = small(tmp_path, "--size", 64, "--train", 3, "--test", 1)
+    assert done.returncode == 0 and "1 of them new" in done.stdout
+    after = snapshot(tmp_path)
+    assert {name: after[name] for name in before} == before and len(after) == len(before) + 2
+
+
+@pytest.mark.parametrize("name", ["train/imgs/cell_02.png", "test/labels/cell_01.png"])
+@pytest.mark.parametrize("content", ["picture", "text"])
+def test_a_file_of_the_user_is_never_replaced(tmp_path, name, content):
+    path = tmp_path / "set" / name
+    path.parent.mkdir(parents=True)
+    Image.new("L", (64, 64), 7).save(path) if content == "picture" else path.write_text("mine")
+    before = snapshot(tmp_path)
+    done = small(tmp_path / "set")
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and path.name in done.stderr
+    assert snapshot(tmp_path) == before
+
+
+def test_another_data_set_is_not_mixed_with_the_sample(tmp_path):
+    path = tmp_path / "train" / "imgs" / "frame_0001.png"
+    path.parent.mkdir(parents=True)
+    Image.new("L", (64, 64)).save(path)
+    before = snapshot(tmp_path)
+    done = small(tmp_path)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "frame_0001.png" in done.stderr
+    assert snapshot(tmp_path) == before
+
+
+def test_other_arguments_do_not_overwrite(tmp_path):
+    assert small(tmp_path).returncode == 0
+    before = snapshot(tmp_path)
+    done = small(tmp_path, *SMALL, "--seed", 1)
+    assert done.returncode == 1 and "choose another --Data_directory" in done.stderr
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("flags", [(), ("simple",), ("sample", "--size", "63"), ("sample", "--train", "0"),
+                                   ("sample", "--seed", "-1"), ("sample", "--siz", "64"), ("sample", "--size", "nan")])
+def test_mistakes_in_flags(tmp_path, flags):
+    done = command(*flags, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "set").write_text("a file")
+    done = small(tmp_path / "set")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert (tmp_path / "set").read_text() == "a file"
