@@ -31,21 +31,20 @@ MARGIN = 32  # pixels drawn around a picture and cut off: cells and organelles r
 CELL_RADIUS = (8.0, 44.0)      # smallest and largest cell
 CELL_RARITY = 2.6              # the higher, the rarer are large cells
 CELL_CROWDING = 0.62           # two centres come no closer than this part of the sum of their radii
-SMALLEST_PIECE = 40            # pixels; less of a cell than this is lost in the membrane around it
-CELL_STRETCH = 2.4             # a cell is up to this much longer than wide
+CELL_STRETCH = 2.4             # a cell is up to this many times longer than wide
+SMALLEST_PIECE = 40            # pixels: less of a cell than this is lost in the membrane around it
 WOBBLE = ((5.0, 17.0), (1.1, 4.0))  # (amplitude, smoothness) of the two fields that bend the membranes
 MEMBRANE_HALF_WIDTH = (1.6, 3.7)
-MEMBRANE_DARKNESS = (34.0, 90.0)   # faint stretches, strong stretches
-MEMBRANE_SOFTNESS = (0.5, 1.6)
-CYTOPLASM = (176.0, 11.0)      # mean and spread of a cell's grey value
-DARK_CELLS = 0.16              # part of the cells with darker cytoplasm
-DARKER_BY = 34.0
+MEMBRANE_DARKNESS = (34.0, 90.0)    # faint stretches, strong stretches
+MEMBRANE_SOFTNESS = (0.5, 1.6)      # of its edge: cut straight across, cut at a slant
+CYTOPLASM = (176.0, 11.0)      # mean and spread of the cells' grey values
+DARK_CELLS, DARKER_BY = 0.16, 34.0  # part of the cells with darker cytoplasm, and by how much
 MITOCHONDRIA_PER_PIXEL = 1 / 7000
 TUBULES_PER_PIXEL = 1 / 6000
 VESICLE_CLOUDS_PER_PIXEL = 1 / 4500
 LIGHT = 0.07                   # spread of the illumination, as a part of its mean
 BLUR, DETECTOR_BLUR = 0.7, 0.45
-ELECTRONS_PER_GREY_VALUE = 0.6
+ELECTRONS_PER_GREY_VALUE = 0.6  # the fewer, the more shot noise
 
 
 # -------------------------------------------------------------------------------------------------------------- helpers
@@ -96,8 +95,8 @@ def place_cells(rng, shape):
 def part_into_cells(rng, shape):
     """The number of the cell that owns each pixel: int64 (H, W).
 
-    A weighted Voronoi diagram: a pixel goes to the disc whose rim is nearest.  Distances are taken in coordinates that a
-    smooth random field has bent, and count less along a cell's own axis than across it.
+    A weighted Voronoi diagram: a pixel goes to the disc whose rim is nearest.  Distances are taken in coordinates that
+    a smooth random field has bent, and count less along a cell's own axis than across it.
     """
     centres, radii = place_cells(rng, shape)
     y, x = np.indices(shape, dtype=np.float64)

@@ -26,7 +26,8 @@ def find_pairs(data_directory):
     Raises DataError where a folder is missing or empty, a file has no partner, or a name would not fit on one line.
     """
     data_directory = Path(data_directory)
-    for folder in (data_directory, *(data_directory / split / kind for split in SPLITS for kind in ("", "imgs", "labels"))):
+    folders = [data_directory / split / kind for split in SPLITS for kind in ("", "imgs", "labels")]
+    for folder in (data_directory, *folders):
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; {HELP}")
     pairs = {split: pair_by_name(data_directory / split / "imgs", data_directory / split / "labels")

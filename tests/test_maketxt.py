@@ -77,7 +77,8 @@ def test_nothing_is_deleted(data, tmp_path):
     assert {name.name for name in after.keys() - before.keys()} == set(LISTS)
 
 
-@pytest.mark.parametrize("split, kind, name", [("train", "imgs", "only_image.png"), ("test", "labels", "only_label.png")])
+@pytest.mark.parametrize("split, kind, name", [("train", "imgs", "only_image.png"),
+                                               ("test", "labels", "only_label.png")])
 def test_missing_partner_is_named_and_lists_stay(data, tmp_path, split, kind, name):
     lists = tmp_path / "lists"
     make_lists(data, lists)
