@@ -33,9 +33,9 @@ class DataError(Exception):
 class Parser(argparse.ArgumentParser):
     """ArgumentParser that shows each flag's default, takes no abbreviations and reports a mistake in one line."""
 
-    def __init__(self, description):
+    def __init__(self, description, **options):
         super().__init__(description=description, allow_abbrev=False,
-                         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+                         formatter_class=argparse.ArgumentDefaultsHelpFormatter, **options)
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")

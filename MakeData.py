@@ -280,17 +280,10 @@ def make_sample(options):
 
 
 # ----------------------------------------------------------------------------------------------------- the command line
-def command_parser(description, prog, **_):
-    """The Parser of one subcommand; `prog` ("MakeData.py sample") opens its messages."""
-    parser = Parser(description)
-    parser.prog = prog
-    return parser
-
-
 def parse_arguments():
     """The command's flags; `options.make` is the function to call with them."""
     parser = Parser("Make a data set in the layout that the other commands read.")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=command_parser)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
     sample = commands.add_parser("sample", help="draw pictures like electron micrographs, with their labels",
                                  description="Draw a sample set that looks like electron micrographs of neural tissue.")
     sample.add_argument("--Data_directory", default="./data/sample", help="folder of the set")

@@ -23,7 +23,7 @@ def confusion_matrix(prediction, label, n_classes=2):
             raise ValueError(f"{name}: expected integer classes, got {array.dtype}")
         if array.size and not 0 <= array.min() <= array.max() < n_classes:
             raise ValueError(f"{name}: values {array.min()} ... {array.max()} do not fit {n_classes} classes")
-    pair = label.ravel().astype(np.int64) * n_classes + prediction.ravel()
+    pair = label.ravel().astype(np.int64) * n_classes + prediction.ravel().astype(np.int64)
     return np.bincount(pair, minlength=n_classes ** 2).reshape(n_classes, n_classes)
 
 
@@ -67,7 +67,6 @@ def all_foreground_baseline(labels, n_classes=2):
 
     labels: iterable of integer arrays; with two classes this predicts 1 everywhere.
     """
-    labels = list(labels)
-    constants = [mean_scores([scores(np.full_like(label, value, dtype=np.int64), label, n_classes) for label in labels])
-                 for value in range(1, n_classes)]
-    return max(constants, key=lambda constant: constant["iou"])
+    foreground = range(1, n_classes)
+    per_image = [[scores(np.full(label.shape, value), label, n_classes) for value in foreground] for label in labels]
+    return max(map(mean_scores, map(list, zip(*per_image))), key=lambda constant: constant["iou"])

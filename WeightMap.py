@@ -62,13 +62,13 @@ def border_weights(label, w0=10, sigma=5):
     if not (w0 >= 0 and math.isfinite(w0)):
         raise ValueError(f"w0 must be at least 0, not {w0}")
     objects, count = ndimage.label(label > 0, structure=EIGHT_CONNECTED)
-    if count < 2 or w0 <= NEGLIGIBLE:
+    # Where d1 + d2 exceeds `reach` the term is negligible, so d2 needs to be known only up to there; the sum is at least 2.
+    reach = sigma * math.sqrt(2 * math.log(max(w0 / NEGLIGIBLE, 1)))
+    if count < 2 or reach < 2:
         return np.zeros(label.shape, np.float32)
-    # Beyond this sum of the distances the term is negligible, so the second distance needs to be known only up to here.
-    reach = min(sigma * math.sqrt(2 * math.log(w0 / NEGLIGIBLE)), math.hypot(*label.shape))
     d1, nearest = _nearest_object(objects)
-    d2 = np.sqrt(_squared_distance_to_another(objects, nearest, math.ceil(reach)))
-    return (w0 * np.exp((d1 + d2) ** 2 / (-2 * sigma ** 2))).astype(np.float32)
+    d2 = np.sqrt(_squared_distance_to_another(objects, nearest, math.ceil(min(reach, math.hypot(*label.shape)))))
+    return (w0 * np.exp(((d1 + d2) / sigma) ** 2 / -2)).astype(np.float32)
 
 
 # -------------------------------------------------------------------------------------------------- the two distances
