@@ -30,12 +30,19 @@ class DataError(Exception):
 
 
 # ---------------------------------------------------------------------------------------------------- the command line
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows each flag's default, where it has one."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """ArgumentParser that shows each flag's default, takes no abbreviations and reports a mistake in one line."""
 
     def __init__(self, description, **options):
         super().__init__(description=description, allow_abbrev=False,
-                         formatter_class=argparse.ArgumentDefaultsHelpFormatter, **options)
+                         formatter_class=HelpFormatter, **options)
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")

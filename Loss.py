@@ -1,6 +1,6 @@
 """The losses: weighted cross entropy for the U-Net, its sum over all side outputs for the U-2-Net.
 
-    python Loss.py --label data/ISBC2012/train/labels/frame_0001.png     draws the label's weights: frame_0001_weights.png
+    python Loss.py --label data/ISBC2012/train/labels/frame_0001.png     draws its weights: frame_0001_weights.png
 
 Only methods of Jittor's Var are called here, so that drawing the weights needs no Jittor.
 """
@@ -12,7 +12,7 @@ from WeightMap import border_weights, class_weights
 
 
 def weighted_cross_entropy(logits, label, weight_map):
-    """The energy of Ronneberger et al. 2015, section 3, eq. 1, as a mean: mean of w(x) * -log softmax(logits(x))[label(x)].
+    """Ronneberger et al. 2015, section 3, eq. 1, as a mean over the pixels: mean of w * -log softmax(logits)[label].
 
     logits: Var (N, C, H, W) float32; label: Var (N, H, W) int32 in 0 ... C-1 (not checked: that would wait for the
     device); weight_map: Var (N, H, W) float32.  Returns a Var of one value, finite for any finite logits.
@@ -32,7 +32,7 @@ def weighted_cross_entropy(logits, label, weight_map):
 def deep_supervision_loss(side_logits, label, weight_map):
     """The loss of Qin et al., "U^2-Net", 2020, eq. 1 with all weights 1: the sum over the fused and the side outputs.
 
-    side_logits: list of Vars (N, C, H, W), d0 (fused), d1 ... d6; label, weight_map, errors: as `weighted_cross_entropy`.
+    side_logits: list of Vars (N, C, H, W), d0 (fused), d1 ... d6; the rest as `weighted_cross_entropy`.
     """
     return sum(weighted_cross_entropy(logits, label, weight_map) for logits in side_logits)
 
@@ -62,7 +62,8 @@ def draw_weights(label, w0, sigma, output):
 
 def main():
     parser = Parser("Draw the weights that the loss gives to a label's pixels.")
-    parser.add_argument("--label", type=Path, required=True, help="a label image; each grey value is a class, 0 background")
+    parser.add_argument("--label", type=Path, required=True,
+                        help="a label image; each grey value is a class, 0 the background")
     parser.add_argument("--output", type=Path, help="a PNG file (default: <label>_weights.png in the current folder)")
     parser.add_argument("--Loss_w0", type=number(float, 0), default=10.0, help="weight of a border of width 0")
     parser.add_argument("--Loss_sigma", type=number(float, 0, include_low=False), default=5.0,

@@ -68,6 +68,7 @@ def parse_arguments():
     if args.is_grayscale is not None and args.is_grayscale != (args.n_channels == 1):
         parser.error(f"--is_grayscale {args.is_grayscale} does not suit --n_channels {args.n_channels}: "
                      "grey images have 1 channel, colour images 3")
+    args.is_grayscale = args.n_channels == 1
     if args.base_channels % 2:
         parser.error(f"--base_channels {args.base_channels} must be even")
     args.geometry = geometry_of(args.mode, args.bilinear)

@@ -12,7 +12,7 @@ demo: $(VENV)/installed
 	$(PY) MakeData.py sample
 	$(PY) DataAugmentation.py --img_path ./data/sample/train/imgs --mask_path ./data/sample/train/labels --sum 2 \
 	    --alpha_lv 2.0 --sigma_lv 0.08 --alpha_affine_lv 0.08
-	$(PY) Main.py --Data_directory ./data/sample --base_channels 16 --Total_epochs 10 --Val_epochs 3
+	$(PY) Main.py --Data_directory ./data/sample --base_channels 16 --Total_epochs 12 --Val_epochs 3
 
 test: $(VENV)/installed-dev
 	$(PY) -m pytest

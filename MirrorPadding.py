@@ -230,12 +230,13 @@ def draw(image, geometry, path):
     after = pad_for(geometry, planes, height, width)
     top = (geometry.output_side(height) - height) // 2 + geometry.margin // 2
     left = (geometry.output_side(width) - width) // 2 + geometry.margin // 2
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 5), width_ratios=(width, after.shape[-1]), layout="constrained")
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 5.4), layout="constrained")
     for axis, pixels, title in zip(axes, (planes, after), ("image", "input")):
         shown = pixels.transpose(1, 2, 0).astype(np.float64) / max(1, planes.max())
         axis.imshow(shown.squeeze(), cmap="gray", interpolation="nearest")
         axis.set_title(f"{title}: {pixels.shape[-2]} x {pixels.shape[-1]} px")
         axis.set_axis_off()
+    axes[0].set(xlim=(-left - 0.5, after.shape[-1] - left - 0.5), ylim=(after.shape[-2] - top - 0.5, -top - 0.5))
     axes[1].add_patch(Rectangle((left - 0.5, top - 0.5), width, height, fill=False, edgecolor="#ffd400", linewidth=1.5))
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

@@ -8,8 +8,8 @@ Ronneberger, Fischer, Brox, "U-Net: Convolutional Networks for Biomedical Image 
 
 w_c balances the classes; the second term is large in the thin gaps between two objects that nearly touch.
 
-`cached_weight_map` keeps the maps in a folder as `<label>.npy`, with a picture `<label>.png` (darker = heavier) that says
-what the map was computed from: a map whose label, w0 or sigma has changed since is computed again.
+`cached_weight_map` keeps the maps in a folder as `<label>.npy`, with a picture `<label>.png` (darker = heavier) that
+says what the map was computed from: a map whose label, w0 or sigma has changed since is computed again.
 """
 import hashlib
 import io
@@ -31,9 +31,9 @@ EIGHT_CONNECTED = np.ones((3, 3), bool)
 def compute_weight_map(label, w0=10, sigma=5):
     """The weight of each pixel: `class_weights(label) + border_weights(label, w0, sigma)`.
 
-    label: (H, W) integer classes, 0 is the background; w0: weight of a border of width 0; sigma: in pixels, how fast the
-    weight falls with the width.  Returns (H, W) float32, within 1e-4 of equation 2.  Raises ValueError for a label that
-    is not a non-empty (H, W) array of integers >= 0, for sigma <= 0 and for w0 < 0.
+    label: (H, W) integer classes, 0 is the background; w0: weight of a border of width 0; sigma: in pixels, how fast
+    the weight falls with the width.  Returns (H, W) float32, within 1e-4 of equation 2.  Raises ValueError for a label
+    that is not a non-empty (H, W) array of integers >= 0, for sigma <= 0 and for w0 < 0.
     """
     return class_weights(label) + border_weights(label, w0, sigma)
 
@@ -52,8 +52,8 @@ def class_weights(label):
 def border_weights(label, w0=10, sigma=5):
     """The border term of equation 2, w0 exp(-(d1 + d2)^2 / (2 sigma^2)).
 
-    label: (H, W) integer classes; an object is an 8-connected component of label > 0.  d1, d2: distance in pixels to the
-    border of the nearest and of the second nearest object; from inside an object, its own border is as far as the
+    label: (H, W) integer classes; an object is an 8-connected component of label > 0.  d1, d2: distance in pixels to
+    the border of the nearest and of the second nearest object; from inside an object, its own border is as far as the
     nearest pixel outside it.  Returns (H, W) float32 in [0, w0], 0 everywhere where there are fewer than two objects.
     """
     label = _checked(label)
@@ -62,7 +62,7 @@ def border_weights(label, w0=10, sigma=5):
     if not (w0 >= 0 and math.isfinite(w0)):
         raise ValueError(f"w0 must be at least 0, not {w0}")
     objects, count = ndimage.label(label > 0, structure=EIGHT_CONNECTED)
-    # Where d1 + d2 exceeds `reach` the term is negligible, so d2 needs to be known only up to there; the sum is at least 2.
+    # Where d1 + d2 exceeds `reach` the term is negligible, so d2 is computed only up to there; the sum is at least 2.
     reach = sigma * math.sqrt(2 * math.log(max(w0 / NEGLIGIBLE, 1)))
     if count < 2 or reach < 2:
         return np.zeros(label.shape, np.float32)
@@ -133,8 +133,8 @@ def _checked(label):
 def cached_weight_map(label_path, label, folder, w0=10, sigma=5):
     """`compute_weight_map(label, w0, sigma)`, read from `folder` if it was computed before, else written there.
 
-    label_path: names the files, `<stem>.npy` and `<stem>.png`; label: (H, W) integer classes.  The picture carries a key
-    of the label's classes, w0 and sigma, and a digest of the .npy file: a stale or damaged map is computed again.
+    label_path: names the files, `<stem>.npy` and `<stem>.png`; label: (H, W) integer classes.  The picture carries a
+    key of the label's classes, w0 and sigma, and a digest of the .npy file: a stale or damaged map is computed again.
     Raises ValueError as `compute_weight_map`, DataError where the folder cannot be written.
     """
     label, stem = np.asarray(label), Path(label_path).stem

@@ -76,7 +76,8 @@ def test_logits_are_left_as_they_were():
     given = jt.array(logits)
     for _ in range(2):  # the same Var, as when a loss is computed twice
         loss = weighted_cross_entropy(given, jt.array(label), jt.array(weight_map))
-        np.testing.assert_allclose(jt.grad(loss, given).numpy(), expected(logits, label, weight_map)[1], rtol=1e-4, atol=1e-7)
+        true_gradient = expected(logits, label, weight_map)[1]
+        np.testing.assert_allclose(jt.grad(loss, given).numpy(), true_gradient, rtol=1e-4, atol=1e-7)
     assert (given.numpy() == logits).all()
 
 
@@ -96,6 +97,7 @@ def test_deep_supervision_is_the_sum():
 def test_refuses_shapes_that_do_not_fit():
     from Runtime import jt
     logits, label, weight_map = (jt.array(part) for part in problem())
-    for wrong in ((logits, label[:1], weight_map), (logits, label, weight_map[:, :5]), (logits[:, :, :5], label, weight_map)):
+    for wrong in ((logits, label[:1], weight_map), (logits, label, weight_map[:, :5]),
+                  (logits[:, :, :5], label, weight_map)):
         with pytest.raises(ValueError):
             weighted_cross_entropy(*wrong)

@@ -70,15 +70,16 @@ def test_bool_masks():
 
 
 @pytest.mark.parametrize("prediction, label, n_classes", [
-    (LABEL, LABEL[:4], 2), (LABEL.ravel(), LABEL, 2), (LABEL * 255, LABEL, 2), (LABEL, LABEL * 2, 2), (-LABEL, LABEL, 2),
-    (LABEL * 0.5, LABEL, 2), (LABEL, LABEL, 1)])
+    (LABEL, LABEL[:4], 2), (LABEL.ravel(), LABEL, 2), (LABEL * 255, LABEL, 2), (LABEL, LABEL * 2, 2),
+    (-LABEL, LABEL, 2), (LABEL * 0.5, LABEL, 2), (LABEL, LABEL, 1)])
 def test_refuses_what_does_not_fit(prediction, label, n_classes):
     with pytest.raises(ValueError):
         scores(prediction, label, n_classes)
 
 
 def test_mean_scores():
-    assert mean_scores([{"iou": 0.2, "dice": 1.0}, {"iou": 0.4, "dice": 0.0}]) == pytest.approx({"iou": 0.3, "dice": 0.5})
+    found = mean_scores([{"iou": 0.2, "dice": 1.0}, {"iou": 0.4, "dice": 0.0}])
+    assert found == pytest.approx({"iou": 0.3, "dice": 0.5})
     with pytest.raises(ValueError):
         mean_scores([])
 

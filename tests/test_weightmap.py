@@ -47,7 +47,8 @@ def labels():
     diagonal[15, 2] = 1
     return {
         "blobs": blobs(rng, 64, 80, 3), "few blobs": blobs(rng, 80, 64, 4, 0.8), "dense": blobs(rng, 64, 64, 2, 0.2),
-        "single pixels": rng.random((64, 64)) < 0.03, "noise": rng.random((40, 50)) < 0.3, "rings with an island": rings(),
+        "single pixels": rng.random((64, 64)) < 0.03, "noise": rng.random((40, 50)) < 0.3,
+        "rings with an island": rings(),
         "giant": giant, "corners": corners, "touching by a corner": diagonal,
         "many classes": blobs(rng, 64, 64, 2) * rng.integers(1, 6, (64, 64)),
         "one row": rng.random((1, 90)) < 0.3, "one column": rng.random((90, 1)) < 0.3,
@@ -109,7 +110,8 @@ def test_refuses_wrong_parameters(arguments):
         compute_weight_map(np.eye(4, dtype=int), **arguments)
 
 
-@pytest.mark.parametrize("label", [np.zeros((2, 2, 2), int), np.zeros((2, 2)), np.zeros((0, 3), int), -np.eye(3, dtype=int)])
+@pytest.mark.parametrize("label", [np.zeros((2, 2, 2), int), np.zeros((2, 2)), np.zeros((0, 3), int),
+                                   -np.eye(3, dtype=int)])
 def test_refuses_what_is_no_label(label):
     with pytest.raises(ValueError):
         compute_weight_map(label)
@@ -210,7 +212,8 @@ def test_picture_is_dark_where_the_weight_is_high(tmp_path):
     weight_map = cached(tmp_path)
     picture = np.asarray(Image.open(tmp_path / "maps" / "frame_1.png"))
     assert picture.shape == LABEL.shape and picture.dtype == np.uint8
-    assert (picture[weight_map == weight_map.max()] == 0).all() and (picture[weight_map == weight_map.min()] == 255).all()
+    assert (picture[weight_map == weight_map.max()] == 0).all()
+    assert (picture[weight_map == weight_map.min()] == 255).all()
 
 
 def test_constant_map_has_a_picture(tmp_path, computed):
@@ -227,7 +230,8 @@ def test_folder_that_cannot_be(tmp_path):
 
 # ---------------------------------------------------------------------------------------------------------- the picture
 def draw(*arguments, folder):
-    return subprocess.run([sys.executable, ROOT / "Loss.py", *map(str, arguments)], cwd=folder, capture_output=True, text=True)
+    command = [sys.executable, ROOT / "Loss.py", *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
 def test_draws_without_jittor(tmp_path):
