@@ -1,0 +1,249 @@
+"""Model.py and jittorsummary.py: counts, names, sizes, initial weights, and the U-Net against one written in NumPy."""
+import io
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.jittor
+ROOT = Path(__file__).resolve().parent.parent
+
+COUNTS = {("Unet", 1): (17_266_306, 8_832), ("Unet", 3): (17_267_458, 8_832),
+          ("U2net", 1): (44_022_566, 28_800), ("U2net", 3): (44_023_718, 28_800),
+          ("U2netS", 1): (1_133_510, 5_696), ("U2netS", 3): (1_134_662, 5_696)}
+
+
+@pytest.fixture(scope="module")
+def jt():
+    from Runtime import jt
+    jt.set_global_seed(0)
+    return jt
+
+
+@pytest.fixture(scope="module")
+def build(jt):
+    from Model import build_model
+    return build_model
+
+
+def with_statistics(model, rng):
+    """Give a model's BatchNorms the statistics and scales of a trained one, and put it into eval mode."""
+    for name, var in model.state_dict().items():
+        if name.endswith(("running_mean", "bias")):
+            var.assign(rng.normal(0, 0.1, var.shape).astype(np.float32))
+        elif name.endswith("running_var") or len(var.shape) == 1:
+            var.assign(rng.uniform(0.5, 1.5, var.shape).astype(np.float32))
+    model.eval()
+    return model
+
+
+# ------------------------------------------------------------------------------------------------------ counts and names
+@pytest.mark.parametrize("mode, channels", COUNTS)
+def test_parameter_counts(build, mode, channels):
+    from jittorsummary import count_parameters
+    trainable, statistics = COUNTS[mode, channels]
+    assert count_parameters(build(mode, channels, 2)) == (trainable, trainable + statistics)
+
+
+@pytest.mark.parametrize("bilinear", [True, False])
+def test_unet_state_dict_names(build, bilinear):
+    blocks = ["inc", *(f"down{k}.maxpool_conv.1" for k in (1, 2, 3, 4)), *(f"up{k}.conv" for k in (1, 2, 3, 4))]
+    norm = ("weight", "bias", "running_mean", "running_var")
+    names = {f"{block}.double_conv.{i}.{part}" for block in blocks
+             for i, parts in ((0, norm[:2]), (1, norm), (3, norm[:2]), (4, norm)) for part in parts}
+    names |= {"outc.conv.weight", "outc.conv.bias"}
+    if not bilinear:
+        names |= {f"up{k}.up.{part}" for k in (1, 2, 3, 4) for part in ("weight", "bias")}
+    assert set(build("Unet", 1, 2, bilinear=bilinear, base_channels=2).state_dict()) == names
+
+
+def test_u2net_state_dict_names(build):
+    units = {"stage1": 7, "stage2": 6, "stage3": 5, "stage4": 4, "stage5": 4, "stage6": 4}
+    units |= {f"{name}d": height for name, height in units.items() if name != "stage6"}
+    layers = {f"{stage}.rebnconv{k}" for stage, height in units.items()
+              for k in ["in", *range(1, height + 1), *(f"{i}d" for i in range(1, height))]}
+    names = {f"{layer}.{part}" for layer in layers for part in
+             ("conv_s1.weight", "conv_s1.bias", "bn_s1.weight", "bn_s1.bias", "bn_s1.running_mean", "bn_s1.running_var")}
+    names |= {f"{head}.{part}" for head in ["outconv", *(f"side{k}" for k in range(1, 7))] for part in ("weight", "bias")}
+    assert set(build("U2netS", 1, 2).state_dict()) == names
+
+
+def test_conv_bias_can_be_left_out(build):
+    names = set(build("Unet", 1, 2, base_channels=2, conv_bias=False, padding=1).state_dict())
+    assert "inc.double_conv.0.weight" in names and "inc.double_conv.0.bias" not in names and "outc.conv.bias" in names
+
+
+def test_unknown_mode(build):
+    with pytest.raises(ValueError, match="Unet, U2net, U2netS"):
+        build("Vnet", 1, 2)
+
+
+# -------------------------------------------------------------------------------------------------------- initial weights
+def test_he_initialisation(build):
+    state = build("Unet", 1, 2, bilinear=False, base_channels=32).state_dict()
+    checked = 0
+    for name, var in state.items():
+        values = var.numpy()
+        if values.ndim == 4 and values.size > 20_000:
+            fan_in = values.shape[0] if ".up." in name else math.prod(values.shape[1:])
+            assert values.std() == pytest.approx(math.sqrt(2 / fan_in), rel=0.03), name
+            assert abs(values.mean()) < 4 * values.std() / math.sqrt(values.size), name
+            checked += 1
+        elif name.endswith("bias"):
+            assert not values.any(), name
+    assert checked > 12
+
+
+# --------------------------------------------------------------------------------------------------------------- sizes
+@pytest.mark.parametrize("side, output", [(188, 4), (204, 20), (252, 68)])
+@pytest.mark.parametrize("bilinear", [True, False])
+def test_unet_loses_184_pixels(build, jt, bilinear, side, output):
+    model = build("Unet", 3, 2, bilinear=bilinear, base_channels=2).eval()
+    assert model(jt.zeros((2, 3, side, 204))).shape == [2, 2, output, 20]
+
+
+def test_the_reference_size_gives_260(build, jt):
+    assert build("Unet", 1, 2, base_channels=2).eval()(jt.zeros((1, 1, 448, 448))).shape == [1, 2, 260, 260]
+
+
+@pytest.mark.parametrize("options, side, following", [({}, 200, 204), ({}, 20, 188), ({}, 445, 460),
+                                                      ({"padding": 1}, 40, 48), ({"padding": 1}, 16, 32)])
+def test_a_wrong_size_names_the_next_valid_one(build, jt, options, side, following):
+    model = build("Unet", 1, 2, base_channels=2, **options).eval()
+    with pytest.raises(ValueError, match=f"the next valid size is {following} x {following} px"):
+        model(jt.zeros((1, 1, side, side)))
+    assert model.next_valid_side(following) == following
+    margin = 0 if options else 184
+    assert model(jt.zeros((1, 1, following, following))).shape == [1, 2, following - margin, following - margin]
+
+
+def test_u2net_sizes_and_side_outputs(build, jt):
+    model = build("U2netS", 1, 3, side_outputs=True).eval()
+    outputs = model(jt.zeros((1, 1, 33, 50)))
+    assert [output.shape for output in outputs] == [[1, 3, 33, 50]] * 7
+    with pytest.raises(ValueError, match="33 x 50"):
+        model(jt.zeros((1, 1, 32, 50)))
+    model.side_outputs = False
+    assert np.array_equal(model(jt.zeros((1, 1, 33, 50))).numpy(), outputs[0].numpy())
+
+
+@pytest.mark.parametrize("mode, options", [("Unet", {"bilinear": True}), ("Unet", {"bilinear": False}),
+                                           ("Unet", {"padding": 1}), ("U2netS", {})])
+def test_geometry_agrees_with_the_net(build, jt, mode, options):
+    """What MirrorPadding believes of a net is what the net does."""
+    from MirrorPadding import geometry_of
+    model, geometry = build(mode, 1, 2, **options, **({"base_channels": 2} if mode == "Unet" else {})).eval(), geometry_of(mode, **options)
+    for length in (1, 5, 100):
+        output = geometry.output_side(length)
+        assert output >= length
+        assert model(jt.zeros((1, 1, output + geometry.margin, output + geometry.margin))).shape[2:] == [output, output]
+
+
+# -------------------------------------------------------------------------------------------------------------- dropout
+def test_dropout_is_element_wise_before_the_skip_leaves(build, jt):
+    model = build("Unet", 1, 2, base_channels=4, dropout_probs=[0.9, 0, 0, 0])
+    x = jt.abs(jt.randn((1, 4, 64, 64))) + 1
+    model.train()
+    dropped = model.down1(x).numpy()
+    model.eval()
+    kept = model.down1(x).numpy()
+    zeros = (dropped == 0) & (kept > 0)
+    assert zeros.sum() > 0.6 * (kept > 0).sum() and (dropped > 0).any()
+    assert 0 < zeros[0, 0].mean() < 1, "whole channels are dropped"
+    assert model.down2.dropout is None
+
+
+# ------------------------------------------------------------------------------------------------ against NumPy's U-Net
+def conv(x, weight, bias):
+    windows = np.lib.stride_tricks.sliding_window_view(x, weight.shape[2:], axis=(1, 2))
+    return np.einsum("chwij,ocij->ohw", windows, weight, optimize=True) + bias[:, None, None]
+
+
+def double_conv(x, state, name):
+    for i in (0, 3):
+        x = conv(x, state[f"{name}.{i}.weight"], state[f"{name}.{i}.bias"])
+        scale, shift, mean, var = (state[f"{name}.{i + 1}.{part}"][:, None, None]
+                                   for part in ("weight", "bias", "running_mean", "running_var"))
+        x = np.maximum((x - mean) / np.sqrt(var + 1e-5) * scale + shift, 0)
+    return x
+
+
+def upsample(x, align_corners):
+    """Bilinear, by a matrix per axis."""
+    def matrix(n):
+        at = np.arange(2 * n) * (n - 1) / (2 * n - 1) if align_corners else np.clip((np.arange(2 * n) + 0.5) / 2 - 0.5, 0, n - 1)
+        return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(n)[None]))
+    return np.einsum("ah,chw,bw->cab", matrix(x.shape[1]), x, matrix(x.shape[2]))
+
+
+def transposed(x, weight, bias):
+    out = np.einsum("chw,coij->ohiwj", x, weight)
+    return out.reshape(out.shape[0], 2 * x.shape[1], 2 * x.shape[2]) + bias[:, None, None]
+
+
+def numpy_unet(x, state, bilinear, align_corners):
+    levels = [double_conv(x, state, "inc.double_conv")]
+    for k in (1, 2, 3, 4):
+        c, h, w = levels[-1].shape
+        pooled = levels[-1].reshape(c, h // 2, 2, w // 2, 2).max(axis=(2, 4))
+        levels.append(double_conv(pooled, state, f"down{k}.maxpool_conv.1.double_conv"))
+    x = levels.pop()
+    for k in (1, 2, 3, 4):
+        x = upsample(x, align_corners) if bilinear else transposed(x, state[f"up{k}.up.weight"], state[f"up{k}.up.bias"])
+        skip = levels.pop()
+        cut = (skip.shape[1] - x.shape[1]) // 2
+        x = np.concatenate([skip[:, cut:cut + x.shape[1], cut:cut + x.shape[2]], x])
+        x = double_conv(x, state, f"up{k}.conv.double_conv")
+    return conv(x, state["outc.conv.weight"], state["outc.conv.bias"])
+
+
+@pytest.mark.parametrize("bilinear, align_corners", [(True, False), (True, True), (False, False)])
+def test_unet_equals_numpy(build, jt, bilinear, align_corners):
+    rng = np.random.default_rng(1)
+    model = with_statistics(build("Unet", 1, 3, bilinear=bilinear, base_channels=4, align_corners=align_corners), rng)
+    state = {name: var.numpy().astype(np.float64) for name, var in model.state_dict().items()}
+    image = rng.normal(size=(1, 204, 204)).astype(np.float32)
+    expected = numpy_unet(image.astype(np.float64), state, bilinear, align_corners)
+    found = model(jt.array(image[None])).numpy()[0]
+    assert np.abs(found - expected).max() < 1e-4 * np.ptp(expected)
+
+
+# -------------------------------------------------------------------------------------------------------------- the tiles
+@pytest.mark.parametrize("bilinear", [True, False])
+@pytest.mark.parametrize("size, tile", [((300, 213), 100), ((70, 270), 52)])
+def test_tiles_and_one_pass_agree(build, bilinear, size, tile):
+    from MirrorPadding import geometry_of
+    from Process import predict_image
+    rng = np.random.default_rng(2)
+    model = with_statistics(build("Unet", 1, 2, bilinear=bilinear, base_channels=4), rng)
+    image, geometry = rng.normal(size=(1, *size)).astype(np.float32), geometry_of("Unet", bilinear)
+    whole, tiled = (predict_image(model, image, geometry, way) for way in ("full", tile))
+    assert whole.shape == (2, *size) and np.ptp(whole) > 0.1
+    assert np.abs(whole - tiled).max() < 1e-4 * np.ptp(whole)
+
+
+# -------------------------------------------------------------------------------------------------------------- the table
+def test_summary_of_a_small_net(jt):
+    from Model import DoubleConv
+    from jittorsummary import layer_rows, summary
+    model = DoubleConv(1, 2)
+    rows = layer_rows(model, (1, 1, 10, 10))
+    assert [(kind, shape, own) for _, kind, shape, own in rows] == [
+        ("Conv", [1, 2, 8, 8], 20), ("BatchNorm", [1, 2, 8, 8], 4), ("relu", [1, 2, 8, 8], 0),
+        ("Conv", [1, 2, 6, 6], 38), ("BatchNorm", [1, 2, 6, 6], 4), ("relu", [1, 2, 6, 6], 0)]
+    text = io.StringIO()
+    summary(model, (1, 512, 512), file=text)
+    megabytes = 2 * 4 * 2 * 3 * (510 ** 2 + 508 ** 2) / 2 ** 20
+    assert f"{megabytes:,.2f} MB" in text.getvalue() and "Trainable parameters:         66" in text.getvalue()
+    assert model.is_training(), "the table leaves the model as it was"
+
+
+def test_the_command_prints_every_net():
+    done = subprocess.run([sys.executable, "Model.py"], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    for trainable in ("17,266,306", "44,022,566", "1,133,510"):
+        assert f"Trainable parameters:         {trainable}" in done.stdout
+    assert done.stdout.count("Forward/backward size:") == 3 and "stage5d.rebnconv1d.conv_s1" in done.stdout
