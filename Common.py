@@ -147,9 +147,11 @@ def say_once(text):
 
 
 def _open(path):
-    """The first frame of an image file, decoded; every way in which a file can be broken becomes a DataError."""
+    """An image file, decoded; every way in which a file can be broken becomes a DataError."""
     try:
         with Image.open(path) as image:
+            if image.format == "TIFF" and image.n_frames > 1:
+                raise DataError(f"{path}: has {image.n_frames} pages; save each page as a file of its own")
             image.load()
             return image.copy()
     except Image.DecompressionBombError:

@@ -3,3 +3,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "jittor: imports Jittor, which needs a compiler (leave out: -m 'not jittor')")
