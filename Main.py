@@ -21,6 +21,7 @@ from MirrorPadding import exact_spans, geometry_of
 from Report import RunLog, draw_curves, draw_overview, duration, run_name, write_predictions
 
 MEMORY_WORDS = ("out of memory", "bad_alloc", "alloc", "cannot allocate")
+LESS_MEMORY = "try --tile 256, a smaller --base_channels or --Batch_size 1"
 
 
 def tile_type(text):
@@ -173,6 +174,8 @@ def main():
             f"{Runtime.device_name()}")
     log.say("Settings: " + "  ".join(f"{key}={value}" for key, value in vars(args).items() if key != "geometry"))
     log.say(f"All foreground would score: IoU {baseline['iou']:.4f}  Dice {baseline['dice']:.4f}")
+    if isinstance(args.tile, int) and args.geometry.edge is None:
+        log.say(f"{args.mode} sees beyond any tile: tests blend overlapping tiles of {args.tile} px, close to --tile full")
     log.say("The first steps also compile the net's operators: 1 to 3 minutes, once on this machine.")
 
     recorder = Recorder(args, log, model, header, test_set, baseline)
@@ -181,11 +184,12 @@ def main():
                       recorder.on_best)
     started = time.monotonic()
     try:
-        finished = trainer.run()
+        with Runtime.last_words(f"Main.py: error: the training was killed, probably for lack of memory: {LESS_MEMORY}"):
+            finished = trainer.run()
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryError) and not any(word in str(error).lower() for word in MEMORY_WORDS):
             raise
-        raise DataError("out of memory: try --tile 256, a smaller --base_channels or --Batch_size 1") from None
+        raise DataError(f"out of memory: {LESS_MEMORY}") from None
     recorder.finish(trainer.epoch, time.monotonic() - started)
     return 0 if finished else 130
 

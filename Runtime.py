@@ -7,7 +7,7 @@ prepares the machine and imports Jittor:
 - oneDNN comes from the PyPI packages in requirements.txt, so that Jittor's own download is not needed;
 - CUDA is used only where the toolkit, its runtime library and a device are all usable;
 - the first import on a machine compiles Jittor's core (about 5 minutes on 2 cores): it is announced, with progress;
-- Python keeps its own handlers for Ctrl-C and for children that end (Jittor's would end the process at once).
+- Python keeps its own signal handlers (Jittor's would end the process at once at Ctrl-C, and print pages at a crash).
 """
 import contextlib
 import ctypes
@@ -131,6 +131,21 @@ def seed_everything(seed):
     start().set_global_seed(seed)
 
 
+@contextlib.contextmanager
+def last_words(text):
+    """Print `text` to stderr if this process is killed inside the `with`: a helper process notices and says it.
+
+    For lack of memory the kernel kills a process, and Jittor's own allocator lets it crash; neither leaves it time to speak.
+    """
+    say = "import sys; sys.stdin.read() or print(sys.argv[1], file=sys.stderr)"
+    with subprocess.Popen([sys.executable, "-S", "-c", say, text], stdin=subprocess.PIPE, text=True,
+                          start_new_session=True) as helper:
+        try:
+            yield
+        finally:
+            helper.stdin.write("still here")
+
+
 def _check_home():
     try:
         home = Path.home()
@@ -187,7 +202,8 @@ def _link_onednn():
 
 # ------------------------------------------------------------------------------------------------------------- the import
 def _import_jittor(with_cuda):
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)}
+    handlers = {number: signal.getsignal(number)
+                for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGSEGV)}
     try:
         import jittor_utils
         with _compile_progress(Path(jittor_utils.cache_path), with_cuda):
