@@ -36,12 +36,11 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from scipy import ndimage
 from scipy.fft import dctn, idctn, rfft
 from tqdm import tqdm
 
-from Common import (DataError, Parser, atomic_write, list_images, make_folder, number, pair_by_name, read_image,
+from Common import (DataError, Parser, atomic_write, list_images, make_folder, number, pair_by_name, png_bytes, read_image,
                     read_label, run, use_agg)
 
 GRID_SIZE, GRID_SIGMA = 3, 10.0  # U-Net, section 3.1: "a coarse 3 by 3 grid", "10 pixels standard deviation"
@@ -157,13 +156,6 @@ def augmented_pngs(seed, options, task):
         image, label = read_image(image_path), read_label(label_path)
     return [png_bytes(pixels)
             for pixels in augment_pair(image, label, random_stream(seed, image_path.stem, copy), **options)]
-
-
-def png_bytes(pixels):
-    """Encode (H, W) or (H, W, 3) values as a PNG file."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def start_worker(parent):
