@@ -185,11 +185,12 @@ def _blended_tiles(image, forward, geometry, tile):
     return np.ascontiguousarray((logits / total)[:, :height, :width])
 
 
-# --------------------------------------------------------------------------------------------------- the reference's protocol
+# ------------------------------------------------------------------------------------------------ the reference's protocol
 def reference_blocks(image, geometry):
     """The reference's protocol, in: the four 256² quadrants of a (C, 512, 512) image, each mirrored at its own edges.
 
-    Returns (4, C, s, s) float32 in reading order; s: 448 for U-Net, 260 for nets that keep the size.  Raises DataError for any other image side.
+    Returns (4, C, s, s) float32 in reading order; s: 448 for U-Net, 260 for nets that keep the size.  Raises DataError for
+    any other image side.
     """
     if image.shape[-2:] != (REFERENCE_SIDE, REFERENCE_SIDE):
         raise DataError(f"--tile reference: made for {REFERENCE_SIDE} x {REFERENCE_SIDE} px images, not for "

@@ -59,8 +59,9 @@ class RunLog:
         n = len(self.records)
         middle = self.records[n // 4:n - n // 4]  # the first quarter warms up
         self.say("-" * 72)
-        self.say(f"Mean epoch time (middle half of {n} epochs): {statistics.mean(r['epoch_time'] for r in middle):.4f} s")
-        self.say(f"Mean throughput (middle half of {n} epochs): {statistics.mean(r['throughput'] for r in middle):.4f} images/s")
+        for key, title, unit in (("epoch_time", "epoch time", "s"), ("throughput", "throughput", "images/s")):
+            mean = statistics.mean(record[key] for record in middle)
+            self.say(f"Mean {title} (middle half of {n} epochs): {mean:.4f} {unit}")
         tested = [record for record in self.records if "iou" in record]
         if not tested:
             self.say("No epoch was tested.")
@@ -85,7 +86,8 @@ def draw_curves(records, baseline, path):
     left.set(title="Training loss", xlabel="epoch", ylabel="weighted cross entropy (nats per pixel)")
     tested = [record for record in records if "iou" in record]
     for key, label, color in (("iou", "IoU", "#1f77b4"), ("dice", "Dice = F1", "#2ca02c")):
-        right.plot([r["epoch"] + 1 for r in tested], [r[key] for r in tested], label=label, color=color, marker=".", markersize=4)
+        right.plot([r["epoch"] + 1 for r in tested], [r[key] for r in tested], label=label, color=color, marker=".",
+                   markersize=4)
         right.axhline(baseline[key], color=color, linestyle=":", linewidth=1, label=f"{label}, all foreground")
     right.set(title="Test scores (mean over images)", xlabel="epoch", ylabel="score (0 to 1)")
     right.legend(loc="lower right", fontsize=8)
@@ -117,8 +119,8 @@ def draw_overview(dataset, folder, path, rows=4):
             prediction = prediction // 255
         row[0].imshow(image, cmap="gray")
         for axis, classes in zip(row[1:3], (label, prediction)):
-            axis.imshow(classes, cmap="gray" if dataset.n_classes == 2 else "nipy_spectral", vmin=0, vmax=dataset.n_classes - 1,
-                        interpolation="nearest")
+            axis.imshow(classes, cmap="gray" if dataset.n_classes == 2 else "nipy_spectral", vmin=0,
+                        vmax=dataset.n_classes - 1, interpolation="nearest")
         row[3].imshow(compare(label, prediction))
         for axis in row:
             axis.set_axis_off()
