@@ -1,0 +1,229 @@
+"""Runtime.py: what is missing is said in one line; Jittor starts once, offline, and leaves Python's handlers in place."""
+import ctypes
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import Runtime
+from Common import DataError
+
+ROOT = Path(__file__).resolve().parent.parent
+WITHOUT_JITTOR = ("Checkpoint", "Common", "DataAugmentation", "DataLoader", "Loss", "Main", "MakeData", "MakeTxt",
+                  "Metrics", "MirrorPadding", "Report", "Runtime", "WeightMap")
+
+
+def python(code, **environment):
+    """Run code in a fresh process; what it prints as its last line is JSON, and comes back as an object."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **environment}, capture_output=True,
+                          text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def refused(call, *arguments):
+    """The message of the DataError that a call raises; one line."""
+    with pytest.raises(DataError) as caught:
+        call(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def executable(path, content="#!/bin/sh\n"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A writable home of the test's own, and a compiler that is there."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("cc_path", sys.executable)
+    monkeypatch.delenv("JITTOR_HOME", raising=False)
+    if not (Path(Runtime.sysconfig.get_path("include")) / "Python.h").is_file():
+        pytest.skip("Python's headers are missing")
+    return tmp_path / "home"
+
+
+# ------------------------------------------------------------------------------------------------------------ the checks
+def test_importing_the_modules_does_not_import_jittor():
+    code = f"import json, sys, {', '.join(WITHOUT_JITTOR)}; print(json.dumps([m for m in sys.modules if 'jittor' in m]))"
+    assert python(code) == []
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="'torch'"):
+        _ = Runtime.torch
+
+
+def test_a_sound_machine_passes_and_its_home_stays_clean(home, monkeypatch):
+    monkeypatch.setenv("nvcc_path", "")
+    assert Runtime.check("cpu") == ("", "")
+    assert Runtime.check("auto") == ("", "the environment variable nvcc_path is empty")
+    assert [path.relative_to(home).as_posix() for path in sorted(home.rglob("*"))] == [".cache", ".cache/jittor"]
+
+
+def test_cpu_does_not_look_for_cuda(home, monkeypatch):
+    monkeypatch.setenv("nvcc_path", str(executable(home / "bin" / "nvcc")))
+    assert Runtime.check("cpu") == ("", "")
+
+
+def test_missing_compiler(home, monkeypatch):
+    monkeypatch.setenv("cc_path", "no-such-compiler")
+    assert refused(Runtime.check, "cpu").startswith("no-such-compiler: no such compiler")
+    monkeypatch.delenv("cc_path")
+    monkeypatch.setenv("PATH", str(home))
+    message = refused(Runtime.check, "cpu")
+    assert message.startswith("g++: no such compiler") and "apt install g++" in message
+
+
+def test_missing_python_headers(home, monkeypatch):
+    monkeypatch.setattr(Runtime.sysconfig, "get_path", lambda name: str(home / "include"))
+    message = refused(Runtime.check, "cpu")
+    assert message.startswith(f"{home / 'include' / 'Python.h'}: ")
+    assert f"python{sys.version_info.major}.{sys.version_info.minor}-dev" in message
+
+
+@pytest.mark.parametrize("variable", ["HOME", "JITTOR_HOME"])
+def test_unwritable_home(home, monkeypatch, tmp_path, variable):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(variable, str(tmp_path / "file" / "home"))
+    message = refused(Runtime.check, "cpu")
+    assert message.startswith(f"{tmp_path / 'file' / 'home' / '.cache' / 'jittor'}: not writable")
+    assert "set HOME to a writable folder" in message
+
+
+# ------------------------------------------------------------------------------------------------------------------ CUDA
+def test_no_cuda_without_a_toolkit(home, monkeypatch, tmp_path):
+    monkeypatch.setenv("nvcc_path", "")
+    assert Runtime.find_cuda() == ("", "the environment variable nvcc_path is empty")
+    assert refused(Runtime.check, "cuda") == ("--device cuda: the environment variable nvcc_path is empty; "
+                                              "use --device cpu or auto")
+    monkeypatch.setenv("nvcc_path", str(tmp_path / "bin" / "nvcc"))
+    assert Runtime.find_cuda() == ("", "no CUDA toolkit (nvcc) found")
+
+
+@pytest.mark.parametrize("by", ["nvcc_path", "PATH"])
+def test_no_cuda_without_its_runtime_library(monkeypatch, tmp_path, by):
+    nvcc = executable(tmp_path / "bin" / "nvcc")
+    monkeypatch.delenv("nvcc_path", raising=False)
+    monkeypatch.setenv(by, str(nvcc if by == "nvcc_path" else nvcc.parent))
+    library = tmp_path.resolve() / "lib64" / "libcudart.so"
+    assert Runtime.find_cuda() == ("", f"nvcc is here but its runtime library is not ({library})")
+
+
+def test_no_cuda_without_a_driver(monkeypatch, tmp_path):
+    try:
+        ctypes.CDLL("libcuda.so.1")
+        pytest.skip("this machine has an NVIDIA driver")
+    except OSError:
+        pass
+    monkeypatch.setenv("nvcc_path", str(executable(tmp_path / "bin" / "nvcc")))
+    (tmp_path / "lib64").mkdir()
+    (tmp_path / "lib64" / "libcudart.so").symlink_to(np.linalg._umath_linalg.__file__)  # any library that loads
+    assert Runtime.find_cuda() == ("", "no NVIDIA driver (libcuda.so.1) found")
+
+
+# ------------------------------------------------------------------------------------- a package that stands in for Jittor
+def stand_in(folder, body):
+    """The environment of a process in which `import jittor` runs `body`; its home is folder/home."""
+    for name, content in (("jittor_utils", f"cache_path = {str(folder / 'cache')!r}"), ("jittor", body)):
+        executable(folder / name / "__init__.py", content)
+    (folder / "jittor" / "nn.py").touch()
+    return {"PYTHONPATH": str(folder), "HOME": str(folder / "home")}
+
+
+def start_stand_in(home, body, code="Runtime.start('cpu')"):
+    environment = {**os.environ, **stand_in(home.parent, body)}
+    code = f"import Runtime, sys\nfrom Common import run\ndef main(): {code}\nsys.exit(run(main))"
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def test_whatever_the_import_raises_becomes_one_line(home):
+    done = start_stand_in(home, "raise OSError('no download\\nand a long log')")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("-c: error: Jittor does not start here: no download; ")
+    assert "Traceback" not in done.stderr and "long log" not in done.stderr
+
+
+def test_the_process_starts_again_once_when_jittor_asks_for_it(home):
+    done = start_stand_in(home, "print('import', flush=True)\nraise SystemExit(0)")
+    assert (done.returncode, done.stdout) == (1, "import\nimport\n")
+    assert "asks to be run again and again" in done.stderr.splitlines()[-1]
+
+
+def test_ctrl_c_during_the_import_stays_one(home):
+    done = start_stand_in(home, "raise KeyboardInterrupt")
+    assert done.returncode == 130 and done.stderr.endswith("-c: stopped\n")
+
+
+def test_onednn_of_the_environment_is_shown_to_jittor(home):
+    """Over links that an environment left which is gone; Jittor would otherwise download the library."""
+    if not (Path(sys.prefix) / "lib" / "libmkldnn.so").is_file():
+        pytest.skip("oneDNN is not installed from PyPI")
+    target = home / ".cache" / "jittor" / "mkl" / Runtime.ONEDNN_FOLDER
+    target.mkdir(parents=True)
+    for name in ("lib", "include"):
+        (target / name).symlink_to(home / "gone")
+    done = start_stand_in(home, "")
+    assert done.returncode == 0, done.stderr
+    assert (target / "lib" / "libmkldnn.so").is_file() and (target / "include" / "mkldnn.hpp").is_file()
+
+
+# ---------------------------------------------------------------------------------------------------------------- Jittor
+@pytest.mark.jittor
+def test_start_offline_keeps_handlers_and_seeds_after_the_import():
+    dead = "http://127.0.0.1:9"
+    found = python("""
+import json, os, signal, subprocess
+import Runtime
+numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
+before = [signal.getsignal(number) for number in numbers]
+jt = Runtime.start("cpu")
+kept = [signal.getsignal(number) for number in numbers] == before
+child = subprocess.run(["sh", "-c", "kill -SEGV $$"], stderr=subprocess.DEVNULL).returncode
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    interrupted = False
+except KeyboardInterrupt:
+    interrupted = True
+again = Runtime.start(), Runtime.jt
+import jittor, numpy
+Runtime.seed_everything(5)
+print(json.dumps({"kept": kept, "child": child, "interrupted": interrupted, "cuda": jt.flags.use_cuda,
+                  "onednn": jt.mkl_ops is not None, "name": Runtime.device_name(), "sum": jt.ones(3).sum().item(),
+                  "same": all(module is jittor for module in (jt, *again)), "nn": Runtime.nn is jittor.nn,
+                  "draw": float(numpy.random.uniform())}))
+""", HTTP_PROXY=dead, HTTPS_PROXY=dead, http_proxy=dead, https_proxy=dead)
+    assert re.fullmatch(r".+, \d+ cores \(CPU\)", found.pop("name"))
+    assert found == {"kept": True, "child": -11, "interrupted": True, "cuda": 0, "onednn": True, "sum": 3.0, "same": True,
+                     "nn": True, "draw": np.random.RandomState(5).uniform()}
+
+
+@pytest.mark.jittor
+def test_a_seed_gives_the_same_draws():
+    from Runtime import jt
+
+    def draws(seed):
+        Runtime.seed_everything(seed)
+        return [random.random(), *np.random.uniform(size=3), *jt.randn(4).numpy().tolist()]
+
+    first, again, other = draws(1), draws(1), draws(2)
+    assert first == again
+    assert all(a != b for a, b in zip(first, other))
+
+
+@pytest.mark.jittor
+def test_auto_says_why_it_runs_on_the_cpu():
+    done = subprocess.run([sys.executable, "-c", "import Runtime; Runtime.start('auto')"], cwd=ROOT, timeout=900,
+                          env={**os.environ, "nvcc_path": ""}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Running on the CPU: the environment variable nvcc_path is empty\n" in done.stderr
