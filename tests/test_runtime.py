@@ -1,4 +1,4 @@
-"""Runtime.py: what is missing is said in one line; Jittor starts once, offline, and leaves Python's handlers in place."""
+"""Runtime.py: what is missing is said in one line; Jittor starts once, offline, and leaves Python its handlers."""
 import ctypes
 import json
 import os
@@ -21,8 +21,8 @@ WITHOUT_JITTOR = ("Checkpoint", "Common", "DataAugmentation", "DataLoader", "Los
 
 def python(code, **environment):
     """Run code in a fresh process; what it prints as its last line is JSON, and comes back as an object."""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **environment}, capture_output=True,
-                          text=True, timeout=900)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **environment}, text=True,
+                          capture_output=True, timeout=900)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -55,7 +55,7 @@ def home(tmp_path, monkeypatch):
 
 # ------------------------------------------------------------------------------------------------------------ the checks
 def test_importing_the_modules_does_not_import_jittor():
-    code = f"import json, sys, {', '.join(WITHOUT_JITTOR)}; print(json.dumps([m for m in sys.modules if 'jittor' in m]))"
+    code = f"import json, sys, {', '.join(WITHOUT_JITTOR)}\nprint(json.dumps([m for m in sys.modules if 'jittor' in m]))"
     assert python(code) == []
 
 
@@ -101,6 +101,15 @@ def test_unwritable_home(home, monkeypatch, tmp_path, variable):
     assert "set HOME to a writable folder" in message
 
 
+@pytest.mark.parametrize("end, code, spoken", [("os.kill(os.getpid(), signal.SIGKILL)", -9, "killed\n"),
+                                               ("os.kill(os.getpid(), signal.SIGSEGV)", -11, "killed\n"),
+                                               ("sys.exit(3)", 3, ""), ("pass", 0, "")])
+def test_last_words_are_said_only_by_a_killed_process(end, code, spoken):
+    program = f"import os, signal, sys, Runtime\nwith Runtime.last_words('killed'): {end}"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (code, spoken)
+
+
 # ------------------------------------------------------------------------------------------------------------------ CUDA
 def test_no_cuda_without_a_toolkit(home, monkeypatch, tmp_path):
     monkeypatch.setenv("nvcc_path", "")
@@ -144,7 +153,8 @@ def stand_in(folder, body):
 def start_stand_in(home, body, code="Runtime.start('cpu')"):
     environment = {**os.environ, **stand_in(home.parent, body)}
     code = f"import Runtime, sys\nfrom Common import run\ndef main(): {code}\nsys.exit(run(main))"
-    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, text=True, capture_output=True,
+                          timeout=60)
 
 
 def test_whatever_the_import_raises_becomes_one_line(home):
@@ -185,7 +195,7 @@ def test_start_offline_keeps_handlers_and_seeds_after_the_import():
     found = python("""
 import json, os, signal, subprocess
 import Runtime
-numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
+numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGSEGV)
 before = [signal.getsignal(number) for number in numbers]
 jt = Runtime.start("cpu")
 kept = [signal.getsignal(number) for number in numbers] == before
@@ -204,8 +214,8 @@ print(json.dumps({"kept": kept, "child": child, "interrupted": interrupted, "cud
                   "draw": float(numpy.random.uniform())}))
 """, HTTP_PROXY=dead, HTTPS_PROXY=dead, http_proxy=dead, https_proxy=dead)
     assert re.fullmatch(r".+, \d+ cores \(CPU\)", found.pop("name"))
-    assert found == {"kept": True, "child": -11, "interrupted": True, "cuda": 0, "onednn": True, "sum": 3.0, "same": True,
-                     "nn": True, "draw": np.random.RandomState(5).uniform()}
+    assert found == {"kept": True, "child": -11, "interrupted": True, "cuda": 0, "onednn": True, "sum": 3.0,
+                     "same": True, "nn": True, "draw": np.random.RandomState(5).uniform()}
 
 
 @pytest.mark.jittor
