@@ -53,7 +53,7 @@ def home(tmp_path, monkeypatch):
     return tmp_path / "home"
 
 
-# ------------------------------------------------------------------------------------------------------------ the checks
+# ----------------------------------------------------------------------------------------------------------- the checks
 def test_importing_the_modules_does_not_import_jittor():
     code = f"import json, sys, {', '.join(WITHOUT_JITTOR)}\nprint(json.dumps([m for m in sys.modules if 'jittor' in m]))"
     assert python(code) == []
@@ -110,7 +110,7 @@ def test_last_words_are_said_only_by_a_killed_process(end, code, spoken):
     assert (done.returncode, done.stderr) == (code, spoken)
 
 
-# ------------------------------------------------------------------------------------------------------------------ CUDA
+# ----------------------------------------------------------------------------------------------------------------- CUDA
 def test_no_cuda_without_a_toolkit(home, monkeypatch, tmp_path):
     monkeypatch.setenv("nvcc_path", "")
     assert Runtime.find_cuda() == ("", "the environment variable nvcc_path is empty")
@@ -141,7 +141,7 @@ def test_no_cuda_without_a_driver(monkeypatch, tmp_path):
     assert Runtime.find_cuda() == ("", "no NVIDIA driver (libcuda.so.1) found")
 
 
-# ------------------------------------------------------------------------------------- a package that stands in for Jittor
+# ---------------------------------------------------------------------------------- a package that stands in for Jittor
 def stand_in(folder, body):
     """The environment of a process in which `import jittor` runs `body`; its home is folder/home."""
     for name, content in (("jittor_utils", f"cache_path = {str(folder / 'cache')!r}"), ("jittor", body)):
@@ -188,7 +188,7 @@ def test_onednn_of_the_environment_is_shown_to_jittor(home):
     assert (target / "lib" / "libmkldnn.so").is_file() and (target / "include" / "mkldnn.hpp").is_file()
 
 
-# ---------------------------------------------------------------------------------------------------------------- Jittor
+# --------------------------------------------------------------------------------------------------------------- Jittor
 @pytest.mark.jittor
 def test_start_offline_keeps_handlers_and_seeds_after_the_import():
     dead = "http://127.0.0.1:9"
