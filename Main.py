@@ -15,7 +15,7 @@ import Runtime
 from Common import DataError, Parser, boolean, make_folder, number, run
 from Checkpoint import save, state_arrays
 from DataLoader import SegmentationSet, TrainingLoader, check_pairs, dataset_statistics
-from MakeTxt import make_lists
+from MakeTxt import SPLITS, make_lists, read_list
 from Metrics import all_foreground_baseline
 from MirrorPadding import exact_spans, geometry_of
 from Report import RunLog, draw_curves, draw_overview, duration, run_name, write_predictions
@@ -90,11 +90,12 @@ def net_options(args):
 
 def prepare_data(args):
     """Lists, statistics and weight maps: (TrainingLoader, test SegmentationSet, all-foreground scores, Statistics)."""
-    pairs = make_lists(args.Data_directory, args.Datatxt_directory)
-    check_pairs(pairs["train"] + pairs["test"], args.tile)
-    statistics = dataset_statistics(pairs["train"], args.n_channels, args.Datatxt_directory)
-    train_set, test_set = (SegmentationSet(pairs[split], args.n_channels, args.n_classes, statistics)
-                           for split in ("train", "test"))
+    make_lists(args.Data_directory, args.Datatxt_directory)
+    train_pairs, test_pairs = (read_list(args.Datatxt_directory, split) for split in SPLITS)
+    check_pairs(train_pairs + test_pairs, args.tile)
+    statistics = dataset_statistics(train_pairs, args.n_channels, args.Datatxt_directory)
+    train_set, test_set = (SegmentationSet(pairs, args.n_channels, args.n_classes, statistics)
+                           for pairs in (train_pairs, test_pairs))
     loader = TrainingLoader(train_set, args.geometry, args.tile, args.Batch_size, args.seed, args.Weight_directory,
                             args.Loss_w0, args.Loss_sigma)
     loader.prepare_weight_maps()
