@@ -346,7 +346,6 @@ def wait_for(path, lines):
         time.sleep(0.02)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_in_the_middle(tmp_path, stop):
     imgs, labels = make_set(tmp_path)

@@ -127,7 +127,6 @@ def test_empty_split_is_an_error(data, tmp_path):
         make_lists(data, tmp_path / "lists")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="such names do not exist there")
 def test_line_break_in_a_name(data, tmp_path):
     for kind in ("imgs", "labels"):
         write_images(data / "train" / kind, ["two\nlines.png"])
