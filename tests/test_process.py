@@ -1,0 +1,312 @@
+"""Process.py: steps against NumPy, bad batches, the run with its tests and its end; on the smallest U-Nets."""
+import io
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.jittor
+
+
+@pytest.fixture(scope="module")
+def jt():
+    from Runtime import jt
+    jt.set_global_seed(0)
+    return jt
+
+
+@pytest.fixture(scope="module")
+def build(jt):
+    from Model import build_model
+    return build_model
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """A function that writes image/label pairs of given sizes: a bright square on a noisy ground; a SegmentationSet."""
+    from DataLoader import SegmentationSet, Statistics
+
+    def write(*sizes):
+        rng, pairs = np.random.default_rng(3), []
+        for k, (height, width) in enumerate(sizes):
+            label = np.zeros((height, width), np.uint8)
+            label[4:14, 5:16] = 255
+            paths = tmp_path / f"image{k}.png", tmp_path / f"label{k}.png"
+            for path, pixels in zip(paths, (label // 2 + rng.integers(0, 60, label.shape, np.uint8), label)):
+                Image.fromarray(pixels).save(path)
+            pairs.append(paths)
+        return SegmentationSet(pairs, 1, 2, Statistics((0.3,), (0.2,)))
+    return write
+
+
+def make_trainer(model, dataset, tmp_path, loader=None, optimizer="adam", rate=0.01, epochs=(3, 0), **options):
+    """A Trainer whose callbacks append to its lists `records` and `bests`."""
+    from DataLoader import TrainingLoader
+    from MirrorPadding import geometry_of
+    from Process import Trainer, build_optimizer
+    geometry = geometry_of("Unet" if hasattr(model, "inc") else "U2netS", getattr(model, "bilinear", True))
+    loader = (loader or TrainingLoader)(dataset, geometry, weight_directory=tmp_path / "weights", **options)
+    records, bests = [], []
+    trainer = Trainer(model, build_optimizer(optimizer, model, rate), loader, dataset, *epochs, records.append,
+                      lambda *best: bests.append(best))
+    trainer.records, trainer.bests = records, bests
+    return trainer
+
+
+def copy_of(trainer):
+    """Model, moments and step count, as NumPy arrays that nothing else writes to."""
+    arrays = {name: var.numpy().copy() for name, var in trainer.model.state_dict().items()}
+    for kind in ("values", "m"):
+        for k, var in enumerate(trainer.optimizer.param_groups[0].get(kind, ())):
+            arrays[f"{kind} {k}"] = var.numpy().copy()
+    return arrays | {"n_step": np.array(trainer.optimizer.n_step)}
+
+
+def differing(one, other):
+    """The names whose arrays are not bitwise the same."""
+    assert one.keys() == other.keys()
+    return {name for name in one if one[name].tobytes() != other[name].tobytes()}
+
+
+# ------------------------------------------------------------------------------------------------------- the optimisers
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_two_steps_equal_the_formulas(jt, name):
+    """Gradients are given by hand, some so small that it matters where Adam's epsilon stands."""
+    from Process import build_optimizer
+    rng, rate = np.random.default_rng(4), 0.1
+    model = jt.nn.Sequential(jt.nn.Conv(1, 3, 3), jt.nn.BatchNorm(3))
+    optimizer = build_optimizer(name, model, rate)
+    trained = {key: var for key, var in model.state_dict().items() if "running" not in key}
+    values = {key: rng.normal(size=var.shape) * 10.0 ** rng.integers(-6, 1, var.shape) for key, var in trained.items()}
+    for key, var in trained.items():
+        var.assign(values[key].astype(np.float32))
+    first, second = ({key: np.zeros(array.shape) for key, array in values.items()} for _ in range(2))
+    for step in (1, 2):
+        gradients = {key: rng.normal(size=array.shape) * 10.0 ** rng.integers(-8, 1, array.shape)
+                     for key, array in values.items()}
+        optimizer.zero_grad()
+        optimizer.backward(sum((jt.array(g.astype(np.float32)) * trained[key]).sum() for key, g in gradients.items()))
+        optimizer.step()
+        for key, g in gradients.items():
+            if name == "sgd":
+                first[key] = 0.99 * first[key] + g
+                values[key] = values[key] - rate * first[key]
+            else:
+                g = g + 1e-4 * values[key]
+                first[key] = 0.99 * first[key] + 0.01 * g
+                second[key] = 0.999 * second[key] + 0.001 * g ** 2
+                factor = rate * np.sqrt(1 - 0.999 ** step) / (1 - 0.99 ** step)
+                values[key] = values[key] - factor * first[key] / (np.sqrt(second[key]) + 1e-8)
+            assert np.allclose(trained[key].numpy(), values[key], rtol=1e-4, atol=1e-6), (key, step)
+    assert len(trained) == 4
+
+
+# ---------------------------------------------------------------------------------------------------------- bad batches
+def test_loss_guard():
+    from Process import LossGuard
+    nan, inf = float("nan"), float("inf")
+    guard = LossGuard(warm_up=3, factor=20, window=5)
+    assert [guard.accepts(loss) for loss in (nan, inf, 1, 1000, -inf, 2)] == [False, False, True, True, False, True]
+    assert not guard.accepts(40.1) and guard.accepts(40), "20 times the median of 1, 1000, 2"
+    assert not guard.accepts(420.1), "the median of 1, 1000, 2, 40 is 21"
+    for loss in (3, 3, 3):
+        assert guard.accepts(loss)
+    assert not guard.accepts(61) and guard.accepts(60), "1 and 1000 have left the window"
+    assert list(guard.accepted) == [40, 3, 3, 3, 60], "what was refused is not remembered"
+
+
+@pytest.fixture
+def poisoned(jt):
+    """A TrainingLoader whose batches are NaN where `bad(epoch, k)` says so."""
+    from DataLoader import TrainingLoader
+
+    def loader_class(bad):
+        class Poisoned(TrainingLoader):
+            def epoch(self, epoch):
+                for k, batch in enumerate(super().epoch(epoch)):
+                    yield batch._replace(inputs=batch.inputs * np.nan) if bad(epoch, k) else batch
+        return Poisoned
+    return loader_class
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_bad_batch_leaves_no_trace(build, dataset, tmp_path, poisoned, optimizer):
+    """Epoch 1 has one batch; where it is bad, everything is as after epoch 0."""
+    ends = []
+    for bad in (lambda epoch, k: False, lambda epoch, k: epoch == 1 and k == 0):
+        trainer = make_trainer(build("Unet", 1, 2, base_channels=2, dropout_probs=[0] * 4), dataset((20, 20)), tmp_path,
+                               poisoned(bad), optimizer, epochs=(2, 1))
+        rng = np.random.default_rng(5)
+        for name, var in trainer.model.state_dict().items():
+            if "running" not in name:
+                var.assign(rng.normal(0, 0.2, var.shape).astype(np.float32))
+        snapshots = []
+        trainer.on_epoch = lambda record, trainer=trainer, to=snapshots: to.append((record, copy_of(trainer)))
+        assert trainer.run() is True
+        ends.append(snapshots)
+    (_, good), (last, _) = ends[0]
+    (_, same), (record, after) = ends[1]
+    assert differing(good, same) == set()
+    assert differing(same, after) == set(), "parameters, moments, step count and statistics stay"
+    assert (record["skipped"], last["skipped"]) == (1, 0)
+    assert np.isnan(record["train_loss"]) and np.isfinite(last["train_loss"])
+    without = differing(good, ends[0][1][1])
+    assert without >= {"n_step", "values 0", "outc.conv.weight", "inc.double_conv.1.running_mean"}
+
+
+def test_three_bad_batches_bring_the_epochs_start_back(build, dataset, tmp_path, poisoned, capsys):
+    """Epoch 1: a good step, then three bad ones; the good step is undone too."""
+    trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset(*[(20, 20)] * 4), tmp_path,
+                           poisoned(lambda epoch, k: epoch == 1 and k > 0), epochs=(3, 0))
+    snapshots = []
+    trainer.on_epoch = lambda record: snapshots.append((record["skipped"], copy_of(trainer)))
+    assert trainer.run() is True
+    assert [skipped for skipped, _ in snapshots] == [0, 3, 0]
+    assert differing(snapshots[0][1], snapshots[1][1]) == set()
+    assert "outc.conv.weight" in differing(snapshots[1][1], snapshots[2][1]), "then it learns on"
+    assert snapshots[2][1]["n_step"] == 8
+    assert "epoch 1: 3 bad batches in a row (loss nan): back to the epoch's start" in capsys.readouterr().err
+
+
+def test_a_loss_that_never_recovers_ends_the_run(build, dataset, tmp_path, poisoned):
+    from Process import TrainingFailed
+    trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset(*[(20, 20)] * 2), tmp_path,
+                           poisoned(lambda epoch, k: epoch > 0), epochs=(99, 98))
+    states = []
+    trainer.on_epoch = lambda record: states.append((record["skipped"], copy_of(trainer)))
+    with pytest.raises(TrainingFailed, match=r"^epoch 3: the loss stays at nan .*--Learning_rate[^\n]*$"):
+        trainer.run()
+    assert [skipped for skipped, _ in states] == [0, 2, 2]
+    assert differing(states[0][1], states[1][1]) == differing(states[0][1], states[2][1]) == set()
+
+
+# ------------------------------------------------------------------------------------------------------------- the loss
+def test_the_gradient_of_a_batch_is_the_mean_over_its_images(build, jt, dataset, tmp_path):
+    """Of different sizes: the smaller image's canvas is larger than itself, and weighs nothing there."""
+    model = build("Unet", 1, 2, bilinear=False, base_channels=2, dropout_probs=[0] * 4)
+    for module in model.modules():
+        module.is_train = not isinstance(module, jt.nn.BatchNorm)  # in training it couples a batch's images
+    trainer = make_trainer(model, dataset((20, 36), (36, 20)), tmp_path)
+    assert trainer.loader.batch([0, 1], 0).labels.shape == (2, 36, 36)
+    found = []
+    for indices in ([0, 1], [0], [1]):
+        loss = trainer.loss(trainer.loader.batch(indices, 0))
+        gradients = jt.grad(loss, trainer.optimizer.param_groups[0]["params"])
+        found.append([loss.item(), *(gradient.numpy() for gradient in gradients)])
+    assert len(found[0]) == 1 + 2 * (18 + 18 + 4 + 1)  # weights and biases: 3 x 3, BatchNorm, transposed, 1 x 1
+    for together, one, other in zip(*found):
+        assert np.abs(together - (one + other) / 2).max() < 1e-4 * np.abs(together).max() + 1e-6
+    assert abs(found[1][0] - found[2][0]) > 1e-3, "two images that could be mistaken for each other prove nothing"
+
+
+def numpy_loss(logits, batch):
+    log = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return -(batch.weights * np.take_along_axis(log, batch.labels[:, None].astype(int), 1)[:, 0]).mean()
+
+
+def test_deep_supervision_sums_the_losses_of_all_side_outputs(build, jt, dataset, tmp_path):
+    trainer = make_trainer(build("U2netS", 1, 2, side_outputs=True), dataset((40, 50)), tmp_path)
+    trainer.model.eval()
+    batch = trainer.loader.batch([0], 0)
+    outputs = [output.numpy().astype(np.float64) for output in trainer.model(jt.array(batch.inputs))]
+    assert [output.shape for output in outputs] == [(1, 2, 64, 64)] * 7
+    expected = sum(numpy_loss(output[:, :, 12:52, 7:57], batch) for output in outputs)
+    assert trainer.loss(batch).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_stitching_vars_equals_stitching_arrays(jt):
+    from MirrorPadding import stitch_reference
+    logits = np.random.default_rng(6).normal(size=(8, 2, 260, 260)).astype(np.float32)
+    expected = stitch_reference(logits, np.concatenate)
+    assert np.array_equal(stitch_reference(jt.array(logits), jt.concat).numpy(), expected)
+
+
+# -------------------------------------------------------------------------------------------------------------- the run
+def test_a_run_learns_and_tests_from_val_epochs_on(build, dataset, tmp_path):
+    trainer = make_trainer(build("Unet", 1, 2, base_channels=2, dropout_probs=[0] * 4), dataset((20, 20), (36, 20)),
+                           tmp_path, epochs=(12, 10), rate=0.02, batch_size=2)
+    assert trainer.run() is True
+    losses = [record["train_loss"] for record in trainer.records]
+    assert [record["epoch"] for record in trainer.records] == list(range(12))
+    assert losses[-1] < 0.6 * losses[0]
+    assert ["iou" in record for record in trainer.records] == [False] * 10 + [True] * 2
+    assert all(record["throughput"] * record["epoch_time"] == pytest.approx(2) for record in trainer.records)
+    best = max(trainer.records[10:], key=lambda record: record["iou"])
+    assert trainer.bests[-1][0] == best["epoch"] and trainer.bests[-1][1]["iou"] == best["iou"] == trainer.best_iou
+
+
+def test_only_a_new_best_is_reported(build, dataset, tmp_path):
+    trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset((20, 20), (36, 20)), tmp_path)
+    bias = trainer.model.outc.conv.bias
+    expected = np.mean([110 / (20 * 20), 110 / (36 * 20)])
+    for trainer.epoch, (foreground, reported) in enumerate([(-1e3, 1), (1e3, 2), (-1e3, 2), (1e3, 2)]):
+        bias.assign(np.array([0, foreground], np.float32))
+        assert trainer.validate_epoch()["iou"] == pytest.approx(expected if foreground > 0 else 0)
+        assert len(trainer.bests) == reported
+        assert not trainer.model.is_training()
+    for (epoch, scores, predictions), value, iou in zip(trainer.bests, (0, 255), (0, expected)):
+        assert epoch == (value > 0) and scores["iou"] == pytest.approx(iou)
+        sizes = {}
+        for name, content in predictions.items():
+            pixels = np.asarray(Image.open(io.BytesIO(content)))
+            assert pixels.dtype == np.uint8 and (pixels == value).all()
+            sizes[name] = pixels.shape
+        assert sizes == {"image0": (20, 20), "image1": (36, 20)}
+
+
+def test_class_numbers_stay_as_they_are_with_more_than_two_classes():
+    from Process import mask_pixels
+    classes = np.array([[0, 1, 2]])
+    assert mask_pixels(classes, 3).tolist() == [[0, 1, 2]] and mask_pixels(classes[:, :2], 2).tolist() == [[0, 255]]
+
+
+# -------------------------------------------------------------------------------------------------------- being stopped
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_and_the_second_acts(number, capsys):
+    from Process import StopSignal
+    numbers = signal.SIGINT, signal.SIGTERM
+    before = [signal.getsignal(each) for each in numbers]
+    try:
+        for each in numbers:
+            signal.signal(each, signal.default_int_handler)
+        with StopSignal() as stop:
+            assert stop.requested is None
+            os.kill(os.getpid(), number)
+            assert stop.requested == number and "Stopping after this step" in capsys.readouterr().err
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), number)
+        with StopSignal():
+            assert signal.getsignal(number) != signal.default_int_handler
+        assert [signal.getsignal(each) for each in numbers] == [signal.default_int_handler] * 2
+    finally:
+        for each, handler in zip(numbers, before):
+            signal.signal(each, handler)
+
+
+def test_a_thread_leaves_the_handlers_alone():
+    from Process import StopSignal
+    found = []
+
+    def work():
+        with StopSignal() as stop:
+            found.append((stop.requested, signal.getsignal(signal.SIGINT)))
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [(None, signal.getsignal(signal.SIGINT))]
+
+
+@pytest.mark.parametrize("at, batches, records", [((1, 0), 3, 1), (None, 4, 2)])
+def test_a_stopped_run_ends_its_step(build, dataset, tmp_path, poisoned, at, batches, records):
+    """The signal comes while batch `at` is read, or between two epochs: that step is the last one."""
+    trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset(*[(20, 20)] * 2), tmp_path,
+                           poisoned(lambda epoch, k: (epoch, k) == at and os.kill(os.getpid(), signal.SIGTERM)),
+                           epochs=(9, 8))
+    if at is None:
+        trainer.on_epoch = lambda record: (trainer.records.append(record),
+                                           record["epoch"] == 1 and os.kill(os.getpid(), signal.SIGINT))
+    assert trainer.run() is False
+    assert (trainer.epoch, trainer.optimizer.n_step, len(trainer.records)) == (1, batches, records)
