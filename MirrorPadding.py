@@ -62,8 +62,18 @@ def mirror_pad(image, top, bottom, left, right):
 
     Wider than the image, the mirror image is mirrored again.  Returns (..., top + H + bottom, left + W + right).
     """
-    widths = [(0, 0)] * (image.ndim - 2) + [(top, bottom), (left, right)]
-    return np.pad(image, widths, mode="reflect")
+    rows, columns = mirrored(image.shape[-2], top, bottom), mirrored(image.shape[-1], left, right)
+    return image.take(rows, axis=-2).take(columns, axis=-1)
+
+
+def mirrored(length, before, after):
+    """Indices into `length` pixels, mirrored at both ends for as far as asked.
+
+    As `np.pad`'s `reflect` of NumPy 2: NumPy 1 loses the period where the widths differ and exceed the image.
+    """
+    period = max(1, 2 * (length - 1))
+    index = np.arange(-before, length + after) % period
+    return np.minimum(index, period - index)
 
 
 def mirror_padding(image, pad_size):
@@ -246,10 +256,13 @@ def draw(image, geometry, path):
 def main():
     parser = Parser("Write a picture of an image before and after the mirror padding that U-Net needs.")
     parser.add_argument("--image", required=True, type=Path, help="image file")
-    parser.add_argument("--output", type=Path, help="picture to write (default: <image name>_mirrored.png, here)")
-    parser.add_argument("--pad_size", type=number(int, 0), help="pixels to mirror onto each axis, in total "
+    parser.add_argument("--output", type=Path, metavar="FILE.png",
+                        help="picture to write (default: <image name>_mirrored.png, here)")
+    parser.add_argument("--pad_size", type=number(int, 0, 4096), help="pixels to mirror onto each axis, in total "
                         "(default: what U-Net needs)")
     args = parser.parse_args()
+    if args.output and args.output.suffix.lower() != ".png":
+        parser.error(f"argument --output: expected a name that ends in .png, got {str(args.output)!r}")
     image = read_image(args.image)
     geometry = UNET_BILINEAR
     if args.pad_size is not None:
