@@ -1,0 +1,336 @@
+"""The commands, as real processes: mistakes end in one line and without Jittor, a run leaves what it promises."""
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import Checkpoint
+import Runtime
+from Common import DataError
+from WeightMap import compute_weight_map
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMANDS = sorted(path.name for path in ROOT.glob("*.py") if "__main__" in path.read_text("utf-8"))
+COLUMNS = ["epoch", "train_loss", "iou", "dice", "f1", "epoch_time", "throughput"]
+SMALL = ("--base_channels", 4, "--Learning_rate", 0.01, "--device", "cpu")
+
+
+def command(script, *flags, cwd, **environment):
+    environment = {**os.environ, **environment}
+    return subprocess.run([sys.executable, str(ROOT / script), *map(str, flags)], cwd=cwd, env=environment, text=True,
+                          capture_output=True, timeout=900, encoding="utf-8")
+
+
+def write_set(folder, train, test, channels=1, classes=2, seed=7):
+    """A data set: discs of each class on a darker, noisy ground; `train` and `test` are lists of (height, width)."""
+    rng = np.random.default_rng(seed)
+    for split, sizes in (("train", train), ("test", test)):
+        for kind in ("imgs", "labels"):
+            (folder / split / kind).mkdir(parents=True)
+        for k, (height, width) in enumerate(sizes):
+            rows, columns = np.mgrid[:height, :width]
+            label = np.zeros((height, width), np.uint8)
+            for disc in range(4):
+                centre = rng.uniform(0, (height, width))
+                inside = (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 < (min(height, width) / 5) ** 2
+                label[inside] = disc % (classes - 1) + 1
+            noise = rng.integers(0, 60, (height, width, channels), np.uint8)
+            image = (label * (120 // (classes - 1)))[..., None] + noise
+            Image.fromarray(image.squeeze()).save(folder / split / "imgs" / f"cell_{k}.png")
+            Image.fromarray(label * 255 if classes == 2 else label).save(folder / split / "labels" / f"cell_{k}.png")
+    return folder
+
+
+@pytest.fixture
+def no_jittor(tmp_path):
+    """Environment variables with which `import jittor` ends the process."""
+    for name in ("jittor", "jittor_utils"):
+        (tmp_path / "traps" / name).mkdir(parents=True)
+        (tmp_path / "traps" / name / "__init__.py").write_text("raise SystemExit('Jittor was imported')")
+    return {"PYTHONPATH": str(tmp_path / "traps")}
+
+
+@pytest.fixture
+def machine():
+    """Skips where Jittor could not run: Main.py says that before it looks at the data."""
+    try:
+        Runtime.check("cpu")
+    except DataError as error:
+        pytest.skip(str(error))
+
+
+# ------------------------------------------------------------------------------------------------------ without Jittor
+@pytest.mark.parametrize("script", [name for name in COMMANDS if name != "Model.py"])  # its table is the net's own
+def test_help(script, tmp_path, no_jittor):
+    done = command(script, "--help", cwd=tmp_path, **no_jittor)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith(f"usage: {script} ")
+
+
+def test_the_documented_defaults(monkeypatch):
+    import Main
+    monkeypatch.setattr(sys, "argv", ["Main.py"])
+    found = vars(Main.parse_arguments())
+    folders = {"Data_directory": "data/ISBC2012", "Datatxt_directory": "DataTxt", "Log_directory": "logs",
+               "Checkpoint_directory": "checkpoints", "Result_directory": "results", "Weight_directory": "weight_maps"}
+    assert {name: str(found.pop(name)) for name in folders} == folders
+    assert found.pop("geometry").margin == 184
+    assert found == {"is_grayscale": True, "n_channels": 1, "n_classes": 2, "Total_epochs": 200, "Val_epochs": 50,
+                     "Batch_size": 1, "bilinear": True, "dropout_probs": [0.2, 0.3, 0.4, 0.5], "Learning_rate": 0.001,
+                     "Loss_w0": 10.0, "Loss_sigma": 5.0, "mode": "Unet", "device": "auto", "seed": 0,
+                     "base_channels": 64, "tile": "full", "optimizer": "adam", "save_every": (1, "epochs")}
+
+
+@pytest.mark.parametrize("flags, message", [
+    ("--Val_epochs 5 --Total_epochs 5", "--Val_epochs 5 must be below --Total_epochs 5"),
+    ("--mode Vnet", "argument --mode: invalid choice: 'Vnet'"),
+    ("--Learning_rate -1", "argument --Learning_rate: expected a number above 0, got '-1'"),
+    ("--Learning_rate nan", "argument --Learning_rate: expected a number above 0, got 'nan'"),
+    ("--Learning_rate inf", "argument --Learning_rate: expected a number above 0, got 'inf'"),
+    ("--dropout_probs 0 0 0 1.0", "argument --dropout_probs: expected a number at least 0 and below 1, got '1.0'"),
+    ("--dropout_probs 0.1 0.2", "argument --dropout_probs: expected 4 arguments"),
+    ("--is_grayscale True --n_channels 3", "--is_grayscale True does not suit --n_channels 3"),
+    ("--is_grayscale False", "--is_grayscale False does not suit --n_channels 1"),
+    ("--is_grayscale maybe", "expected True or False, got 'maybe'"),
+    ("--base_channels 5", "--base_channels 5 must be even"),
+    ("--tile 20", "--tile 20: too small for this net, 52 is the smallest"),
+    ("--n_classes 1", "argument --n_classes: expected a whole number at least 2 and below 256, got '1'"),
+    ("--n_channels 2", "argument --n_channels: invalid choice: 2"),
+    ("--Batch_size 0", "argument --Batch_size: expected a whole number at least 1, got '0'"),
+    ("--save_every 0m", "argument --save_every: expected a number above 0, got '0'"),
+    ("--epochs 3", "unrecognized arguments: --epochs 3"),
+])
+def test_a_mistake_in_a_flag(tmp_path, no_jittor, flags, message):
+    (tmp_path / "here").mkdir()
+    done = command("Main.py", *flags.split(), cwd=tmp_path / "here", **no_jittor)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("Main.py: error: ") and message in done.stderr
+    assert not list((tmp_path / "here").iterdir())
+
+
+@pytest.fixture
+def refused(tmp_path, no_jittor, machine):
+    """A function that runs Main.py on ./set and returns its one line of an error in the data."""
+    def run(*flags, **environment):
+        done = command("Main.py", "--Data_directory", "set", "--device", "cpu", *flags, cwd=tmp_path,
+                       **{**no_jittor, **environment})
+        assert (done.returncode, done.stdout) == (1, "") and done.stderr.count("\n") == 1, done.stderr
+        assert done.stderr.startswith("Main.py: error: ")
+        return done.stderr.removeprefix("Main.py: error: ").rstrip()
+    return run
+
+
+def test_missing_data_names_the_command_that_makes_some(refused):
+    assert refused().startswith("set: no such folder; `python MakeData.py sample` makes ./data/sample")
+
+
+@pytest.mark.parametrize("split, kind", [("train", "label"), ("test", "image")])
+def test_a_missing_partner(refused, tmp_path, split, kind):
+    data = write_set(tmp_path / "set", [(20, 20)] * 2, [(20, 20)] * 2)
+    (data / split / {"label": "labels", "image": "imgs"}[kind] / "cell_1.png").unlink()
+    other = {"label": "imgs", "image": "labels"}[kind]
+    assert refused().startswith(f"set/{split}/{other}/cell_1.png: no {kind} of this name in ")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_sizes_that_differ(refused, tmp_path, split):
+    data = write_set(tmp_path / "set", [(20, 20)], [(20, 20)])
+    Image.new("L", (20, 24)).save(data / split / "labels" / "cell_0.png")
+    label, image = (f"set/{split}/{kind}/cell_0.png" for kind in ("labels", "imgs"))
+    assert refused() == f"{label}: 24 x 20 px, but its image {image} is 20 x 20 px; they must be of one size"
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_label_value_that_is_no_class(refused, tmp_path, split):
+    data = write_set(tmp_path / "set", [(20, 20)], [(20, 20)], classes=3)
+    Image.new("L", (20, 20), 3).save(data / split / "labels" / "cell_0.png")
+    assert refused("--n_classes", 3) == (f"set/{split}/labels/cell_0.png: has the value 3, "
+                                         "but --n_classes 3 allows 0 ... 2")
+
+
+def test_a_damaged_image(refused, tmp_path):
+    image = write_set(tmp_path / "set", [(60, 60)], [(20, 20)]) / "train" / "imgs" / "cell_0.png"
+    image.write_bytes(image.read_bytes()[:-1000])
+    assert refused().startswith("set/train/imgs/cell_0.png: not a readable image")
+
+
+def test_the_references_protocol_needs_its_size(refused, tmp_path):
+    write_set(tmp_path / "set", [(20, 20)], [(20, 20)])
+    assert "20 x 20 px, but --tile reference is made for 512 x 512 px" in refused("--tile", "reference")
+
+
+def test_what_the_machine_cannot_do(refused, tmp_path):
+    (tmp_path / "file").touch()
+    assert refused("--Log_directory", "file/logs").startswith("file/logs: cannot make this folder")
+    assert refused("--device", "cuda", nvcc_path="").startswith("--device cuda: the environment variable nvcc_path is")
+    assert f"{tmp_path}/file/.cache/jittor: not writable" in refused(HOME=str(tmp_path / "file"))
+
+
+# ------------------------------------------------------------------------------------------------------- complete runs
+def rows_of(folder):
+    (path,) = (folder / "logs").glob("*.csv")
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert all(list(row) == COLUMNS for row in rows)
+    return rows
+
+
+def predictions_of(folder):
+    return {path.name: np.asarray(Image.open(path)) for path in (folder / "results").glob("*_pred.png")}
+
+
+def trained(folder, data, *flags, code=0):
+    folder.mkdir()
+    done = command("Main.py", "--Data_directory", data, *SMALL, *flags, cwd=folder)
+    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+FULL = ("--Total_epochs", 12, "--Val_epochs", 9)
+
+
+@pytest.fixture(scope="module")
+def full_run(tmp_path_factory):
+    """(folder, data set, finished process) of twelve epochs on four images, three of them tested."""
+    folder = tmp_path_factory.mktemp("main")
+    data = write_set(folder / "set", [(52, 44)] * 4, [(52, 44), (47, 61)])
+    return folder / "run", data, trained(folder / "run", data, *FULL)
+
+
+@pytest.mark.jittor
+def test_a_run_leaves_what_it_promises(full_run):
+    folder, data, done = full_run
+    (text,) = (folder / "logs").glob("*.log")
+    assert re.fullmatch(r"Unet_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", text.stem)
+    expected = {f"logs/{text.stem}.{kind}" for kind in ("log", "csv", "png")}
+    expected |= {f"checkpoints/{kind}_model.safetensors" for kind in ("best", "last")}
+    expected |= {f"results/{name}.png" for name in ("cell_0_pred", "cell_1_pred", "overview")}
+    expected |= {"DataTxt/dataset_stats.json"}
+    expected |= {f"weight_maps/cell_{k}.{kind}" for k in range(4) for kind in ("npy", "png")}
+    expected |= {f"DataTxt/{split}_{kind}.txt" for split in ("train", "test") for kind in ("image", "label")}
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == expected
+    assert min(Image.open(folder / "logs" / f"{text.stem}.png").size) > 300
+    for k in range(4):
+        label = np.asarray(Image.open(data / "train" / "labels" / f"cell_{k}.png")) > 0
+        weights = np.load(folder / "weight_maps" / f"cell_{k}.npy")
+        assert np.array_equal(weights, compute_weight_map(label.astype(int), 10, 5))
+
+    rows = rows_of(folder)
+    assert [row["epoch"] for row in rows] == [str(epoch) for epoch in range(12)]
+    assert [row["iou"] == "" for row in rows] == [True] * 9 + [False] * 3
+    assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+    best = max(rows[9:], key=lambda row: float(row["iou"]))
+    lines = [line.split("  ", 1)[1] for line in text.read_text().splitlines()]
+    assert lines == done.stdout.splitlines(), "the screen and the log say the same"
+    assert sum(line.startswith("epoch ") for line in lines) == 12
+    assert "4 training pairs, 2 test pairs" in lines[0] and "base_channels=4" in lines[1]
+    closing = "\n".join(lines[lines.index("-" * 72):])
+    for promised in ("Mean epoch time (middle half of 12 epochs): ", "Mean throughput", "Whole run: ",
+                     "All foreground would score: IoU 0.", f"Best epoch: {int(best['epoch']) + 1}  "
+                     f"IoU {float(best['iou']):.4f}  Dice {float(best['dice']):.4f}", f"logs/{text.name} and .csv",
+                     f"logs/{text.stem}.png", "checkpoints/", "weight_maps/", "results/"):
+        assert promised in closing
+
+
+@pytest.mark.jittor
+def test_the_best_model_makes_the_predictions_that_were_written(full_run):
+    """Its header says all that is needed to build the net and to normalise an image."""
+    from Metrics import mean_scores, scores
+    from MirrorPadding import geometry_of
+    from Model import build_model
+    from Process import predict_image
+    folder, data, _ = full_run
+    rows = rows_of(folder)
+    images = [np.asarray(Image.open(path)) / 255 for path in (data / "train" / "imgs").iterdir()]
+    path = folder / "checkpoints" / "best_model.safetensors"
+    _, header = Checkpoint.load(path)
+    assert header["mean"] == pytest.approx([np.mean(images)]) and header["std"] == pytest.approx([np.std(images)])
+    assert (header["mode"], header["n_channels"], header["n_classes"], header["tile"]) == ("Unet", 1, 2, "full")
+    assert header["options"] == {"bilinear": True, "dropout_probs": [0.2, 0.3, 0.4, 0.5], "base_channels": 4}
+    model = build_model(header["mode"], header["n_channels"], header["n_classes"], **header["options"])
+    Checkpoint.load_weights(model, path)
+    model.eval()
+    results = []
+    for name, prediction in predictions_of(folder).items():
+        pixels, label = (np.asarray(Image.open(data / "test" / kind / name.replace("_pred", "")))
+                         for kind in ("imgs", "labels"))
+        image = ((pixels / 255 - header["mean"]) / header["std"]).astype(np.float32)[None]
+        again = predict_image(model, image, geometry_of("Unet")).argmax(axis=0) * 255
+        assert prediction.shape == label.shape and prediction.dtype == np.uint8
+        assert set(np.unique(prediction)) == {0, 255} and (again != prediction).mean() < 0.002
+        results.append(scores(prediction // 255, label // 255))
+    assert mean_scores(results)["iou"] > 0.8, "bright discs on a dark ground are easy to learn"
+    for key, value in mean_scores(results).items():
+        assert value == pytest.approx(header["scores"][key])
+        assert f"{value:.6g}" == rows[header["epoch"]][key] == max((row[key] for row in rows[9:]), key=float)
+    _, last = Checkpoint.load(folder / "checkpoints" / "last_model.safetensors")
+    assert last == {key: value for key, value in header.items() if key != "scores"} | {"epoch": 11}
+
+
+@pytest.mark.jittor
+def test_the_same_seed_gives_the_same_run(full_run, tmp_path):
+    folder, data, _ = full_run
+    trained(tmp_path / "again", data, *FULL)
+    for one, other in zip(rows_of(folder), rows_of(tmp_path / "again"), strict=True):
+        assert [one[key] for key in COLUMNS[:5]] == [other[key] for key in COLUMNS[:5]]
+    (one, _), (other, _) = (Checkpoint.load(run / "checkpoints" / "last_model.safetensors")
+                            for run in (folder, tmp_path / "again"))
+    assert all(one[name].tobytes() == other[name].tobytes() for name in one)
+
+
+@pytest.mark.jittor
+@pytest.mark.parametrize("flags, sizes, options", [
+    (("--n_channels", 3, "--n_classes", 3, "--Batch_size", 2), [(52, 44), (60, 33), (40, 40)], {}),
+    (("--tile", 64, "--optimizer", "sgd", "--bilinear", False), [(100, 80), (90, 150)], {"bilinear": False}),
+    (("--tile", "reference", "--base_channels", 2), [(512, 512)], {"base_channels": 2}),
+    (("--mode", "U2netS"), [(64, 64)], {"side_outputs": True}),
+], ids=["colour", "tiles", "reference", "u2net"])
+def test_other_ways_to_train(tmp_path, flags, sizes, options):
+    channels, classes = (3, 3) if "--n_channels" in flags else (1, 2)
+    data = write_set(tmp_path / "set", sizes, sizes[:1], channels, classes)
+    trained(tmp_path / "run", data, *flags, "--Total_epochs", 1, "--Val_epochs", 0)
+    (row,) = rows_of(tmp_path / "run")
+    assert float(row["train_loss"]) > 0 and 0 <= float(row["iou"]) <= float(row["dice"]) <= 1
+    (prediction,) = predictions_of(tmp_path / "run").values()
+    assert prediction.shape == sizes[0]
+    assert set(np.unique(prediction)) <= ({0, 255} if classes == 2 else {0, 1, 2})
+    weights, header = Checkpoint.load(tmp_path / "run" / "checkpoints" / "best_model.safetensors")
+    assert {**header["options"], **options} == header["options"]
+    assert header["n_channels"] == len(header["mean"]) == channels and header["n_classes"] == classes
+    assert all(np.isfinite(array).all() for array in weights.values())
+
+
+@pytest.mark.jittor
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_saves_and_exits_with_130(full_run, tmp_path, number):
+    _, data, _ = full_run
+    flags = ("--Data_directory", data, *SMALL, "--Total_epochs", 1000, "--Val_epochs", 999, "--seed", 1)
+    with subprocess.Popen([sys.executable, ROOT / "Main.py", *map(str, flags)], cwd=tmp_path, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith("epoch   1/1000"):
+                process.send_signal(number)
+                break
+        output, errors = process.communicate(timeout=300)
+    assert process.returncode == 130
+    assert errors == "\nStopping after this step; once more stops at once, without saving.\n"
+    assert "No epoch was tested." in output and "Whole run: " in output
+    rows = rows_of(tmp_path)
+    assert 1 <= len(rows) < 1000 and rows[0]["train_loss"] != rows_of(full_run[0])[0]["train_loss"], "another seed"
+    weights, header = Checkpoint.load(tmp_path / "checkpoints" / "last_model.safetensors")
+    assert header["epoch"] >= len(rows) - 1 and all(np.isfinite(array).all() for array in weights.values())
+    assert not (tmp_path / "checkpoints" / "best_model.safetensors").exists()
+
+
+@pytest.mark.jittor
+def test_a_hopeless_learning_rate_ends_in_one_line(tmp_path):
+    data = write_set(tmp_path / "set", [(52, 44)], [(52, 44)])
+    done = trained(tmp_path / "run", data, "--Total_epochs", 50, "--Val_epochs", 49, "--Learning_rate", 1e30, code=1)
+    assert re.fullmatch(r"Main.py: error: epoch \d+: the loss stays at .*; lower --Learning_rate.*",
+                        done.stderr.splitlines()[-1])
