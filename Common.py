@@ -160,7 +160,9 @@ def _open(path):
         raise DataError(f"{path}: no such file") from None
     except PermissionError:
         raise DataError(f"{path}: may not be read; check its permissions") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # noqa: BLE001 - of a damaged file Pillow raises almost any
         detail = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
         raise DataError(f"{path}: not a readable image{detail}; export it again as PNG or TIFF") from None
 
