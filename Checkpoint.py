@@ -17,7 +17,7 @@ FORMAT = "unet-jittor 1"
 
 def save(path, weights, header):
     """Write `weights` ({name: array}) and `header` (a JSON-able dict) to `path`; the file before it stays until then."""
-    weights = {name: np.ascontiguousarray(array) for name, array in weights.items()}
+    weights = {name: np.asarray(array, order="C") for name, array in weights.items()}
     with atomic_write(path) as temporary:
         save_file(weights, temporary, metadata={"format": FORMAT, "header": json.dumps(header, allow_nan=False)})
 
