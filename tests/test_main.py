@@ -306,31 +306,47 @@ def test_other_ways_to_train(tmp_path, flags, sizes, options):
     assert all(np.isfinite(array).all() for array in weights.values())
 
 
+def stopped(data, folder, number):
+    """Send a signal to a long run after its third epoch: (the rest of its output, its stderr, exit code)."""
+    flags = ("--Data_directory", data, *SMALL, "--Total_epochs", 1000, "--Val_epochs", 999, "--seed", 1)
+    with subprocess.Popen([sys.executable, ROOT / "Main.py", *map(str, flags)], cwd=folder, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith("epoch   3/1000"):
+                process.send_signal(number)
+                break
+        return (*process.communicate(timeout=300), process.returncode)
+
+
 @pytest.mark.jittor
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_saves_and_exits_with_130(full_run, tmp_path, number):
-    _, data, _ = full_run
-    flags = ("--Data_directory", data, *SMALL, "--Total_epochs", 1000, "--Val_epochs", 999, "--seed", 1)
-    with subprocess.Popen([sys.executable, ROOT / "Main.py", *map(str, flags)], cwd=tmp_path, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True) as process:
-        for line in process.stdout:
-            if line.startswith("epoch   1/1000"):
-                process.send_signal(number)
-                break
-        output, errors = process.communicate(timeout=300)
-    assert process.returncode == 130
-    assert errors == "\nStopping after this step; once more stops at once, without saving.\n"
+    output, errors, code = stopped(full_run[1], tmp_path, number)
+    assert (code, errors) == (130, "\nStopping after this step; once more stops at once, without saving.\n")
     assert "No epoch was tested." in output and "Whole run: " in output
     rows = rows_of(tmp_path)
-    assert 1 <= len(rows) < 1000 and rows[0]["train_loss"] != rows_of(full_run[0])[0]["train_loss"], "another seed"
+    assert 3 <= len(rows) < 1000 and rows[0]["train_loss"] != rows_of(full_run[0])[0]["train_loss"], "another seed"
     weights, header = Checkpoint.load(tmp_path / "checkpoints" / "last_model.safetensors")
     assert header["epoch"] >= len(rows) - 1 and all(np.isfinite(array).all() for array in weights.values())
     assert not (tmp_path / "checkpoints" / "best_model.safetensors").exists()
 
 
 @pytest.mark.jittor
+def test_a_killed_run_says_so_and_leaves_its_last_model(full_run, tmp_path):
+    _, errors, code = stopped(full_run[1], tmp_path, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    assert errors.startswith("Main.py: error: the training was killed, ") and errors.count("\n") == 1
+    _, header = Checkpoint.load(tmp_path / "checkpoints" / "last_model.safetensors")
+    assert 1 <= header["epoch"] < len(rows_of(tmp_path))
+
+
+@pytest.mark.jittor
 def test_a_hopeless_learning_rate_ends_in_one_line(tmp_path):
     data = write_set(tmp_path / "set", [(52, 44)], [(52, 44)])
-    done = trained(tmp_path / "run", data, "--Total_epochs", 50, "--Val_epochs", 49, "--Learning_rate", 1e30, code=1)
-    assert re.fullmatch(r"Main.py: error: epoch \d+: the loss stays at .*; lower --Learning_rate.*",
-                        done.stderr.splitlines()[-1])
+    flags = ("--Total_epochs", 50, "--Val_epochs", 49, "--Learning_rate", 1e30, "--save_every", 4)
+    done = trained(tmp_path / "run", data, *flags, code=1)
+    back, end = done.stderr.splitlines()
+    assert re.fullmatch("epoch 3: 3 bad batches in a row .*: back to the epoch's start", back)
+    assert re.fullmatch("Main.py: error: epoch 6: the loss stays at .*; lower --Learning_rate.*", end)
+    _, header = Checkpoint.load(tmp_path / "run" / "checkpoints" / "last_model.safetensors")
+    assert header["epoch"] == 3, "saved after every fourth epoch: 0 ... 3"

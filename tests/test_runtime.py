@@ -232,8 +232,11 @@ def test_a_seed_gives_the_same_draws():
 
 
 @pytest.mark.jittor
-def test_auto_says_why_it_runs_on_the_cpu():
-    done = subprocess.run([sys.executable, "-c", "import Runtime; Runtime.start('auto')"], cwd=ROOT, timeout=900,
-                          env={**os.environ, "nvcc_path": ""}, capture_output=True, text=True)
+def test_seeding_comes_after_the_import_which_seeds_from_the_clock():
+    """And starts Jittor with device 'auto', which says why it runs on the CPU."""
+    code = "import numpy, Runtime; Runtime.seed_everything(5); print(numpy.random.uniform())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "nvcc_path": ""}, text=True,
+                          capture_output=True, timeout=900)
     assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == np.random.RandomState(5).uniform()
     assert "Running on the CPU: the environment variable nvcc_path is empty\n" in done.stderr
