@@ -2,6 +2,7 @@
 import json
 import os
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -318,10 +319,14 @@ def test_leaving_an_epoch_early_leaves_no_work_and_no_thread(tmp_path, monkeypat
     for _ in range(3):
         next(batches)
     workers = set(threading.enumerate()) - before
+    deadline = time.monotonic() + 20
+    while len(read) < 3 + 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.1)  # for reads that should not be
+    assert len(read) == 3 + 3, "`workers` batches ahead, no more"
     batches.close()  # what leaving a for loop does
     assert workers
     for thread in workers:
         thread.join(timeout=20)
         assert not thread.is_alive()
-    assert 3 <= len(read) <= 3 + 3, "no more than `workers` batches ahead"
     assert sorted(order_of(loader, 1)) == list(range(30))

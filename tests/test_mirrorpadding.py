@@ -72,6 +72,7 @@ def test_sizes_of_the_paper():
         assert UNET_BILINEAR.output_side(output) == UNET_BILINEAR.output_side(output - 15) == output
         assert output + UNET_BILINEAR.margin == side
     assert pad_for(UNET_BILINEAR, noise(1, 512, 512), 512, 512).shape == (1, 700, 700)
+    assert [geometry.output_side(1) for geometry in GEOMETRIES] == [4, 4, 32, 64]
 
 
 def test_geometry_of():

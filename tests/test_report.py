@@ -112,13 +112,15 @@ def shares(path, *colours):
 def test_draw_curves(tmp_path):
     red, blue, green = (0xc0, 0x39, 0x2b), (0x1f, 0x77, 0xb4), (0x2c, 0xa0, 0x2c)
     records = [record(0), record(1, loss=float("nan"))] + [record(k, iou=k / 10, loss=1 / k) for k in (2, 3, 5, 6)]
-    counts = []
-    for tested in (records, records[:2] + records[-1:], records[:1]):
-        draw_curves(tested, BASELINE, tmp_path / "curves.png")
+    counts, pictures = [], set()
+    for tested, baseline in ((records, BASELINE), (records[:1], BASELINE), (records[:1], {**BASELINE, "dice": 0.3})):
+        draw_curves(tested, baseline, tmp_path / "curves.png")
         size, counted = shares(tmp_path / "curves.png", red, blue, green)
-        assert size == (440, 1210) and min(counted) > 0, "the baselines are there without any tested epoch"
+        assert size == (440, 1210) and min(counted) > 0
         counts.append(counted)
-    assert all(many > few for many, few in zip(counts[0], counts[2])), "a curve where there are scores"
+        pictures.add((tmp_path / "curves.png").read_bytes())
+    assert all(many > few for many, few in zip(*counts[:2])), "a curve where there are scores"
+    assert len(pictures) == 3, "the baselines show without any tested epoch"
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
 
 
