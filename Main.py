@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from tqdm import tqdm
+
 import Runtime
 from Common import DataError, Parser, boolean, make_folder, number, run
 from Checkpoint import save, state_arrays
@@ -20,21 +22,23 @@ from Metrics import all_foreground_baseline
 from MirrorPadding import exact_spans, geometry_of
 from Report import RunLog, draw_curves, draw_overview, duration, run_name, write_predictions
 
-MEMORY_WORDS = ("out of memory", "bad_alloc", "alloc", "cannot allocate")
+MEMORY_WORDS = ("memory", "alloc")  # in the errors of Jittor's and CUDA's allocators
 LESS_MEMORY = "try --tile 256, a smaller --base_channels or --Batch_size 1"
 
 
-def tile_type(text):
+def tile(text):
+    """A flag type: 'full', 'reference', or a side in pixels."""
     return text if text in ("full", "reference") else number(int, 16)(text)
 
 
-def save_every_type(text):
-    """'N' epochs or 'Nm' minutes -> (number, unit)."""
+def save_every(text):
+    """A flag type: 'N' epochs or 'Nm' minutes -> (number, unit)."""
     return (number(float, 0, include_low=False)(text[:-1]), "m") if text.endswith("m") else (number(int, 1)(text), "epochs")
 
 
 def parse_arguments():
-    parser = Parser("Train and test a net; every flag has the default of the documentation.")
+    parser = Parser("Train a net on a data set, test it after each epoch from Val_epochs on, keep the best by IoU. "
+                    "Epochs count from 0.")
     add = parser.add_argument
     add("--Data_directory", type=Path, default=Path("./data/ISBC2012"), help="data set: {train,test}/{imgs,labels}")
     add("--Datatxt_directory", type=Path, default=Path("./DataTxt"), help="folder of the lists of files")
@@ -49,19 +53,19 @@ def parse_arguments():
     add("--Val_epochs", type=number(int, 0), default=50, help="epoch from which on to test, counted from 0")
     add("--Batch_size", type=number(int, 1), default=1, help="images per step")
     add("--bilinear", type=boolean, default=True, help="U-Net: bilinear up-sampling (False: transposed convolution)")
-    add("--dropout_probs", type=number(float, 0, 1), nargs=4, default=[0.2, 0.3, 0.4, 0.5], metavar="P",
+    add("--dropout_probs", type=number(float, 0, 1), nargs=4, default=[0.2, 0.3, 0.4, 0.5],
         help="U-Net: probabilities at the end of down1 ... down4")
     add("--Learning_rate", type=number(float, 0, include_low=False), default=0.001, help="step size")
-    add("--Loss_w0", type=number(float, 0), default=10.0, help="weight of the border term")
+    add("--Loss_w0", type=number(float, 0, 1e6), default=10.0, help="weight of the border term")
     add("--Loss_sigma", type=number(float, 0, include_low=False), default=5.0, help="width of the border term, px")
     add("--mode", choices=("Unet", "U2net", "U2netS"), default="Unet", help="net")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run")
     add("--seed", type=number(int, 0, 2 ** 31), default=0, help="seed of weights, order, crops and dropout")
     add("--base_channels", type=number(int, 2), default=64, help="U-Net: channels of the first level (even)")
-    add("--tile", type=tile_type, default="full",
+    add("--tile", type=tile, default="full", metavar="full|N|reference",
         help="full: whole images; N: random N x N px crops in training, tiles in testing; reference: four 256 px quadrants")
     add("--optimizer", choices=("adam", "sgd"), default="adam", help="adam: betas 0.99, 0.999; sgd: momentum 0.99")
-    add("--save_every", type=save_every_type, default="1", help="epochs between writes of last_model; 10m: minutes")
+    add("--save_every", type=save_every, default="1", metavar="N|Nm", help="epochs between writes of last_model; 10m: minutes")
     args = parser.parse_args()
     if args.Val_epochs >= args.Total_epochs:
         parser.error(f"--Val_epochs {args.Val_epochs} must be below --Total_epochs {args.Total_epochs}: "
@@ -88,6 +92,13 @@ def net_options(args):
     return {"bilinear": args.bilinear, "dropout_probs": args.dropout_probs, "base_channels": args.base_channels}
 
 
+def sound_labels(test_set):
+    """Yield the test labels; each image is read too, so that a damaged one is told now and not at the first test."""
+    for index in tqdm(range(len(test_set)), "test images", unit="image", disable=None):
+        test_set.image(index)
+        yield test_set.label(index)
+
+
 def prepare_data(args):
     """Lists, statistics and weight maps: (TrainingLoader, test SegmentationSet, all-foreground scores, Statistics)."""
     make_lists(args.Data_directory, args.Datatxt_directory)
@@ -99,7 +110,7 @@ def prepare_data(args):
     loader = TrainingLoader(train_set, args.geometry, args.tile, args.Batch_size, args.seed, args.Weight_directory,
                             args.Loss_w0, args.Loss_sigma)
     loader.prepare_weight_maps()
-    baseline = all_foreground_baseline(map(test_set.label, range(len(test_set))), args.n_classes)
+    baseline = all_foreground_baseline(sound_labels(test_set), args.n_classes)
     return loader, test_set, baseline, statistics
 
 
@@ -136,9 +147,8 @@ class Recorder:
         if self.log.records:
             draw_curves(self.log.records, self.baseline, self.log.curves_path)
 
-    def finish(self, epoch, seconds):
-        """Save, draw, and log the closing block: what came out and where it lies."""
-        self.save_last(epoch)
+    def finish(self, seconds):
+        """Draw, and log the closing block: what came out and where it lies."""
         self.draw()
         best, say, args = self.log.closing_block(), self.log.say, self.args
         say(f"All foreground would score: IoU {self.baseline['iou']:.4f}  Dice {self.baseline['dice']:.4f}")
@@ -146,12 +156,34 @@ class Recorder:
         say(f"Log          {self.log.text_path} and .csv")
         if self.log.records:
             say(f"Curves       {self.log.curves_path}")
-        say(f"Weight maps  {args.Weight_directory}{'/'}")
-        say(f"Checkpoints  {args.Checkpoint_directory}{'/'}")
+        say(f"Weight maps  {args.Weight_directory}/")
+        say(f"Checkpoints  {args.Checkpoint_directory}/")
         if best:
             overview = args.Result_directory / "overview.png"
             draw_overview(self.test_set, args.Result_directory, overview)
-            say(f"Predictions  {args.Result_directory}{'/'} (the best epoch's; {overview.name} shows some)")
+            say(f"Predictions  {args.Result_directory}/ (the best epoch's; {overview.name} shows some)")
+
+
+def train(trainer, recorder):
+    """Run the trainer to its end, whatever that is; save, draw and say what came out.  Returns the exit code."""
+    started, failure = time.monotonic(), None
+    try:
+        with Runtime.last_words(f"Main.py: error: the training was killed, probably for lack of memory: {LESS_MEMORY}"):
+            finished = trainer.run()
+        recorder.save_last(trainer.epoch)
+    except DataError as error:  # the loss does not recover, or a file has gone: the weights are good ones
+        failure = error
+        recorder.save_last(trainer.epoch)
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and not any(word in str(error).lower() for word in MEMORY_WORDS):
+            raise
+        failure = DataError(f"out of memory: {LESS_MEMORY}")
+    if failure:
+        recorder.log.say(f"Stopped: {failure}")
+    recorder.finish(time.monotonic() - started)
+    if failure:
+        raise failure
+    return 0 if finished else 130
 
 
 def main():
@@ -170,29 +202,20 @@ def main():
     model = build_model(args.mode, args.n_channels, args.n_classes, **options)
     header = {"mode": args.mode, "n_channels": args.n_channels, "n_classes": args.n_classes, "options": options,
               "mean": statistics.mean, "std": statistics.std, "tile": args.tile}
-    log = RunLog(args.Log_directory, run_name(args.mode))
+    log = RunLog(args.Log_directory, run_name(args.mode, args.Log_directory))
     log.say(f"{args.mode} on {args.Data_directory}: {len(loader.dataset)} training pairs, {len(test_set)} test pairs; "
             f"{Runtime.device_name()}")
     log.say("Settings: " + "  ".join(f"{key}={value}" for key, value in vars(args).items() if key != "geometry"))
     log.say(f"All foreground would score: IoU {baseline['iou']:.4f}  Dice {baseline['dice']:.4f}")
     if isinstance(args.tile, int) and args.geometry.edge is None:
         log.say(f"{args.mode} sees beyond any tile: tests blend overlapping tiles of {args.tile} px, close to --tile full")
-    log.say("The first steps also compile the net's operators: 1 to 3 minutes, once on this machine.")
+    log.say("The first steps also compile the net's operators: 1 to 3 minutes, once for this environment.")
 
     recorder = Recorder(args, log, model, header, test_set, baseline)
     optimizer = build_optimizer(args.optimizer, model, args.Learning_rate)
     trainer = Trainer(model, optimizer, loader, test_set, args.Total_epochs, args.Val_epochs, recorder.on_epoch,
-                      recorder.on_best)
-    started = time.monotonic()
-    try:
-        with Runtime.last_words(f"Main.py: error: the training was killed, probably for lack of memory: {LESS_MEMORY}"):
-            finished = trainer.run()
-    except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and not any(word in str(error).lower() for word in MEMORY_WORDS):
-            raise
-        raise DataError(f"out of memory: {LESS_MEMORY}") from None
-    recorder.finish(trainer.epoch, time.monotonic() - started)
-    return 0 if finished else 130
+                      recorder.on_best, log.say)
+    return train(trainer, recorder)
 
 
 if __name__ == "__main__":

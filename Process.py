@@ -64,6 +64,8 @@ class LossGuard:
 class StopSignal:
     """Turns the first Ctrl-C or SIGTERM into `requested`, so that the running step ends whole; the second acts at once."""
 
+    requested = None
+
     def __enter__(self):
         self.requested, self.before = None, {}
         if threading.current_thread() is threading.main_thread():
@@ -74,14 +76,12 @@ class StopSignal:
     def _request(self, number, _frame):
         self.requested = number
         print("\nStopping after this step; once more stops at once, without saving.", file=sys.stderr)
-        self._restore()
-
-    def _restore(self):
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
+        for each in self.before:
+            signal.signal(each, signal.default_int_handler)
 
     def __exit__(self, *_):
-        self._restore()
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
 
 class Trainer:
@@ -89,22 +89,26 @@ class Trainer:
 
     loader: TrainingLoader; test_set: SegmentationSet; tile: as for the loader; on_epoch(record) is called after each epoch
     with {epoch, train_loss, iou, dice, f1, epoch_time (s, training alone), throughput (images/s), skipped};
-    on_best(epoch, scores, predictions) after each epoch of a new best mean IoU, predictions: {name: bytes of a PNG}.
+    on_best(epoch, scores, predictions) after each epoch of a new best mean IoU, predictions: {name: bytes of a PNG};
+    say(text) receives what the user should know.
     """
-    BAD_IN_A_ROW = 3  # skipped batches before the run goes back to the last good state
+    BAD_IN_A_ROW = 3  # skipped batches, after which the run goes back to the last good state
+    RECOVERED = 20    # accepted batches in a row, after which going back has helped
 
-    def __init__(self, model, optimizer, loader, test_set, total_epochs, val_epochs, on_epoch, on_best):
+    def __init__(self, model, optimizer, loader, test_set, total_epochs, val_epochs, on_epoch, on_best, say=print):
         self.model, self.optimizer, self.loader, self.test_set = model, optimizer, loader, test_set
         self.total_epochs, self.val_epochs = total_epochs, val_epochs
-        self.on_epoch, self.on_best = on_epoch, on_best
-        self.guard = LossGuard()
+        self.on_epoch, self.on_best, self.say = on_epoch, on_best, say
+        self.statistics = {name: var for name, var in model.state_dict().items()
+                           if name.endswith(("running_mean", "running_var"))}
+        self.guard, self.stop = LossGuard(), StopSignal()
         self.best_iou = -1.0
-        self.epoch = self.bad_in_a_row = self.skipped = 0
-        self.went_back = False
+        self.epoch = self.bad_in_a_row = self.good_in_a_row = self.skipped = 0
+        self.last_good, self.went_back = None, False
 
     def run(self):
         """Train for `total_epochs`, test from epoch `val_epochs` on (counted from 0); True unless asked to stop."""
-        with StopSignal() as self.stop:
+        with self.stop:
             for self.epoch in range(self.epoch, self.total_epochs):
                 record = self.train_epoch()
                 if self.stop.requested:
@@ -120,11 +124,11 @@ class Trainer:
     def train_epoch(self):
         """One pass over the training set: {epoch, train_loss, epoch_time, throughput, skipped}."""
         self.model.train()
-        self.last_good = self._snapshot()
+        self.snapshot_due = True
         losses, images, self.skipped = [], 0, 0
         started = time.perf_counter()
-        with tqdm(total=len(self.loader.dataset), desc=f"epoch {self.epoch + 1}/{self.total_epochs}", unit="image",
-                  leave=False, disable=None) as bar:
+        with tqdm(total=len(self.loader.dataset), desc=f"epoch {self.epoch} ({self.epoch + 1}/{self.total_epochs})",
+                  unit="image", leave=False, disable=None) as bar:
             for batch in self.loader.epoch(self.epoch):
                 loss = self.train_step(batch)
                 if loss is not None:
@@ -141,15 +145,21 @@ class Trainer:
 
     def train_step(self, batch):
         """One optimiser step; returns the loss, or None for a batch that was skipped."""
+        before = {name: var.detach() for name, var in self.statistics.items()}
         loss = self.loss(batch)
         self.optimizer.zero_grad()
         self.optimizer.backward(loss)
         value = float(loss.item())  # the step's only wait for the device; the progress bar shows it
         if not self.guard.accepts(value):
+            for name, var in self.statistics.items():
+                var.assign(before[name])  # the forward pass has already moved them
             self._skip(value)
             return None
+        if self.snapshot_due:  # an accepted loss proves the state before this step, and with it the epoch's start
+            self.last_good, self.snapshot_due = self._snapshot(), False
         self.optimizer.step()
-        self.bad_in_a_row, self.went_back = 0, False
+        self.bad_in_a_row, self.good_in_a_row = 0, self.good_in_a_row + 1
+        self.went_back = self.went_back and self.good_in_a_row < self.RECOVERED
         return value
 
     def loss(self, batch):
@@ -168,18 +178,18 @@ class Trainer:
     def _skip(self, loss):
         """Leave a batch out; after several in a row go back to the last good state, and if that was no help, stop."""
         self.skipped += 1
-        self.bad_in_a_row += 1
+        self.bad_in_a_row, self.good_in_a_row = self.bad_in_a_row + 1, 0
         self.optimizer.zero_grad()
         self.optimizer.n_step -= 1  # Jittor counts backward passes, Adam's bias correction means steps
         if self.bad_in_a_row < self.BAD_IN_A_ROW:
-            self._restore(self.last_good, statistics_only=True)  # the forward pass has already moved BatchNorm's
             return
-        if self.went_back:
-            raise TrainingFailed(f"epoch {self.epoch}: the loss stays at {loss:g} even from the last good state; "
+        if self.last_good is not None:
+            self._restore(self.last_good)
+        if self.last_good is None or self.went_back:
+            raise TrainingFailed(f"epoch {self.epoch}: the loss stays at {loss:g}, from the last good state too; "
                                  "lower --Learning_rate, or look for damaged images")
-        print(f"epoch {self.epoch}: {self.bad_in_a_row} bad batches in a row (loss {loss:g}): back to the epoch's start",
-              file=sys.stderr)
-        self._restore(self.last_good)
+        self.say(f"epoch {self.epoch}: {self.bad_in_a_row} bad batches in a row (loss {loss:g}): "
+                 "back to the last good state")
         self.bad_in_a_row, self.went_back = 0, True
 
     def _state(self):
@@ -191,18 +201,17 @@ class Trainer:
         return state
 
     def _snapshot(self):
-        return {name: var.numpy().copy() for name, var in self._state().items()} | {"n_step": self.optimizer.n_step}
+        """The state before the step that `backward` has begun, on the host."""
+        return {name: var.numpy().copy() for name, var in self._state().items()} | {"n_step": self.optimizer.n_step - 1}
 
-    def _restore(self, snapshot, statistics_only=False):
+    def _restore(self, snapshot):
         for name, var in self._state().items():
-            if not statistics_only or name.endswith(("running_mean", "running_var")):
-                var.assign(snapshot[name])
-        if not statistics_only:
-            self.optimizer.n_step = snapshot["n_step"]
+            var.assign(snapshot[name])
+        self.optimizer.n_step = snapshot["n_step"]
 
     # ------------------------------------------------------------------------------------------------------------- testing
     def validate_epoch(self):
-        """Mean scores over the test set: {iou, dice, f1}; reports a new best through `on_best`."""
+        """Mean scores over the test set: {iou, dice, f1}, {} when asked to stop; a new best goes to `on_best`."""
         self.model.eval()
         predictions, results = {}, []
         with tqdm(total=len(self.test_set), desc="testing", unit="image", leave=False, disable=None) as bar:
@@ -212,6 +221,8 @@ class Trainer:
                 results.append(scores(prediction, self.test_set.label(index), self.test_set.n_classes))
                 predictions[self.test_set.name(index)] = png_bytes(mask_pixels(prediction, self.test_set.n_classes))
                 bar.update()
+                if self.stop.requested:
+                    return {}
         mean = mean_scores(results)
         if mean["iou"] > self.best_iou:
             self.best_iou = mean["iou"]
