@@ -48,7 +48,7 @@ class RunLog:
         tested = (f"  IoU {record['iou']:.4f}  Dice {record['dice']:.4f}  F1 {record['f1']:.4f}" if "iou" in record else "")
         skipped = f"  {record['skipped']} batches skipped" if record["skipped"] else ""
         left = statistics.median(r["whole_time"] for r in self.records) * (total_epochs - record["epoch"] - 1)
-        self.say(f"epoch {record['epoch'] + 1:>3}/{total_epochs}  loss {record['train_loss']:.4f}{tested}{skipped}"
+        self.say(f"epoch {record['epoch']:>3} ({record['epoch'] + 1}/{total_epochs})  loss {record['train_loss']:.4f}{tested}{skipped}"
                  f"  {record['epoch_time']:.1f} s  {record['throughput']:.4f} images/s  left: {duration(left)}")
 
     def closing_block(self):
@@ -67,29 +67,31 @@ class RunLog:
             self.say("No epoch was tested.")
             return None
         best = max(tested, key=lambda record: record["iou"])
-        self.say(f"Best epoch: {best['epoch'] + 1}  IoU {best['iou']:.4f}  Dice {best['dice']:.4f}  F1 {best['f1']:.4f}"
+        self.say(f"Best epoch: {best['epoch']}  IoU {best['iou']:.4f}  Dice {best['dice']:.4f}  F1 {best['f1']:.4f}"
                  f"  loss {best['train_loss']:.4f}")
         return best
 
 
-def run_name(mode):
-    """A run's name: its net and the time of its start."""
-    return f"{mode}_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+def run_name(mode, folder):
+    """A run's name: its net and the time of its start, and a number where another run of this second has it already."""
+    name = f"{mode}_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+    taken = sum(1 for _ in Path(folder).glob(f"{name}*.log"))
+    return f"{name}-{taken + 1}" if taken else name
 
 
 def draw_curves(records, baseline, path):
     """Write the curve picture: training loss, and the test scores beside the all-foreground baseline."""
     pyplot = use_agg()
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    epochs = [record["epoch"] + 1 for record in records]
+    epochs = [record["epoch"] for record in records]
     left.plot(epochs, [record["train_loss"] for record in records], color="#c0392b", marker=".", markersize=4)
-    left.set(title="Training loss", xlabel="epoch", ylabel="weighted cross entropy (nats per pixel)")
+    left.set(title="Training loss", xlabel="epoch, from 0", ylabel="weighted cross entropy (nats per pixel)")
     tested = [record for record in records if "iou" in record]
     for key, label, color in (("iou", "IoU", "#1f77b4"), ("dice", "Dice = F1", "#2ca02c")):
-        right.plot([r["epoch"] + 1 for r in tested], [r[key] for r in tested], label=label, color=color, marker=".",
+        right.plot([r["epoch"] for r in tested], [r[key] for r in tested], label=label, color=color, marker=".",
                    markersize=4)
         right.axhline(baseline[key], color=color, linestyle=":", linewidth=1, label=f"{label}, all foreground")
-    right.set(title="Test scores (mean over images)", xlabel="epoch", ylabel="score (0 to 1)")
+    right.set(title="Test scores (mean over images)", xlabel="epoch, from 0", ylabel="score (0 to 1)")
     right.legend(loc="lower right", fontsize=8)
     for axis in (left, right):
         axis.grid(alpha=0.3)

@@ -40,8 +40,14 @@ def test_duration(seconds, text):
     assert duration(seconds) == text
 
 
-def test_run_name():
-    assert re.fullmatch(r"U2netS_20\d\d-\d\d-\d\d_\d\d-\d\d-\d\d", run_name("U2netS"))
+def test_run_name(tmp_path):
+    """Runs that begin in the same second get different names."""
+    names = []
+    for _ in range(5):
+        names.append(run_name("U2netS", tmp_path))
+        assert re.fullmatch(r"U2netS_20\d\d-\d\d-\d\d_\d\d-\d\d-\d\d(-[2-5])?", names[-1])
+        (tmp_path / f"{names[-1]}.log").touch()
+    assert len(set(names)) == 5
 
 
 # ------------------------------------------------------------------------------------------------------------- the log
@@ -66,9 +72,9 @@ def test_epochs_in_log_and_csv(log):
     log.epoch(record(1, skipped=2, loss=float("nan"), whole=20), 12)
     log.epoch(record(2, iou=0.7, seconds=2.345678912, throughput=12.0, whole=90), 12)
     assert lines(log) == [  # left: 11 x 10 s, 10 x 15 s, 9 x 20 s
-        "epoch   1/12  loss 0.2500  2.0 s  1.5000 images/s  left: 2 min",
-        "epoch   2/12  loss nan  2 batches skipped  2.0 s  1.5000 images/s  left: 2 min",
-        "epoch   3/12  loss 0.2500  IoU 0.7000  Dice 0.8000  F1 0.7500  2.3 s  12.0000 images/s  left: 3 min"]
+        "epoch   0 (1/12)  loss 0.2500  2.0 s  1.5000 images/s  left: 2 min",
+        "epoch   1 (2/12)  loss nan  2 batches skipped  2.0 s  1.5000 images/s  left: 2 min",
+        "epoch   2 (3/12)  loss 0.2500  IoU 0.7000  Dice 0.8000  F1 0.7500  2.3 s  12.0000 images/s  left: 3 min"]
     with open(log.csv_path, newline="") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS == ("epoch", "train_loss", "iou", "dice", "f1", "epoch_time", "throughput")
@@ -93,7 +99,7 @@ def test_closing_block_names_the_best_epoch(log):
     for k, iou in enumerate((None, 0.6, 0.8, 0.7, 0.8)):
         log.epoch(record(k, iou, loss=k / 10), 5)
     assert log.closing_block() is log.records[2], "the first of two equal ones"
-    assert lines(log)[-1] == "Best epoch: 3  IoU 0.8000  Dice 0.9000  F1 0.8500  loss 0.2000"
+    assert lines(log)[-1] == "Best epoch: 2  IoU 0.8000  Dice 0.9000  F1 0.8500  loss 0.2000"
 
 
 def test_closing_block_of_nothing(log):
