@@ -32,7 +32,10 @@ def load(path):
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise DataError(f"{path}: not a checkpoint of this project (its header does not say {FORMAT!r})")
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["header"])
+            header = json.loads(metadata["header"])
+            if not isinstance(header, dict):
+                raise ValueError("its header is no JSON object")
+            return {name: file.get_tensor(name) for name in file.keys()}, header
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise DataError(f"{path}: not a readable safetensors checkpoint ({error})") from None
 

@@ -31,14 +31,18 @@ class DataError(Exception):
 
 # ---------------------------------------------------------------------------------------------------- the command line
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows each flag's default, where it has one."""
+    """Shows each flag's type, and its default where it has one."""
 
     def _get_help_string(self, action):
         return action.help if action.default is None else super()._get_help_string(action)
 
+    def _get_default_metavar_for_optional(self, action):
+        names = {None: "text", boolean: "True|False", Path: "path", picture: "FILE.png"}
+        return names.get(action.type) or action.type.__name__
+
 
 class Parser(argparse.ArgumentParser):
-    """ArgumentParser that shows each flag's default, takes no abbreviations and reports a mistake in one line."""
+    """ArgumentParser that shows types and defaults, takes no abbreviations and reports a mistake in one line."""
 
     def __init__(self, description, **options):
         super().__init__(description=description, allow_abbrev=False,
@@ -51,6 +55,9 @@ class Parser(argparse.ArgumentParser):
 def run(main):
     """Call `main()` as a command: returns the exit code, prints errors in one line, never a traceback for a mistake."""
     command = Path(sys.argv[0]).name
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to stop
     try:
         return main() or 0
     except DataError as error:
@@ -90,7 +97,16 @@ def number(kind, low, high=float("inf"), include_low=True):
         if not ((value >= low if include_low else value > low) and value < high):  # NaN fails too
             raise argparse.ArgumentTypeError(f"expected {name} {bound}, got {text!r}")
         return value
+    parse.__name__ = kind.__name__  # what --help shows
     return parse
+
+
+def picture(text):
+    """A flag type: the path of a picture to write, a PNG file."""
+    path = Path(text)
+    if path.suffix.lower() != ".png":
+        raise argparse.ArgumentTypeError(f"expected a name that ends in .png, got {text!r}")
+    return path
 
 
 # ------------------------------------------------------------------------------------------------------ folders and pairs
@@ -133,6 +149,13 @@ def pair_by_name(image_folder, label_folder, ignore=frozenset()):
         if stem not in images:
             raise DataError(f"{path}: no image of this name in {image_folder}; add one or move the label away")
     return [(path, labels[stem]) for stem, path in images.items()]
+
+
+def check_same_size(image, size, label, label_size):
+    """Raise DataError where an image file and its label file are not of one size; sizes are (height, width) in px."""
+    if size != label_size:
+        raise DataError(f"{label}: {label_size[0]} x {label_size[1]} px (height x width), but its image {image} has "
+                        f"{size[0]} x {size[1]} px; export one of them again")
 
 
 # ---------------------------------------------------------------------------------------------------------- image files
@@ -187,11 +210,6 @@ def read_image(path, grayscale=None):
     if image.mode in ("I;16", "I;16L", "I;16B", "I;16N"):
         pixels = np.asarray(image).astype(np.uint16)
         return pixels if grayscale is not False else np.repeat(pixels[..., None], 3, axis=2)
-    if image.mode == "I":  # older Pillow: a 16-bit grey PNG
-        pixels = np.asarray(image)
-        if pixels.min() >= 0 and pixels.max() < 2 ** 16:
-            pixels = pixels.astype(np.uint16)
-            return pixels if grayscale is not False else np.repeat(pixels[..., None], 3, axis=2)
     if image.mode in ("I", "F"):
         raise DataError(f"{path}: 32-bit values; convert it to 8 or 16 bits")
     if image.mode not in ("1", "L", "RGB"):
@@ -206,8 +224,13 @@ def read_image(path, grayscale=None):
 def read_label(path):
     """Read a label file as it is stored: (H, W) uint8 or uint16 values (palette files: the palette's indices).
 
+    A lossy file (JPEG) blurs its edges: it is cut at half its largest value, into 0 and 255, with a line on stderr.
     Raises DataError for colour labels whose channels differ, and for what `read_image` refuses.
     """
+    if Path(path).suffix.lower() in LOSSY_SUFFIXES:
+        say_once(f"{path}: a lossy label, cut at half its largest value (PNG keeps labels exact)")
+        blurred = read_image(path, grayscale=True)
+        return np.where(blurred > blurred.max() // 2, 255, 0).astype(np.uint8)
     image = _open(path)
     if image.mode == "P":
         return np.asarray(image)

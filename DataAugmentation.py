@@ -40,8 +40,8 @@ from scipy import ndimage
 from scipy.fft import dctn, idctn, rfft
 from tqdm import tqdm
 
-from Common import (DataError, Parser, atomic_write, list_images, make_folder, number, pair_by_name, png_bytes, read_image,
-                    read_label, run, use_agg)
+from Common import (DataError, Parser, atomic_write, check_same_size, list_images, make_folder, number, pair_by_name,
+                    picture, png_bytes, read_image, read_label, run, use_agg)
 
 GRID_SIZE, GRID_SIGMA = 3, 10.0  # U-Net, section 3.1: "a coarse 3 by 3 grid", "10 pixels standard deviation"
 MANIFEST = "augmentation_manifest.jsonl"
@@ -144,9 +144,7 @@ def random_stream(seed, name, copy):
 def check_pair(pair):
     """Decode both files of a pair: a DataError where one is unreadable or their sizes differ."""
     image, label = read_image(pair[0]), read_label(pair[1])
-    if image.shape[:2] != label.shape:
-        size, label_size = (f"{shape[1]} x {shape[0]}" for shape in (image.shape, label.shape))
-        raise DataError(f"{pair[1]}: {label_size} pixels, but its image {pair[0]} has {size}; export one of them again")
+    check_same_size(pair[0], image.shape[:2], pair[1], label.shape)
 
 
 def augmented_pngs(seed, options, task):
@@ -289,8 +287,8 @@ def write_copies(options, levels, manifest, own, pairs):
             manifest.write_files(paths, contents)
     seconds = (time.perf_counter() - start) / len(outputs)
     print(f"{len(outputs)} pairs written to {options.img_path} and {options.mask_path}, {seconds:.3f} s per pair; "
-          f"to remove them: python {shlex.join(sys.argv[:1])} --img_path {shlex.quote(options.img_path)} "
-          f"--mask_path {shlex.quote(options.mask_path)} --clean")
+          f"to remove them: python {shlex.join(sys.argv[:1])} --img_path {shlex.quote(str(options.img_path))} "
+          f"--mask_path {shlex.quote(str(options.mask_path))} --clean")
 
 
 def clean(manifest):
@@ -300,6 +298,9 @@ def clean(manifest):
         path.unlink()
     manifest.path.unlink(missing_ok=True)
     print(f"{len(own)} augmented files removed from {manifest.folders['image']} and {manifest.folders['label']}")
+    for path in sorted(manifest.hashes.keys() - own):
+        if path.exists():
+            print(f"{path}: left, for it was changed since it was made here", file=sys.stderr)
 
 
 def draw_preview(pair, path, seed, levels):
@@ -317,7 +318,7 @@ def draw_preview(pair, path, seed, levels):
             (axes[1], "after", warp_image(image, field), warp_label(label, field), field)):
         row[0].imshow(shown, cmap="gray", vmin=0, vmax=image.max())
         row[1].imshow(shown, cmap="gray", vmin=0, vmax=image.max())
-        for axis in coordinates:
+        for axis in coordinates if min(height, width) > 1 else ():
             row[1].contour(axis, levels=lines, colors="tab:orange", linewidths=0.9)
         row[2].imshow(classes, cmap="gray" if len(np.unique(label)) < 3 else "viridis", interpolation="nearest",
                       vmin=label.min(), vmax=label.max())
@@ -331,8 +332,8 @@ def draw_preview(pair, path, seed, levels):
 def parse_arguments():
     """The command's flags."""
     parser = Parser("Write warped copies of training pairs (elastic deformation and a random affine map).")
-    parser.add_argument("--img_path", default="./data/ISBC2012/train/imgs", help="folder of the images")
-    parser.add_argument("--mask_path", default="./data/ISBC2012/train/labels", help="folder of the labels")
+    parser.add_argument("--img_path", type=Path, default="./data/ISBC2012/train/imgs", help="folder of the images")
+    parser.add_argument("--mask_path", type=Path, default="./data/ISBC2012/train/labels", help="folder of the labels")
     parser.add_argument("--sum", type=number(int, 1), default=2, help="copies of each pair")
     parser.add_argument("--alpha_lv", type=number(float, 0, 1000), default=2.0,
                         help="strength of the elastic field, times the image's width")
@@ -345,21 +346,17 @@ def parse_arguments():
     parser.add_argument("--seed", type=number(int, 0), default=0, help="same seed, same files, whatever --workers")
     parser.add_argument("--workers", type=number(int, 1, 62), default=min(4, os.cpu_count() or 1), help="processes")
     instead = parser.add_mutually_exclusive_group()
-    instead.add_argument("--preview", metavar="FILE.png", default=argparse.SUPPRESS,
+    instead.add_argument("--preview", type=picture,
                          help="only draw the first pair before and after, into this file")
     instead.add_argument("--clean", action="store_true", help="only remove what earlier runs wrote")
-    options = parser.parse_args()
-    options.preview = Path(options.preview) if "preview" in options else None
-    if options.preview and options.preview.suffix.lower() != ".png":
-        parser.error(f"argument --preview: expected a name that ends in .png, got {str(options.preview)!r}")
-    return options
+    return parser.parse_args()
 
 
 def main():
     """Read the flags, find the pairs, write (or preview, or remove) their copies."""
     options = parse_arguments()
     levels = {name: getattr(options, name) for name in ("method", "alpha_lv", "sigma_lv", "alpha_affine_lv")}
-    image_folder, label_folder = Path(options.img_path), Path(options.mask_path)
+    image_folder, label_folder = options.img_path, options.mask_path
     for folder in (image_folder, label_folder):
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder")

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from Common import LOSSY_SUFFIXES, DataError, atomic_write, image_size, read_image, read_label, say_once
-from MirrorPadding import REFERENCE_SIDE, mirror_pad, pad_for, reference_blocks
+from Common import LOSSY_SUFFIXES, DataError, atomic_write, check_same_size, image_size, read_image, read_label
+from MirrorPadding import REFERENCE_SIDE, mirror_pad, mirrored_before, pad_for, reference_blocks
 from WeightMap import cached_weight_map
 
 
@@ -44,16 +44,12 @@ def load_image(path, n_channels):
 def load_label(path, n_classes):
     """A label as (H, W) int32 class indices: `> 0` for two classes, the stored values for more.
 
-    Raises DataError for a value that is no class.  A lossy file (JPEG) blurs its edges: with two classes it is cut at half
-    its largest value, with more it is refused.
+    Raises DataError for a value that is no class, and for a lossy file (JPEG) with more than two classes.
     """
     stored = read_label(path)
-    lossy = Path(path).suffix.lower() in LOSSY_SUFFIXES
     if n_classes == 2:
-        if lossy:
-            say_once(f"{path}: a lossy label, cut at half its largest value (PNG keeps labels exact)")
-        return (stored > (stored.max() // 2 if lossy else 0)).astype(np.int32)
-    if lossy:
+        return (stored > 0).astype(np.int32)
+    if Path(path).suffix.lower() in LOSSY_SUFFIXES:
         raise DataError(f"{path}: JPEG changes class numbers; store labels as PNG or TIFF")
     if stored.max() >= n_classes:
         raise DataError(f"{path}: has the value {stored.max()}, but --n_classes {n_classes} allows 0 ... {n_classes - 1}")
@@ -63,10 +59,8 @@ def load_label(path, n_classes):
 def check_pairs(pairs, tile):
     """Raise DataError for the first pair whose sizes differ or do not suit `tile`; reads the files' headers only."""
     for image, label in pairs:
-        size, label_size = image_size(image), image_size(label)
-        if size != label_size:
-            raise DataError(f"{label}: {label_size[0]} x {label_size[1]} px, but its image {image} is "
-                            f"{size[0]} x {size[1]} px; they must be of one size")
+        size = image_size(image)
+        check_same_size(image, size, label, image_size(label))
         if tile == "reference" and size != (REFERENCE_SIDE, REFERENCE_SIDE):
             raise DataError(f"{image}: {size[0]} x {size[1]} px, but --tile reference is made for "
                             f"{REFERENCE_SIDE} x {REFERENCE_SIDE} px; use --tile full")
@@ -210,9 +204,8 @@ def crop_input(geometry, image, top, left, height, width):
     """
     before, after, starts, sides = [], [], [], []
     for start, canvas, own in zip((top, left), (height, width), image.shape[1:]):
-        output = geometry.output_side(canvas)
-        begin = start - (output - canvas) // 2 - geometry.margin // 2
-        side = output + geometry.margin
+        begin = start - mirrored_before(geometry, canvas)
+        side = geometry.output_side(canvas) + geometry.margin
         before.append(max(0, -begin))
         after.append(max(0, begin + side - own))
         starts.append(max(0, begin))

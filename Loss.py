@@ -7,7 +7,7 @@ Only methods of Jittor's Var are called here, so that drawing the weights needs 
 import sys
 from pathlib import Path
 
-from Common import Parser, atomic_write, make_folder, number, read_label, run, use_agg
+from Common import Parser, atomic_write, make_folder, number, picture, read_label, run, use_agg
 from WeightMap import border_weights, class_weights
 
 
@@ -64,14 +64,12 @@ def main():
     parser = Parser("Draw the weights that the loss gives to a label's pixels.")
     parser.add_argument("--label", type=Path, required=True,
                         help="a label image; each grey value is a class, 0 the background")
-    parser.add_argument("--output", type=Path, help="a PNG file (default: <label>_weights.png in the current folder)")
-    parser.add_argument("--Loss_w0", type=number(float, 0), default=10.0, help="weight of a border of width 0")
+    parser.add_argument("--output", type=picture, help="picture to write (default: <label>_weights.png, here)")
+    parser.add_argument("--Loss_w0", type=number(float, 0, 1e6), default=10.0, help="weight of a border of width 0")
     parser.add_argument("--Loss_sigma", type=number(float, 0, include_low=False), default=5.0,
                         help="how fast the border weight falls, in pixels")
     options = parser.parse_args()
     output = options.output or Path(f"{options.label.stem}_weights.png")
-    if output.suffix.lower() != ".png":
-        parser.error(f"argument --output: expected a file name that ends in .png, got {str(output)!r}")
     label = read_label(options.label)
     make_folder(output.parent)
     draw_weights(label, options.Loss_w0, options.Loss_sigma, output)

@@ -236,6 +236,28 @@ def test_manifest_lists_every_file(tmp_path):
     assert listed == made and len(made) == 8
 
 
+def test_copies_of_a_lossy_label_keep_the_foreground(tmp_path):
+    """A JPEG's blurred edge would all be foreground in a copy that is read with `> 0`."""
+    make_set(tmp_path, ["cell"])
+    sharp = tmp_path / "labels" / "cell.png"
+    Image.open(sharp).save(sharp.with_suffix(".jpg"), quality=80)
+    share = (np.asarray(Image.open(sharp)) > 0).mean()
+    sharp.unlink()
+    augment(tmp_path, "--sum", "3", "--alpha_lv", "0", "--alpha_affine_lv", "0")
+    for copy in range(3):
+        label = np.asarray(Image.open(tmp_path / "labels" / f"cell-{copy}.png"))
+        assert set(np.unique(label)) == {0, 255} and abs((label > 0).mean() - share) < 0.002
+
+
+def test_clean_names_what_it_leaves(tmp_path):
+    make_set(tmp_path, ["cell"])
+    augment(tmp_path, "--sum", "2")
+    changed = tmp_path / "imgs" / "cell-1.png"
+    Image.fromarray(texture((48, 64), 7)).save(changed)
+    assert augment(tmp_path, "--clean") == f"{changed}: left, for it was changed since it was made here\n"
+    assert sorted(contents(tmp_path)) == ["imgs/cell-1.png", "imgs/cell.png", "labels/cell.png"]
+
+
 def test_clean_leaves_the_users_files(tmp_path):
     make_set(tmp_path, names=("cell", "cell-1", "nerve"))
     before = contents(tmp_path)

@@ -132,7 +132,7 @@ def test_check_pairs(tmp_path):
     with pytest.raises(DataError, match=r"imgs/1\.png: 20 x 30 px, but --tile reference is made for 512 x 512 px"):
         check_pairs(pairs, "reference")
     write_png(pairs[1][1], noise((30, 20)))
-    with pytest.raises(DataError, match=r"labels/1\.png: 30 x 20 px, but its image .*imgs/1\.png is 20 x 30 px"):
+    with pytest.raises(DataError, match=r"labels/1\.png: 30 x 20 px .*, but its image .*imgs/1\.png has 20 x 30 px"):
         check_pairs(pairs, "full")
 
 
