@@ -18,7 +18,7 @@ from typing import Optional
 
 import numpy as np
 
-from Common import DataError, Parser, number, read_image, run, use_agg
+from Common import DataError, Parser, atomic_write, make_folder, number, picture, read_image, run, use_agg
 
 REFERENCE_SIDE = 512     # px: the one image side that the reference's protocol is made for
 REFERENCE_BLOCK = 256    # px: a quadrant
@@ -82,6 +82,11 @@ def mirror_padding(image, pad_size):
     return mirror_pad(image, before, after, before, after)
 
 
+def mirrored_before(geometry, canvas):
+    """How many pixels `pad_for` mirrors before the first of `canvas` pixels."""
+    return (geometry.output_side(canvas) - canvas) // 2 + geometry.margin // 2
+
+
 def pad_for(geometry, image, height, width):
     """Mirror `image` (..., h, w) into the input that gives logits for a canvas of `height` x `width` >= h x w.
 
@@ -89,9 +94,8 @@ def pad_for(geometry, image, height, width):
     """
     sides = []
     for canvas, own in zip((height, width), image.shape[-2:]):
-        output = geometry.output_side(canvas)
-        before = (output - canvas) // 2 + geometry.margin // 2
-        sides += [before, output + geometry.margin - before - own]
+        before = mirrored_before(geometry, canvas)
+        sides += [before, geometry.output_side(canvas) + geometry.margin - before - own]
     return mirror_pad(image, *sides)
 
 
@@ -239,37 +243,33 @@ def draw(image, geometry, path):
     planes = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
     height, width = planes.shape[-2:]
     after = pad_for(geometry, planes, height, width)
-    top = (geometry.output_side(height) - height) // 2 + geometry.margin // 2
-    left = (geometry.output_side(width) - width) // 2 + geometry.margin // 2
+    top, left = (mirrored_before(geometry, length) for length in (height, width))
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 5.4), layout="constrained")
     for axis, pixels, title in zip(axes, (planes, after), ("image", "input")):
         shown = pixels.transpose(1, 2, 0).astype(np.float64) / max(1, planes.max())
-        axis.imshow(shown.squeeze(), cmap="gray", interpolation="nearest")
+        axis.imshow(shown if len(planes) == 3 else shown[..., 0], cmap="gray", interpolation="nearest")
         axis.set_title(f"{title}: {pixels.shape[-2]} x {pixels.shape[-1]} px")
         axis.set_axis_off()
     axes[0].set(xlim=(-left - 0.5, after.shape[-1] - left - 0.5), ylim=(after.shape[-2] - top - 0.5, -top - 0.5))
     axes[1].add_patch(Rectangle((left - 0.5, top - 0.5), width, height, fill=False, edgecolor="#ffd400", linewidth=1.5))
-    figure.savefig(path, dpi=110)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=110)
     pyplot.close(figure)
 
 
 def main():
     parser = Parser("Write a picture of an image before and after the mirror padding that U-Net needs.")
     parser.add_argument("--image", required=True, type=Path, help="image file")
-    parser.add_argument("--output", type=Path, metavar="FILE.png",
-                        help="picture to write (default: <image name>_mirrored.png, here)")
+    parser.add_argument("--output", type=picture, help="picture to write (default: <image>_mirrored.png, here)")
     parser.add_argument("--pad_size", type=number(int, 0, 4096), help="pixels to mirror onto each axis, in total "
                         "(default: what U-Net needs)")
     args = parser.parse_args()
-    if args.output and args.output.suffix.lower() != ".png":
-        parser.error(f"argument --output: expected a name that ends in .png, got {str(args.output)!r}")
     image = read_image(args.image)
     geometry = UNET_BILINEAR
     if args.pad_size is not None:
         geometry = Geometry(args.pad_size, 1, 0, 1, None, 0)
     output = args.output or Path(f"{args.image.stem}_mirrored.png")
-    if not output.parent.is_dir():
-        raise DataError(f"{output.parent}: no such folder, for --output")
+    make_folder(output.parent)
     draw(image, geometry, output)
     print(f"{output}: {args.image.name} before and after mirror padding")
 

@@ -9,8 +9,8 @@ from PIL import Image
 
 import MirrorPadding
 from Common import DataError, run
-from MirrorPadding import (U2NET, UNET_BILINEAR, UNET_PADDED, UNET_TRANSPOSED, blended_starts, crop_logits, exact_spans,
-                           gaussian_window, geometry_of, mirror_pad, mirror_padding, overlap_tile, pad_for,
+from MirrorPadding import (U2NET, UNET_BILINEAR, UNET_PADDED, UNET_TRANSPOSED, Geometry, blended_starts, crop_logits, draw,
+                           exact_spans, gaussian_window, geometry_of, mirror_pad, mirror_padding, overlap_tile, pad_for,
                            reference_blocks, stitch_reference)
 
 GEOMETRIES = [UNET_BILINEAR, UNET_TRANSPOSED, UNET_PADDED, U2NET]
@@ -301,7 +301,15 @@ def test_mistake_as_a_process(tmp_path):
     assert done.stderr == f"MirrorPadding.py: error: {tmp_path / 'nowhere.png'}: no such file\n"
 
 
-@pytest.mark.parametrize("flags, code", [(["--output", "nowhere/a.png"], 1), (["--output", "a.xyz"], 2),
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (7, 1, 3)])
+def test_pictures_of_thin_images(tmp_path, shape):
+    for pad in (0, 184):
+        draw(np.full(shape, 9, np.uint8), Geometry(pad, 1, 0, 1, None, 0), tmp_path / "thin.png")
+        with Image.open(tmp_path / "thin.png") as picture:
+            assert picture.width > 500
+
+
+@pytest.mark.parametrize("flags, code", [(["--output", "cell.png/a.png"], 1), (["--output", "a.xyz"], 2),
                                          (["--output", "."], 2), (["--pad_size", "-1"], 2), (["--pad_size", "1e3"], 2),
                                          (["--pad_size", "9" * 12], 2), (["--imag", "a.png"], 2)])
 def test_mistakes(tmp_path, image_file, monkeypatch, capsys, flags, code):
