@@ -9,8 +9,20 @@ Object Detection", Pattern Recognition 2020, figure 5 and table 1.  State-dict n
 import math
 import sys
 
+import Runtime
 from Common import Parser, run
-from Runtime import jt, nn
+
+
+def prepare():
+    """Answer --help, or what keeps Jittor from starting, before the classes below need Jittor."""
+    Parser("Print the layer table of each net: output shapes, parameters, memory.").parse_args()
+    Runtime.start()
+
+
+if __name__ == "__main__" and run(prepare):
+    sys.exit(1)
+
+from Runtime import jt, nn  # noqa: E402
 
 
 def he_initialise(model):
@@ -263,7 +275,6 @@ def build_model(mode, n_channels, n_classes, **options):
 
 
 def main():
-    Parser("Print the layer table of each net: output shapes, parameters, memory.").parse_args()
     from jittorsummary import summary
     for mode, side in (("Unet", 572), ("U2net", 320), ("U2netS", 320)):
         print(f"\n{mode}: 1 input channel, 2 classes, {side} x {side} px")

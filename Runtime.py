@@ -6,7 +6,7 @@ prepares the machine and imports Jittor:
 - its compiler, Python's headers and a writable home are checked first, so that what is missing is said in one line;
 - oneDNN comes from the PyPI packages in requirements.txt, so that Jittor's own download is not needed;
 - CUDA is used only where the toolkit, its runtime library and a device are all usable;
-- the first import on a machine compiles Jittor's core (about 5 minutes on 2 cores): it is announced, with progress;
+- the first import in an environment compiles Jittor's core (about 5 minutes on 2 cores): it is announced, with progress;
 - Python keeps its own signal handlers (Jittor's would end the process at once at Ctrl-C, and print pages at a crash).
 """
 import contextlib
@@ -60,6 +60,10 @@ def start(device="auto"):
         os.environ["nvcc_path"] = nvcc
         _point_to_python_config()
         _jittor = _import_jittor(with_cuda=bool(nvcc))
+        if nvcc and None in (_jittor.cudnn, _jittor.cublas):  # Jittor says nothing and would do without
+            nvcc, reason = "", "Jittor cannot use the cuDNN or cuBLAS that is installed here (it wants cuDNN 8)"
+            if device == "cuda":
+                raise DataError(f"--device cuda: {reason}; use --device cpu or auto")
         if nvcc:
             _jittor.flags.use_cuda = 1
         elif device == "auto" and reason:
@@ -234,7 +238,7 @@ def _compile_progress(cache, with_cuda):
     if any(cache.glob("cu*/jittor_core*.so" if with_cuda else "jittor_core*.so")):
         yield
         return
-    print("Compiling Jittor's core: about 5 minutes on 2 cores, once on this machine.", file=sys.stderr, flush=True)
+    print("Compiling Jittor's core: about 5 minutes on 2 cores, once for this environment.", file=sys.stderr, flush=True)
     done = threading.Event()
 
     def watch():
