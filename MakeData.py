@@ -23,8 +23,8 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from Common import DataError, Parser, list_images, make_folder, number, read_image, run, write_png
+from MakeTxt import SPLITS
 
-SPLITS = ("train", "test")
 MARGIN = 32  # pixels drawn around a picture and cut off: cells and organelles run on beyond its border
 
 # Lengths in pixels, grey values on the scale 0 ... 255.
@@ -286,7 +286,7 @@ def parse_arguments():
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     sample = commands.add_parser("sample", help="draw pictures like electron micrographs, with their labels",
                                  description="Draw a sample set that looks like electron micrographs of neural tissue.")
-    sample.add_argument("--Data_directory", default="./data/sample", help="folder of the set")
+    sample.add_argument("--Data_directory", type=Path, default="./data/sample", help="folder of the set")
     sample.add_argument("--seed", type=number(int, 0), default=0, help="same seed, same pictures")
     sample.add_argument("--size", type=number(int, 64, 1025), default=256, help="height and width in pixels")
     sample.add_argument("--train", type=number(int, 1, 1000), default=12, help="training pairs")

@@ -82,11 +82,11 @@ def read_list(datatxt_directory, split):
 def main():
     """Read the flags, write the lists, say how many pairs they hold."""
     parser = Parser("List the image/label pairs of a data set, matched by file name.")
-    parser.add_argument("--Data_directory", default="./data/ISBC2012", help="holds {train,test}/{imgs,labels}")
-    parser.add_argument("--Datatxt_directory", default="./DataTxt", help="folder of the four lists")
+    parser.add_argument("--Data_directory", type=Path, default="./data/ISBC2012", help="holds {train,test}/{imgs,labels}")
+    parser.add_argument("--Datatxt_directory", type=Path, default="./DataTxt", help="folder of the four lists")
     options = parser.parse_args()
     pairs = make_lists(options.Data_directory, options.Datatxt_directory)
-    print(f"{len(pairs['train'])} training pairs, {len(pairs['test'])} test pairs → {Path(options.Datatxt_directory)}")
+    print(f"{len(pairs['train'])} training pairs, {len(pairs['test'])} test pairs listed in {options.Datatxt_directory}")
 
 
 if __name__ == "__main__":

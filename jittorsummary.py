@@ -17,7 +17,7 @@ def count_parameters(model):
 
 
 def layer_rows(model, input_shape):
-    """Run the model once on zeros: ([(name, class, output shape, own parameters)] of its leaves in call order, output)."""
+    """Run the model once on zeros: [(name, class, output shape, own parameters)] of its leaves, in call order."""
     rows = []
 
     def record(name):

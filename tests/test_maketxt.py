@@ -52,7 +52,7 @@ def test_pairs_are_matched_by_name(data, tmp_path):
 
 def test_command_writes_paths_as_given(data, tmp_path):
     done = command("--Data_directory", "./set", "--Datatxt_directory", "lists", cwd=tmp_path)
-    assert (done.returncode, done.stderr, done.stdout) == (0, "", "4 training pairs, 1 test pairs → lists\n")
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "4 training pairs, 1 test pairs listed in lists\n")
     assert (tmp_path / "lists" / "test_image.txt").read_text() == "set/test/imgs/x.png\n"
 
 
