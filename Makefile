@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 
-.PHONY: demo test clean
+.PHONY: demo test
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -25,6 +25,3 @@ $(VENV)/installed: requirements.txt
 $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 	$(PY) -m pip install --disable-pip-version-check -r requirements-dev.txt
 	touch $@
-
-clean:
-	rm -rf DataTxt logs results checkpoints weight_maps
