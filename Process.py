@@ -47,7 +47,11 @@ def mask_pixels(prediction, n_classes):
 
 
 class LossGuard:
-    """Tells a batch to learn from by its loss: finite, and after `warm_up` steps at most 20 times the running median."""
+    """Tells a batch to learn from by its loss: finite, and after `warm_up` steps no outlier.
+
+    An outlier is over 20 times the running median, and over twice the largest of the last accepted losses: where most
+    images are empty, and soon cost next to nothing, those with objects are no outliers.
+    """
 
     def __init__(self, warm_up=20, factor=20.0, window=100):
         self.warm_up, self.factor = warm_up, factor
@@ -55,7 +59,8 @@ class LossGuard:
 
     def accepts(self, loss):
         good = math.isfinite(loss) and (len(self.accepted) < self.warm_up
-                                        or loss <= self.factor * float(np.median(self.accepted)))
+                                        or loss <= self.factor * float(np.median(self.accepted))
+                                        or loss <= 2 * max(self.accepted))
         if good:
             self.accepted.append(loss)
         return good
@@ -104,7 +109,7 @@ class Trainer:
         self.guard, self.stop = LossGuard(), StopSignal()
         self.best_iou = -1.0
         self.epoch = self.bad_in_a_row = self.good_in_a_row = self.skipped = 0
-        self.last_good, self.went_back = None, False
+        self.last_good, self.snapshot_due, self.went_back = None, True, False
 
     def run(self):
         """Train for `total_epochs`, test from epoch `val_epochs` on (counted from 0); True unless asked to stop."""
@@ -156,7 +161,7 @@ class Trainer:
             self._skip(value)
             return None
         if self.snapshot_due:  # an accepted loss proves the state before this step, and with it the epoch's start
-            self.last_good, self.snapshot_due = self._snapshot(), False
+            self.last_good, self.snapshot_due = self._snapshot(before), False
         self.optimizer.step()
         self.bad_in_a_row, self.good_in_a_row = 0, self.good_in_a_row + 1
         self.went_back = self.went_back and self.good_in_a_row < self.RECOVERED
@@ -200,9 +205,10 @@ class Trainer:
                 state[f"optimizer.{kind}.{k}"] = var
         return state
 
-    def _snapshot(self):
+    def _snapshot(self, statistics_before):
         """The state before the step that `backward` has begun, on the host."""
-        return {name: var.numpy().copy() for name, var in self._state().items()} | {"n_step": self.optimizer.n_step - 1}
+        state = {name: var.numpy().copy() for name, var in {**self._state(), **statistics_before}.items()}
+        return {**state, "n_step": self.optimizer.n_step - 1}
 
     def _restore(self, snapshot):
         for name, var in self._state().items():

@@ -1,7 +1,9 @@
-"""Lets the tests import the modules of the repository's root from wherever pytest is started."""
+"""Lets the tests import the modules of the repository's root from wherever pytest is started; Jittor as a fixture."""
 import os
 import sys
 from pathlib import Path
+
+import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -11,3 +13,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "jittor: imports Jittor, which needs a compiler (leave out: -m 'not jittor')")
+
+
+@pytest.fixture(scope="module")
+def jt():
+    from Runtime import jt
+    jt.set_global_seed(0)
+    return jt
+
+
+@pytest.fixture(scope="module")
+def build(jt):
+    from Model import build_model
+    return build_model

@@ -233,7 +233,7 @@ def test_a_run_leaves_what_it_promises(full_run):
     assert "4 training pairs, 2 test pairs" in lines[0] and "base_channels=4" in lines[1]
     closing = "\n".join(lines[lines.index("-" * 72):])
     for promised in ("Mean epoch time (middle half of 12 epochs): ", "Mean throughput", "Whole run: ",
-                     "All foreground would score: IoU 0.", "Best epoch: ",
+                     "All foreground would score: IoU 0.", f"Best epoch: {best['epoch']}  ",
                      f"IoU {float(best['iou']):.4f}  Dice {float(best['dice']):.4f}", f"logs/{text.name} and .csv",
                      f"logs/{text.stem}.png", "checkpoints/", "weight_maps/", "results/"):
         assert promised in closing

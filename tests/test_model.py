@@ -16,19 +16,6 @@ COUNTS = {("Unet", 1): (17_266_306, 8_832), ("Unet", 3): (17_267_458, 8_832),
           ("U2netS", 1): (1_133_510, 5_696), ("U2netS", 3): (1_134_662, 5_696)}
 
 
-@pytest.fixture(scope="module")
-def jt():
-    from Runtime import jt
-    jt.set_global_seed(0)
-    return jt
-
-
-@pytest.fixture(scope="module")
-def build(jt):
-    from Model import build_model
-    return build_model
-
-
 def with_statistics(model, rng):
     """Give a model's BatchNorms the statistics and scales of a trained one, and put it into eval mode."""
     for name, var in model.state_dict().items():

@@ -1,7 +1,6 @@
 """Process.py: steps against NumPy, bad batches, the run with its tests and its end; on the smallest U-Nets."""
 import io
 import os
-import re
 import signal
 import threading
 
@@ -10,19 +9,6 @@ import pytest
 from PIL import Image
 
 pytestmark = pytest.mark.jittor
-
-
-@pytest.fixture(scope="module")
-def jt():
-    from Runtime import jt
-    jt.set_global_seed(0)
-    return jt
-
-
-@pytest.fixture(scope="module")
-def build(jt):
-    from Model import build_model
-    return build_model
 
 
 @pytest.fixture
@@ -109,14 +95,23 @@ def test_two_steps_equal_the_formulas(jt, name):
 def test_loss_guard():
     from Process import LossGuard
     nan, inf = float("nan"), float("inf")
-    guard = LossGuard(warm_up=3, factor=20, window=5)
-    assert [guard.accepts(loss) for loss in (nan, inf, 1, 1000, -inf, 2)] == [False, False, True, True, False, True]
-    assert not guard.accepts(40.1) and guard.accepts(40), "20 times the median of 1, 1000, 2"
-    assert not guard.accepts(420.1), "the median of 1, 1000, 2, 40 is 21"
-    for loss in (3, 3, 3):
-        assert guard.accepts(loss)
-    assert not guard.accepts(61) and guard.accepts(60), "1 and 1000 have left the window"
-    assert list(guard.accepted) == [40, 3, 3, 3, 60], "what was refused is not remembered"
+    guard = LossGuard(warm_up=3, factor=20, window=4)
+    assert [guard.accepts(loss) for loss in (nan, inf, 1, 1, -inf, 2)] == [False, False, True, True, False, True]
+    assert not guard.accepts(20.1) and guard.accepts(20), "20 times the median of 1, 1, 2"
+    assert not guard.accepts(40.1) and guard.accepts(40), "twice the largest, more than 20 times 1.5"
+    assert not guard.accepts(220.1), "20 times the median of 1, 2, 20, 40"
+    assert all(guard.accepts(3) for _ in range(4))
+    assert not guard.accepts(60.1) and guard.accepts(60), "what has left the window does not count"
+    assert list(guard.accepted) == [3, 3, 3, 60], "what was refused is not remembered"
+
+
+def test_rare_objects_are_no_outliers():
+    """Nine in ten images are empty and soon cost nothing; the tenth is what there is to learn from."""
+    from Process import LossGuard
+    guard, rng = LossGuard(), np.random.default_rng(8)
+    for epoch in range(30):
+        for k in rng.permutation(20):
+            assert guard.accepts(0.9 ** epoch * rng.uniform(0.4, 0.6) if k < 2 else 0.3 ** epoch * 0.5)
 
 
 @pytest.fixture
@@ -159,22 +154,17 @@ def test_a_bad_batch_leaves_no_trace(build, dataset, tmp_path, poisoned, optimiz
 
 
 def test_three_bad_batches_bring_the_epochs_start_back(build, dataset, tmp_path, poisoned, capsys):
-    """Epoch 1: a good step, then three bad ones; the good step is undone too.  Epoch 2: no three bad ones in a row.
-
-    BatchNorm's statistics may keep what they saw of the good batch.
-    """
+    """Epoch 1: a good step, then three bad ones; the good step is undone too.  Epoch 2: no three bad ones in a row."""
     trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset(*[(20, 20)] * 4), tmp_path,
                            poisoned(lambda epoch, k: epoch == 1 and k > 0 or epoch == 2 and k != 2), epochs=(3, 0))
     snapshots = []
     trainer.on_epoch = lambda record: snapshots.append((record["skipped"], copy_of(trainer)))
     assert trainer.run() is True
     assert [skipped for skipped, _ in snapshots] == [0, 3, 3]
-    assert all("running_" in name for name in differing(snapshots[0][1], snapshots[1][1]))
-    assert all(np.isfinite(array).all() for _, state in snapshots for array in state.values())
+    assert differing(snapshots[0][1], snapshots[1][1]) == set()
     assert "outc.conv.weight" in differing(snapshots[1][1], snapshots[2][1]), "then it learns on"
     assert snapshots[2][1]["n_step"] == 5
-    said = "".join(capsys.readouterr())
-    assert re.fullmatch(r"epoch 1: 3 bad batches in a row \(loss nan\): back to the .+\n", said)
+    assert capsys.readouterr().out == "epoch 1: 3 bad batches in a row (loss nan): back to the last good state\n"
 
 
 def test_a_loss_that_never_recovers_ends_the_run(build, dataset, tmp_path, poisoned):
@@ -182,12 +172,34 @@ def test_a_loss_that_never_recovers_ends_the_run(build, dataset, tmp_path, poiso
     trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset(*[(20, 20)] * 2), tmp_path,
                            poisoned(lambda epoch, k: epoch > 0), epochs=(99, 98))
     states = []
+    start = copy_of(trainer)
     trainer.on_epoch = lambda record: states.append((record["skipped"], copy_of(trainer)))
-    with pytest.raises(TrainingFailed, match=r"^epoch 3: the loss stays at nan.*--Learning_rate[^\n]*$"):
+    with pytest.raises(TrainingFailed, match=r"^epoch 3: the loss stays at nan, .*--Learning_rate[^\n]*$"):
         trainer.run()
     assert [skipped for skipped, _ in states] == [0, 2, 2]
-    assert differing(states[0][1], states[1][1]) == set()
-    assert all(np.isfinite(array).all() for array in states[2][1].values())
+    assert differing(states[0][1], states[1][1]) == set(), "bad batches change nothing"
+    assert differing(start, states[2][1]) == set(), "epoch 0 ended in a state from which no batch was good"
+
+
+def test_a_run_that_keeps_diverging_ends(build, dataset, tmp_path):
+    """Each return is followed by good batches, on the way to the next explosion: that is no recovery."""
+    from Process import TrainingFailed
+    trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset(*[(20, 20)] * 8), tmp_path, rate=1e30,
+                           epochs=(99, 98))
+    with pytest.raises(TrainingFailed):
+        trainer.run()
+    assert trainer.epoch < 3
+    assert all(np.isfinite(array).all() for array in copy_of(trainer).values()), "back in the last good state"
+
+
+def test_a_bad_batch_takes_only_its_own_statistics_away(build, dataset, tmp_path, poisoned):
+    trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset(*[(20, 20)] * 3), tmp_path,
+                           poisoned(lambda epoch, k: k == 2))
+    before, _, bad = trainer.loader.epoch(0)
+    assert trainer.train_step(before) is not None
+    state = copy_of(trainer)
+    assert trainer.train_step(bad) is None
+    assert differing(state, copy_of(trainer)) == set()
 
 
 # ------------------------------------------------------------------------------------------------------------- the loss
@@ -232,13 +244,14 @@ def test_stitching_vars_equals_stitching_arrays(jt):
 
 
 # -------------------------------------------------------------------------------------------------------------- the run
-def test_a_run_learns_and_tests_from_val_epochs_on(build, dataset, tmp_path):
+def test_a_run_learns_and_tests_from_val_epochs_on(jt, build, dataset, tmp_path):
+    jt.set_global_seed(0)
     trainer = make_trainer(build("Unet", 1, 2, base_channels=2, dropout_probs=[0] * 4), dataset((20, 20), (36, 20)),
                            tmp_path, epochs=(12, 10), rate=0.02, batch_size=2)
     assert trainer.run() is True
     losses = [record["train_loss"] for record in trainer.records]
     assert [record["epoch"] for record in trainer.records] == list(range(12))
-    assert losses[-1] < 0.6 * losses[0]
+    assert losses[-1] < 0.75 * losses[0]
     assert ["iou" in record for record in trainer.records] == [False] * 10 + [True] * 2
     assert all(record["throughput"] * record["epoch_time"] == pytest.approx(2) for record in trainer.records)
     best = max(trainer.records[10:], key=lambda record: record["iou"])
@@ -304,6 +317,16 @@ def test_a_thread_leaves_the_handlers_alone():
     thread.start()
     thread.join()
     assert found == [(None, signal.getsignal(signal.SIGINT))]
+
+
+def test_a_stop_during_the_tests_ends_them(build, dataset, tmp_path):
+    trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset((20, 20), (36, 20)), tmp_path)
+    tested = []
+    read = trainer.test_set.image
+    trainer.test_set.image = lambda index: (tested.append(index), os.kill(os.getpid(), signal.SIGTERM), read(index))[-1]
+    trainer.train_epoch = lambda: {"epoch": trainer.epoch}
+    assert trainer.run() is False
+    assert (tested, trainer.records, trainer.bests) == ([0], [{"epoch": 0}], []), "half a test set is no score"
 
 
 @pytest.mark.parametrize("at, batches, records", [((1, 0), 3, 1), (None, 4, 2)])
