@@ -63,9 +63,11 @@ def parse_arguments():
     add("--seed", type=number(int, 0, 2 ** 31), default=0, help="seed of weights, order, crops and dropout")
     add("--base_channels", type=number(int, 2), default=64, help="U-Net: channels of the first level (even)")
     add("--tile", type=tile, default="full", metavar="full|N|reference",
-        help="full: whole images; N: random N x N px crops in training, tiles in testing; reference: four 256 px quadrants")
+        help="full: whole images; N: random crops of N x N px in training, tiles in testing; reference: four 256 px "
+             "quadrants, each mirrored at its own edges")
     add("--optimizer", choices=("adam", "sgd"), default="adam", help="adam: betas 0.99, 0.999; sgd: momentum 0.99")
-    add("--save_every", type=save_every, default="1", metavar="N|Nm", help="epochs between writes of last_model; 10m: minutes")
+    add("--save_every", type=save_every, default="1", metavar="N|Nm",
+        help="epochs between writes of last_model; 10m: minutes")
     args = parser.parse_args()
     if args.Val_epochs >= args.Total_epochs:
         parser.error(f"--Val_epochs {args.Val_epochs} must be below --Total_epochs {args.Total_epochs}: "

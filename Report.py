@@ -45,11 +45,11 @@ class RunLog:
         self.records.append(record)
         with open(self.csv_path, "a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow([f"{record[key]:.6g}" if key in record else "" for key in COLUMNS])
-        tested = (f"  IoU {record['iou']:.4f}  Dice {record['dice']:.4f}  F1 {record['f1']:.4f}" if "iou" in record else "")
+        tested = f"  IoU {record['iou']:.4f}  Dice {record['dice']:.4f}  F1 {record['f1']:.4f}" if "iou" in record else ""
         skipped = f"  {record['skipped']} batches skipped" if record["skipped"] else ""
         left = statistics.median(r["whole_time"] for r in self.records) * (total_epochs - record["epoch"] - 1)
-        self.say(f"epoch {record['epoch']:>3} ({record['epoch'] + 1}/{total_epochs})  loss {record['train_loss']:.4f}{tested}{skipped}"
-                 f"  {record['epoch_time']:.1f} s  {record['throughput']:.4f} images/s  left: {duration(left)}")
+        self.say(f"epoch {record['epoch']:>3} ({record['epoch'] + 1}/{total_epochs})  loss {record['train_loss']:.4f}"
+                 f"{tested}{skipped}  {record['epoch_time']:.1f} s  {record['throughput']:.4f} images/s  left: {duration(left)}")
 
     def closing_block(self):
         """Log the middle half's mean epoch time and throughput and the best epoch; returns the best record or None."""

@@ -122,7 +122,8 @@ def test_u2net_sizes_and_side_outputs(build, jt):
 def test_geometry_agrees_with_the_net(build, jt, mode, options):
     """What MirrorPadding believes of a net is what the net does."""
     from MirrorPadding import geometry_of
-    model, geometry = build(mode, 1, 2, **options, **({"base_channels": 2} if mode == "Unet" else {})).eval(), geometry_of(mode, **options)
+    small = {"base_channels": 2} if mode == "Unet" else {}
+    model, geometry = build(mode, 1, 2, **options, **small).eval(), geometry_of(mode, **options)
     for length in (1, 5, 100):
         output = geometry.output_side(length)
         assert output >= length
@@ -161,7 +162,8 @@ def double_conv(x, state, name):
 def upsample(x, align_corners):
     """Bilinear, by a matrix per axis."""
     def matrix(n):
-        at = np.arange(2 * n) * (n - 1) / (2 * n - 1) if align_corners else np.clip((np.arange(2 * n) + 0.5) / 2 - 0.5, 0, n - 1)
+        out = np.arange(2 * n)
+        at = out * (n - 1) / (2 * n - 1) if align_corners else np.clip((out + 0.5) / 2 - 0.5, 0, n - 1)
         return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(n)[None]))
     return np.einsum("ah,chw,bw->cab", matrix(x.shape[1]), x, matrix(x.shape[2]))
 
