@@ -44,6 +44,19 @@ def resize(x, height, width, align_corners):
     return nn.interpolate(x, size=(height, width), mode="bilinear", align_corners=align_corners)
 
 
+class BatchNorm(nn.BatchNorm):
+    """Jittor's BatchNorm, but keeping the unbiased running variance, as PyTorch does: checkpoints then fit both."""
+
+    def execute(self, x):
+        if not self.is_train:
+            return super().execute(x)
+        before, count = self.running_var.detach(), x.numel() // x.shape[1]
+        y = super().execute(x)  # has made it before + momentum * (biased - before); unbiased = biased * count / (count - 1)
+        momentum_times_biased = self.running_var - (1 - self.momentum) * before
+        self.running_var.update(self.running_var + momentum_times_biased / max(1, count - 1))
+        return y
+
+
 # ------------------------------------------------------------------------------------------------------------------ U-Net
 class DoubleConv(nn.Module):
     """(3x3 convolution, BatchNorm, ReLU) twice."""
@@ -51,8 +64,8 @@ class DoubleConv(nn.Module):
     def __init__(self, in_channels, out_channels, mid_channels=None, padding=0, conv_bias=True):
         mid_channels = mid_channels or out_channels
         self.double_conv = nn.Sequential(
-            nn.Conv(in_channels, mid_channels, 3, padding=padding, bias=conv_bias), nn.BatchNorm(mid_channels), nn.ReLU(),
-            nn.Conv(mid_channels, out_channels, 3, padding=padding, bias=conv_bias), nn.BatchNorm(out_channels), nn.ReLU())
+            nn.Conv(in_channels, mid_channels, 3, padding=padding, bias=conv_bias), BatchNorm(mid_channels), nn.ReLU(),
+            nn.Conv(mid_channels, out_channels, 3, padding=padding, bias=conv_bias), BatchNorm(out_channels), nn.ReLU())
 
     def execute(self, x):
         return self.double_conv(x)
@@ -152,7 +165,7 @@ class REBNCONV(nn.Module):
 
     def __init__(self, in_channels, out_channels, dilation=1):
         self.conv_s1 = nn.Conv(in_channels, out_channels, 3, padding=dilation, dilation=dilation)
-        self.bn_s1 = nn.BatchNorm(out_channels)
+        self.bn_s1 = BatchNorm(out_channels)
 
     def execute(self, x):
         return nn.relu(self.bn_s1(self.conv_s1(x)))

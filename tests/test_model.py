@@ -27,6 +27,31 @@ def with_statistics(model, rng):
     return model
 
 
+def test_batch_norm_keeps_the_unbiased_variance(jt):
+    """Output of the batch's own biased variance, running statistics of the unbiased one, as in PyTorch."""
+    from Model import BatchNorm
+    rng, norm = np.random.default_rng(0), BatchNorm(3)
+    mean, variance = np.zeros(3), np.ones(3)
+    for _ in range(3):
+        x = rng.normal(1, 2, (2, 3, 2, 3)).astype(np.float32)
+        y = norm(jt.array(x)).numpy()
+        channels = x.transpose(1, 0, 2, 3).reshape(3, -1).astype(np.float64)
+        mean = 0.9 * mean + 0.1 * channels.mean(axis=1)
+        variance = 0.9 * variance + 0.1 * channels.var(axis=1, ddof=1)
+        normalised = (channels - channels.mean(axis=1, keepdims=True)) / np.sqrt(channels.var(axis=1)[:, None] + 1e-5)
+        assert np.allclose(y.transpose(1, 0, 2, 3).reshape(3, -1), normalised, atol=1e-5)
+        assert np.allclose(norm.running_mean.numpy(), mean, rtol=1e-5)
+        assert np.allclose(norm.running_var.numpy(), variance, rtol=1e-5)
+    norm.eval()
+    before = norm.running_var.numpy().copy()
+    expected = (x - mean[:, None, None]) / np.sqrt(variance[:, None, None] + 1e-5)
+    assert np.allclose(norm(jt.array(x)).numpy(), expected, atol=1e-5)
+    assert (norm.running_var.numpy() == before).all()
+    single = BatchNorm(3)
+    single(jt.array(x[:1, :, :1, :1])).sync()
+    assert np.isfinite(single.running_var.numpy()).all(), "one value a channel has no unbiased variance"
+
+
 # ------------------------------------------------------------------------------------------------------ counts and names
 @pytest.mark.parametrize("mode, channels", COUNTS)
 def test_parameter_counts(build, mode, channels):

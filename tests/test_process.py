@@ -85,8 +85,8 @@ def test_two_steps_equal_the_formulas(jt, name):
                 g = g + 1e-4 * values[key]
                 first[key] = 0.99 * first[key] + 0.01 * g
                 second[key] = 0.999 * second[key] + 0.001 * g ** 2
-                factor = rate * np.sqrt(1 - 0.999 ** step) / (1 - 0.99 ** step)
-                values[key] = values[key] - factor * first[key] / (np.sqrt(second[key]) + 1e-8)
+                corrected = first[key] / (1 - 0.99 ** step), second[key] / (1 - 0.999 ** step)
+                values[key] = values[key] - rate * corrected[0] / (np.sqrt(corrected[1]) + 1e-8)
             assert np.allclose(trained[key].numpy(), values[key], rtol=1e-4, atol=1e-6), (key, step)
     assert len(trained) == 4
 
