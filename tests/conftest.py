@@ -1,5 +1,6 @@
 """Lets the tests import the modules of the repository's root from wherever pytest is started; Jittor as a fixture."""
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -9,6 +10,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 # the tests' nets are tiny: threads that wait actively for the next piece would fight other processes for the cores
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+# a shell's background job begins with Ctrl-C ignored, and so would the commands that the tests start
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config):

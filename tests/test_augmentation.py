@@ -374,9 +374,9 @@ def test_stopped_in_the_middle(tmp_path, stop):
     originals = {name for name in contents(tmp_path)}
     process = subprocess.Popen(command(tmp_path, "--sum", "5000", "--workers", "2"), stderr=subprocess.PIPE, text=True,
                                start_new_session=True)
-    wait_for(imgs / MANIFEST, 20)
+    wait_for(imgs / MANIFEST, 60)
     (os.killpg if stop == signal.SIGINT else os.kill)(process.pid, stop)
-    error = process.communicate(timeout=20)[1]  # ends only when the worker processes have closed stderr too
+    error = process.communicate(timeout=120)[1]  # ends only when the worker processes have closed stderr too
     if stop == signal.SIGINT:
         assert process.returncode == 130 and error.split() == ["DataAugmentation.py:", "stopped"]
         assert not [path for path in tmp_path.rglob(".*")], "no half file"
