@@ -7,7 +7,7 @@ prepares the machine and imports Jittor:
 - oneDNN comes from the PyPI packages in requirements.txt, so that Jittor's own download is not needed;
 - CUDA is used only where the toolkit, its runtime library and a device are all usable;
 - the first import in an environment compiles Jittor's core (about 5 minutes on 2 cores): it is announced, with progress;
-- Python keeps its own signal handlers (Jittor's would end the process at once at Ctrl-C, and print pages at a crash).
+- Python keeps its own handlers for Ctrl-C and for children that end (Jittor's would end the process at once).
 """
 import contextlib
 import ctypes
@@ -60,6 +60,7 @@ def start(device="auto"):
         os.environ["nvcc_path"] = nvcc
         _point_to_python_config()
         _jittor = _import_jittor(with_cuda=bool(nvcc))
+        _jittor.flags.gdb_path = ""  # at a crash: one line, not the debugger's pages
         if nvcc and None in (_jittor.cudnn, _jittor.cublas):  # Jittor says nothing and would do without
             nvcc, reason = "", "Jittor cannot use the cuDNN or cuBLAS that is installed here (it wants cuDNN 8)"
             if device == "cuda":
@@ -206,8 +207,7 @@ def _link_onednn():
 
 # ------------------------------------------------------------------------------------------------------------- the import
 def _import_jittor(with_cuda):
-    handlers = {number: signal.getsignal(number)
-                for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGSEGV)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)}
     try:
         import jittor_utils
         with _compile_progress(Path(jittor_utils.cache_path), with_cuda):

@@ -183,7 +183,7 @@ def test_onednn_of_the_environment_is_shown_to_jittor(home):
     target.mkdir(parents=True)
     for name in ("lib", "include"):
         (target / name).symlink_to(home / "gone")
-    done = start_stand_in(home, "")
+    done = start_stand_in(home, "class flags: pass")
     assert done.returncode == 0, done.stderr
     assert (target / "lib" / "libmkldnn.so").is_file() and (target / "include" / "mkldnn.hpp").is_file()
 
@@ -195,7 +195,7 @@ def test_start_offline_keeps_handlers_and_seeds_after_the_import():
     found = python("""
 import json, os, signal, subprocess
 import Runtime
-numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGSEGV)
+numbers = signal.SIGINT, signal.SIGTERM, signal.SIGCHLD
 before = [signal.getsignal(number) for number in numbers]
 jt = Runtime.start("cpu")
 kept = [signal.getsignal(number) for number in numbers] == before
