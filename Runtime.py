@@ -9,6 +9,7 @@ prepares the machine and imports Jittor:
 - the first import in an environment compiles Jittor's core (about 5 minutes on 2 cores): it is announced, with progress;
 - Python keeps its own handlers for Ctrl-C and for children that end (Jittor's would end the process at once).
 """
+import atexit
 import contextlib
 import ctypes
 import ctypes.util
@@ -213,6 +214,7 @@ def _import_jittor(with_cuda):
         with _compile_progress(Path(jittor_utils.cache_path), with_cuda):
             import jittor
             import jittor.nn  # noqa: F401 - `jt.nn`
+        _end_compile_pool(jittor_utils)
     except KeyboardInterrupt:
         raise
     except SystemExit:  # after compiling its own compiler's cache anew, Jittor asks to be run again
@@ -230,6 +232,14 @@ def _import_jittor(with_cuda):
             for number, handler in handlers.items():
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)
     return jittor
+
+
+def _end_compile_pool(jittor_utils):
+    """End the processes that compiled: idle, they would get a later Ctrl-C too, and keep the program from ending."""
+    if getattr(jittor_utils, "pool_size", 0):
+        atexit.unregister(jittor_utils.pool_cleanup)
+        jittor_utils.pool_cleanup()
+        jittor_utils.pool_size = 0  # Jittor makes a new one when it has to
 
 
 @contextlib.contextmanager

@@ -308,14 +308,17 @@ def test_other_ways_to_train(tmp_path, flags, sizes, options):
 
 
 def stopped(data, folder, number):
-    """Send a signal to a long run after its third epoch: (the rest of its output, its stderr, exit code)."""
+    """Send a signal, as a terminal does to all of a command's processes, to a long run after its third epoch.
+
+    Returns (the rest of its output, its stderr, exit code).
+    """
     flags = ("--Data_directory", data, *SMALL, "--Total_epochs", 200, "--Val_epochs", 199, "--seed", 1,
              "--save_every", 2)
     with subprocess.Popen([sys.executable, ROOT / "Main.py", *map(str, flags)], cwd=folder, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True) as process:
+                          stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         epochs = (line for line in process.stdout if line.startswith("epoch "))
         assert len(list(itertools.islice(epochs, 3))) == 3
-        process.send_signal(number)
+        os.killpg(process.pid, number)
         return (*process.communicate(timeout=300), process.returncode)
 
 
