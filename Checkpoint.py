@@ -1,22 +1,25 @@
 """State on disk: safetensors with a JSON header, written atomically, read strictly.
 
 A checkpoint is the net's state dict plus a header that says everything else needed to use it: mode, channels, classes,
-the net's options, the training set's mean and std, the tiling, the epoch and its scores.  Nothing in it is ever executed.
+the net's options, the training set's mean and std, the tiling, the epoch and its scores.  Weights from elsewhere are
+safetensors without that header, or PyTorch's state dicts.  Nothing in any of them is ever executed.
 """
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+import TorchFormat
 from Common import DataError, atomic_write
 
 FORMAT = "unet-jittor 1"
 
 
 def save(path, weights, header):
-    """Write `weights` ({name: array}) and `header` (a JSON-able dict) to `path`; the file before it stays until then."""
+    """Write `weights` ({name: array}) and `header` (a JSON-able dict) to `path`; an older file stays until then."""
     weights = {name: np.asarray(array, order="C") for name, array in weights.items()}
     with atomic_write(path) as temporary:
         save_file(weights, temporary, metadata={"format": FORMAT, "header": json.dumps(header, allow_nan=False)})
@@ -24,20 +27,48 @@ def save(path, weights, header):
 
 def load(path):
     """Read a checkpoint: ({name: array}, header).  Raises DataError for anything that is not one of ours."""
+    weights, header = _read_safetensors(_existing(path))
+    if header is None:
+        raise DataError(f"{path}: not a checkpoint of this project (its header does not say {FORMAT!r})")
+    return weights, header
+
+
+def read_weights(path):
+    """Read weights, ours or others': ({name: array}, header, or None where the file has none of ours).
+
+    Others' are safetensors and PyTorch's `.pth`, told apart by their content; their names come without `module.` and
+    without `num_batches_tracked`.  Raises DataError for any other file.
+    """
+    path = _existing(path)
+    if TorchFormat.is_torch(path):
+        return TorchFormat.read_state_dict(path), None
+    weights, header = _read_safetensors(path)
+    return (TorchFormat.plain_names(weights) if header is None else weights), header
+
+
+def _existing(path):
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such checkpoint")
+    if not os.access(path, os.R_OK):
+        raise DataError(f"{path}: may not be read; check its permissions")
+    return path
+
+
+def _read_safetensors(path):
+    """({name: array}, header, or None where the file is not one of ours); DataError where it cannot be read."""
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise DataError(f"{path}: not a checkpoint of this project (its header does not say {FORMAT!r})")
-            header = json.loads(metadata["header"])
-            if not isinstance(header, dict):
-                raise ValueError("its header is no JSON object")
+            metadata, header = file.metadata() or {}, None
+            if metadata.get("format") == FORMAT:
+                header = json.loads(metadata["header"])
+                if not isinstance(header, dict):
+                    raise ValueError("its header is no JSON object")
             return {name: file.get_tensor(name) for name in file.keys()}, header
     except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise DataError(f"{path}: not a readable safetensors checkpoint ({error})") from None
+        raise DataError(f"{path}: not a readable safetensors checkpoint ({error}); choose another") from None
+    except (TypeError, AttributeError) as error:  # bfloat16, float8
+        raise DataError(f"{path}: values of a type that NumPy lacks ({error}); save them as float32") from None
 
 
 def state_arrays(model):
@@ -46,11 +77,11 @@ def state_arrays(model):
 
 
 def load_weights(model, path):
-    """Load a checkpoint's weights into `model` and return its header.
+    """Load the weights of any file that `read_weights` reads into `model`; returns its header, None if not ours.
 
     Strict: raises DataError listing every missing, unexpected and wrongly shaped name, and then loads nothing.
     """
-    weights, header = load(path)
+    weights, header = read_weights(path)
     assign_weights(model, weights, path)
     return header
 
@@ -59,7 +90,7 @@ def assign_weights(model, weights, source):
     """Put `weights` ({name: array}) into `model`, strictly; `source` names them in the DataError."""
     state = model.state_dict()
     wrong = [f"missing {name}" for name in state if name not in weights]
-    wrong += [f"unexpected {name}" for name in weights if name not in state]
+    wrong += [f"unexpected {name if name.isprintable() else ascii(name)}" for name in weights if name not in state]
     wrong += [f"{name} has shape {list(weights[name].shape)}, the net wants {list(var.shape)}"
               for name, var in state.items() if name in weights and list(weights[name].shape) != list(var.shape)]
     if wrong:

@@ -1,0 +1,532 @@
+"""Weights from elsewhere: safetensors, and PyTorch's `.pth` written by hand; without PyTorch, and mostly Jittor."""
+import os
+import pickle
+import struct
+import sys
+import zipfile
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import TorchFormat
+from Checkpoint import load, load_weights, read_weights, save
+from Common import DataError
+
+TYPES = {"f4": "FloatStorage", "f2": "HalfStorage", "f8": "DoubleStorage", "i8": "LongStorage", "i4": "IntStorage",
+         "i2": "ShortStorage", "i1": "CharStorage", "u1": "ByteStorage", "b1": "BoolStorage"}
+
+
+# --------------------------------------------------------------------------------------- a `.pth`, opcode by opcode
+class Name(NamedTuple):
+    """A global of the pickle: 'module name'."""
+    text: str
+
+
+class Call(NamedTuple):
+    """A global, called; attributes: what BUILD then gives its result."""
+    name: str
+    arguments: tuple
+    attributes: Any = None
+
+
+class Persistent(NamedTuple):
+    """An object that lies outside the pickle."""
+    id: Any
+
+
+class Entries(NamedTuple):
+    """An OrderedDict of a dict, with a state dict's _metadata."""
+    items: dict
+
+
+def opcodes(value):
+    """The opcodes, of pickle protocol 2, that build a value."""
+    if isinstance(value, Name):
+        return b"c" + value.text.replace(" ", "\n").encode() + b"\n"
+    if isinstance(value, Call):
+        built = opcodes(value.attributes) + b"b" if value.attributes is not None else b""
+        return opcodes(Name(value.name)) + opcodes(value.arguments) + b"R" + built
+    if isinstance(value, Persistent):
+        return opcodes(value.id) + b"Q"
+    if isinstance(value, Entries):
+        return (opcodes(Call("collections OrderedDict", ())) + b"(" + entries(value.items) + b"u"
+                + opcodes({"_metadata": {"": {"version": 1}}}) + b"b")
+    if isinstance(value, dict):
+        return b"}(" + entries(value) + b"u"
+    if isinstance(value, tuple):
+        return b"(" + b"".join(map(opcodes, value)) + b"t"
+    if isinstance(value, list):
+        return b"](" + b"".join(map(opcodes, value)) + b"e"
+    if isinstance(value, str):
+        return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
+    return pickle.dumps(value, 2)[2:-1]  # numbers, True, False, None
+
+
+def entries(items):
+    return b"".join(opcodes(key) + opcodes(value) for key, value in items.items())
+
+
+def tensor(key="0", size=6, offset=0, shape=(2, 3), strides=(3, 1), storage="torch FloatStorage", extra=()):
+    pid = Persistent(("storage", Name(storage), key, "cpu", size))
+    return Call("torch._utils _rebuild_tensor_v2",
+                (pid, offset, shape, strides, False, Call("collections OrderedDict", ()), *extra))
+
+
+VALUES = {"0": np.arange(6, dtype="<f4").tobytes()}
+
+
+def archive(path, data, storages=VALUES, root="archive", byteorder=b"little", compress=zipfile.ZIP_STORED):
+    """Write a zip archive as torch.save lays it out; data: the bytes of data.pkl, or what they shall hold."""
+    if not isinstance(data, bytes):
+        data = b"\x80\x02" + opcodes(data) + b"."
+    with zipfile.ZipFile(path, "w", compress) as file:
+        file.writestr(f"{root}/data.pkl", data)
+        if byteorder is not None:
+            file.writestr(f"{root}/byteorder", byteorder)
+        for key, raw in storages.items():
+            file.writestr(f"{root}/data/{key}", raw)
+        file.writestr(f"{root}/version", b"3\n")
+    return path
+
+
+def state_dict(arrays):
+    """{name: array} as ({name: tensor}, storages) for `archive`; each array becomes a storage of its own."""
+    state, storages = {}, {}
+    for key, (name, array) in enumerate(arrays.items()):
+        strides = tuple(stride // array.itemsize for stride in np.zeros(array.shape, array.dtype).strides)
+        kind = f"torch {TYPES[array.dtype.str[1:]]}"
+        state[name] = tensor(str(key), array.size, 0, array.shape, strides, kind)
+        storages[str(key)] = array.tobytes()
+    return state, storages
+
+
+def write_pth(path, arrays, **options):
+    state, storages = state_dict(arrays)
+    return archive(path, Entries(state), storages, **options)
+
+
+class FakeVar:
+    """What Checkpoint asks of a Jittor Var."""
+
+    def __init__(self, *shape):
+        self.value, self.assigned = np.zeros(shape, np.float32), False
+
+    shape = property(lambda self: self.value.shape)
+
+    def assign(self, value):
+        assert value.dtype == np.float32 and value.shape == self.shape
+        self.value, self.assigned = value, True
+
+
+def fake_model(**shapes):
+    state = {name: FakeVar(*shape) for name, shape in shapes.items()}
+    return SimpleNamespace(state_dict=lambda: state)
+
+
+# ------------------------------------------------------------------------------------------------------- what is read
+def test_every_type(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {kind: rng.integers(0, 100, (2, 3)).astype(kind) for kind in TYPES}
+    weights, header = read_weights(write_pth(tmp_path / "a.pth", arrays))
+    assert header is None and set(weights) == set(arrays)
+    assert all(weights[kind].dtype == array.dtype and (weights[kind] == array).all() for kind, array in arrays.items())
+
+
+def test_bfloat16_becomes_float32(tmp_path):
+    values = np.array([1.5, -2, 0, 3e38, -1e-30, np.inf], np.float32)
+    upper = (values.view(np.uint32) >> 16).astype("<u2")
+    data = {"a": tensor(storage="torch BFloat16Storage")}
+    a = read_weights(archive(tmp_path / "a.pth", data, {"0": upper.tobytes()}))[0]["a"]
+    assert a.dtype == np.float32 and (a.view(np.uint32) == upper.astype(np.uint32).reshape(2, 3) << 16).all()
+    assert np.allclose(a.ravel(), values, rtol=2 ** -7)
+
+
+@pytest.mark.parametrize("view, wanted", [
+    (dict(shape=(3, 2), strides=(1, 3)), [[0, 3], [1, 4], [2, 5]]),
+    (dict(shape=(2, 2), strides=(3, 2)), [[0, 2], [3, 5]]),
+    (dict(offset=4, shape=(2,), strides=(1,)), [4, 5]),
+    (dict(offset=5, shape=(), strides=()), 5),
+    (dict(offset=2, shape=(2, 3), strides=(0, 1)), [[2, 3, 4], [2, 3, 4]]),
+    (dict(offset=1, shape=(1, 3), strides=(100, 2)), [[1, 3, 5]]),
+    (dict(offset=6, shape=(0, 3), strides=(3, 1)), np.zeros((0, 3))),
+    (dict(storage="torch.storage UntypedStorage", shape=(1,), strides=(1,)), [0]),
+    (dict(extra=({"note": 1},)), [[0, 1, 2], [3, 4, 5]]),
+])
+def test_views(tmp_path, view, wanted):
+    storages = {"0": bytes(6)} if "Untyped" in view.get("storage", "") else VALUES
+    a = read_weights(archive(tmp_path / "a.pth", {"a": tensor(**view)}, storages))[0]["a"]
+    assert a.shape == np.shape(wanted) and (a == np.array(wanted)).all() and a.flags.c_contiguous and a.flags.writeable
+
+
+def test_tensors_may_share_a_storage_and_a_storage_may_be_empty(tmp_path):
+    data = {"a": tensor(), "b": tensor(offset=3, shape=(3,), strides=(1,)), "c": tensor("1", 0, 0, (0,), (1,))}
+    weights = read_weights(archive(tmp_path / "a.pth", data, {**VALUES, "1": b""}))[0]
+    weights["a"][:] = 9
+    assert (weights["b"] == [3, 4, 5]).all() and weights["c"].shape == (0,)
+
+
+@pytest.mark.parametrize("order, record", [("<", b"little"), (">", b"big"), ("<", None)])
+def test_byte_order(tmp_path, order, record):
+    storages = {"0": np.arange(6, dtype=f"{order}f4").tobytes(), "1": struct.pack(f"{order}H", 0x3fc0)}
+    data = {"a": tensor(), "b": tensor("1", 1, 0, (), (), "torch BFloat16Storage")}
+    weights = read_weights(archive(tmp_path / "a.pth", data, storages, byteorder=record))[0]
+    assert (weights["a"] == np.arange(6).reshape(2, 3)).all() and weights["b"] == 1.5
+    assert weights["a"].dtype == np.float32 and weights["a"].dtype.isnative
+
+
+PARAMETER = Call("torch._utils _rebuild_parameter", (tensor(), True, Call("collections OrderedDict", ())))
+
+
+@pytest.mark.parametrize("data", [
+    {"a": tensor()}, Entries({"a": tensor()}), {"a": PARAMETER},
+    {"state_dict": Entries({"a": tensor()}), "epoch": 3, "optimizer": {"state": {0: {"step": tensor()}}, "lr": 1e-3}},
+    {"model_state_dict": {"a": tensor()}, "loss": float("nan"), "best": None},
+    {"model": Entries({"a": tensor()}), "args": [True, "x", (1, 2 ** 80)]},
+    Entries({"module.a": tensor(), "module.bn.num_batches_tracked": tensor(shape=(), strides=())}),
+    {"model": Entries({"module.a": tensor()})},
+    {"a": tensor(), 1: tensor(), None: tensor()},
+    Entries({"a": tensor(), "mask_values": [0, 255], "num_batches_tracked": tensor(shape=(), strides=())}),
+])
+@pytest.mark.parametrize("name, root", [("a.pth", "archive"), ("权重.safetensors", "net"), ("weights", "u2net")])
+def test_wrappers_and_extras(tmp_path, data, name, root):
+    """Told apart by content, not by name."""
+    model = fake_model(a=(2, 3))
+    assert load_weights(model, str(archive(tmp_path / name, data, root=root))) is None
+    assert (model.state_dict()["a"].value == np.arange(6).reshape(2, 3)).all()
+
+
+def test_names_that_only_partly_begin_with_module_stay(tmp_path):
+    path = archive(tmp_path / "a.pth", {"module.a": tensor(), "b": tensor()})
+    assert set(read_weights(path)[0]) == {"module.a", "b"}
+
+
+def test_foreign_safetensors(tmp_path):
+    arrays = {"module.a": np.ones((2, 3), np.float16), "module.n.num_batches_tracked": np.array(7)}
+    save_file(arrays, tmp_path / "a.pth", metadata={"format": "pt"})
+    model = fake_model(a=(2, 3))
+    assert load_weights(model, tmp_path / "a.pth") is None and model.state_dict()["a"].value.all()
+
+
+def test_a_safetensors_header_may_begin_like_a_pickle(tmp_path):
+    for length in range(54, 900):  # 8 bytes of length, the header, the values; 0x80 is a pickle's first byte
+        header = b'{"a":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}'.ljust(length)
+        if length % 256 == 0x80:
+            (tmp_path / "a").write_bytes(struct.pack("<Q", length) + header + struct.pack("<f", 2.5))
+            assert read_weights(tmp_path / "a")[0]["a"] == 2.5
+
+
+def test_our_own_keep_names_and_header(tmp_path):
+    save(tmp_path / "a.pth", {"module.a": np.ones(3)}, {"epoch": 1})
+    weights, header = read_weights(tmp_path / "a.pth")
+    assert set(weights) == {"module.a"} and header == {"epoch": 1} and load(tmp_path / "a.pth")[1] == header
+
+
+def test_the_header_is_insisted_on_where_it_is_needed(tmp_path):
+    with pytest.raises(DataError, match="not a readable safetensors checkpoint"):
+        load(archive(tmp_path / "a.pth", {"a": tensor()}))
+
+
+# ---------------------------------------------------------------------------------------------------- what is refused
+def refused(path, model=None):
+    """The one line with which `path` is refused; nothing is assigned, nothing on disk changes."""
+    model, before = model or fake_model(a=(2, 3)), {p: p.read_bytes() for p in path.parent.iterdir() if p.is_file()}
+    with pytest.raises(DataError) as error:
+        load_weights(model, path)
+    assert not any(var.assigned for var in model.state_dict().values())
+    assert {p: p.read_bytes() for p in path.parent.iterdir() if p.is_file()} == before
+    line = str(error.value)
+    assert line.startswith(f"{path}: ") and "\n" not in line and len(line) < 600 and line.isascii()
+    return line[len(f"{path}: "):]
+
+
+def proto4(*parts):
+    return b"\x80\x04" + b"".join(parts) + b"."
+
+
+def short(text):
+    return b"\x8c" + bytes([len(text)]) + text.encode()
+
+
+COMMAND = "touch canary"
+NAMED = [  # what the file tries to use, and the pickle that tries
+    ("os.system", Call("os system", (COMMAND,))),
+    ("posix.system", Call("posix system", (COMMAND,))),
+    ("builtins.eval", Call("builtins eval", ("open('canary', 'w')",))),
+    ("__builtin__.eval", Call("__builtin__ eval", ("open('canary', 'w')",))),
+    ("builtins.getattr", Call("builtins getattr", (Name("os path"), "os"))),
+    ("os.path", {"a": tensor(), "b": Name("os path")}),
+    ("collections._sys", Name("collections _sys")),
+    ("collections.OrderedDict.__init__", Name("collections OrderedDict.__init__")),
+    ("collections.abc", Name("collections abc")),
+    ("torch.load", Call("torch load", ("other.pth",))),
+    ("torch.FloatStorage.from_file", Name("torch FloatStorage.from_file")),
+    ("torch._utils._rebuild_sparse_tensor", Name("torch._utils _rebuild_sparse_tensor")),
+    ("torch.serialization.os.system", Name("torch.serialization os.system")),
+    ("TorchFormat.np", Name("TorchFormat np")),
+    ("os.FloatStorage", Name("os FloatStorage")),
+    ("unet.unet_model.UNet", Call("unet.unet_model UNet", (), {"training": True})),
+    ("numpy.core.multiarray.scalar", {"a": tensor(), "best": Call("numpy.core.multiarray scalar", ("f8", "12345678"))}),
+    ("os.system", b"\x80\x02(X\x0c\x00\x00\x00touch canaryios\nsystem\n."),  # INST
+    ("os.system", b"\x80\x02(cos\nsystem\nX\x0c\x00\x00\x00touch canaryo."),  # OBJ
+    ("os.system", b"\x80\x02cos\nsystem\nX\x0c\x00\x00\x00touch canary\x85\x81."),  # NEWOBJ
+    ("os.system", proto4(short("os"), short("system"), b"\x93", short(COMMAND), b"\x85R")),  # STACK_GLOBAL
+    ("os.system", proto4(short("torch"), b"0", short("os"), short("system"), b"\x93")),
+    ("'x\\x1b]0;.y'", Name("x\x1b]0; y")),
+    ("'\\u8bd5.y'", proto4(b"\x8c\x03" + "试".encode(), short("y"), b"\x93")),
+]
+
+
+@pytest.mark.parametrize("used, data", NAMED)
+def test_names_what_a_pickle_tries_to_use(tmp_path, monkeypatch, used, data):
+    monkeypatch.chdir(tmp_path)
+    line = refused(archive(tmp_path / "a.pth", data))
+    assert line.startswith("not a plain PyTorch state dict: it tries to use ") and used in line
+    assert line.endswith("save net.state_dict() alone with torch.save")
+
+
+REBUILD, NEW = "torch._utils _rebuild_tensor_v2", Call("collections OrderedDict", ())
+TYPE = Name("torch FloatStorage")
+STORAGE = Persistent(("storage", TYPE, "0", "cpu", 6))
+IMPOSSIBLE = [
+    *(tensor(**view) for view in (
+        dict(offset=-1), dict(offset=1), dict(offset=2 ** 62), dict(offset=1.0), dict(offset=None), dict(offset=True),
+        dict(shape=(2, 4)), dict(shape=(-2, 3)), dict(shape=(2,)), dict(shape=[2, 3]), dict(shape=6), dict(shape="ab"),
+        dict(shape=(True, 3)), dict(shape=(2.0, 3)), dict(shape=((2,), 3)), dict(shape=(2 ** 40, 2 ** 40)),
+        dict(strides=(-3, 1)), dict(strides=(4, 1)), dict(strides=(2 ** 63, 1)), dict(strides=("3", 1)),
+        dict(shape=(2 ** 31, 2 ** 31), strides=(0, 0)), dict(shape=(2 ** 29,), strides=(0,)),
+        dict(shape=(1,) * 33, strides=(1,) * 33), dict(shape=(0, -1)), dict(shape=(2 ** 31,) * 32, strides=(0,) * 32),
+        dict(size=7), dict(size=5), dict(size=-6), dict(size=6.0), dict(size="6"), dict(size=2 ** 61), dict(size=None),
+        dict(size=2 ** 70), dict(key=0), dict(storage="torch DoubleStorage"), dict(storage=REBUILD))),
+    *(Call(REBUILD, (storage, 0, (2, 3), (3, 1), False, NEW)) for storage in (
+        "0", None, Name(REBUILD), ("storage", TYPE, "0", "cpu", 6), Persistent(None), Persistent("storage"),
+        Persistent(("module", TYPE, "0", "cpu", 6)), Persistent(["storage", TYPE, "0", "cpu", 6]),
+        Persistent(("storage", TYPE, "0", "cpu")), *(Persistent(("storage", kind, "0", "cpu", 6)) for kind in (
+            "no type", "O", "U4", "f4,f4", "", None, 4, Name(REBUILD), ("f4",))))),
+]
+WILD = [
+    *({"a": tensor(key=key)} for key in ("1", "../../data.pkl", "/etc/passwd", "", "x" * 5000)),
+    {"a": Call(REBUILD, ())}, {"a": Call(REBUILD, (STORAGE, 0))}, {"a": Call(REBUILD, (None,) * 6)},
+    {"a": Call(REBUILD, (STORAGE,) * 6)},
+    {"a": Call("torch._utils _rebuild_parameter", (1, True, NEW))}, {"a": Call("torch._utils _rebuild_parameter", ())},
+    {"a": Call("collections OrderedDict", ([["a", 1]],))}, {"a": Call("torch FloatStorage", (10 ** 12,))},
+    {"a": Call(REBUILD, (STORAGE, 0, (2, 3), (3, 1), False, NEW), {"shape": (9, 9)})},
+    {"a": STORAGE}, {}, [], [tensor()], tensor(), None, 3, "words", {1: tensor()}, {("a",): tensor()},
+    {"state_dict": {}}, {"state_dict": {"a": [1, 2]}}, {"net": {"a": tensor()}},
+    Name(REBUILD), TYPE,
+    b"", b".", b"\x80\x02.", b"\x80\x02N", b"\x80\x63N.", b"These are words.", b"\x80\x02}Xab.", b"\x80\x02(((((((t.",
+    b"\x80\x02Nr\x00\x00\x00\x7f.", b"\x80\x02Np99999999999\n.", b"\x80\x02h\x09.", b"\x80\x02\x82\x01.",
+    proto4(b"\x95" + b"\xff" * 8), proto4(b"\x96" + struct.pack("<Q", 2 ** 40)),
+    proto4(b"\x8d" + b"\xff" * 7 + b"\x7f"),
+    b"\x80\x02" + opcodes(Name(REBUILD)) + b"N}X\x08\x00\x00\x00__code__Ns\x86b.",
+    b"\x80\x02" + opcodes(Name("collections OrderedDict")) + b"N}X\x04\x00\x00\x00copyNs\x86b.",
+    b"\x80\x02" + opcodes(Name("collections OrderedDict")) + b")\x81.",
+]
+
+
+@pytest.mark.parametrize("value", IMPOSSIBLE)
+def test_impossible_tensors(tmp_path, value):
+    assert refused(archive(tmp_path / "a.pth", {"a": value})).startswith("not a plain PyTorch state dict: ")
+
+
+@pytest.mark.parametrize("data", WILD)
+def test_wild_pickles(tmp_path, monkeypatch, data):
+    monkeypatch.chdir(tmp_path)
+    refused(archive(tmp_path / "a.pth", data))
+
+
+def test_a_pickle_changes_nothing_of_the_reader(tmp_path):
+    for name in ("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter", "collections OrderedDict"):
+        attributes = b"}" + opcodes("mark") + b"Ns"
+        for state in (attributes, b"N" + attributes + b"\x86", attributes + b"N\x86"):
+            refused(archive(tmp_path / "a.pth", b"\x80\x02" + opcodes(Name(name)) + state + b"b."))
+    for function in (*TorchFormat.FUNCTIONS.values(), TorchFormat.StateDict):
+        assert not hasattr(function, "mark")
+
+
+def test_many_views_of_little_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    data = {str(k): tensor(shape=(2 ** 20, 100), strides=(0, 0)) for k in range(6)}
+    monkeypatch.setattr(TorchFormat, "_values", lambda *arguments: pytest.fail("read before it was checked"))
+    assert "more than 2,147,483,648 bytes" in refused(archive(tmp_path / "a.pth", data))
+
+
+def test_archives(tmp_path):
+    path, good = tmp_path / "a.pth", {"a": tensor()}
+    assert "has 25 bytes, more than 24" in refused(archive(path, good, {"0": VALUES["0"] + b"!"}))
+    assert "has 23 bytes instead of 24" in refused(archive(path, good, {"0": VALUES["0"][:-1]}))
+    assert "archive/data/0" in refused(archive(path, good, {}))
+    assert "is compressed" in refused(archive(path, good, compress=zipfile.ZIP_DEFLATED))
+    assert "byte order" in refused(archive(path, good, byteorder=b"middle"))
+    assert "'archive/byteorder'" in refused(archive(path, good, byteorder=b"little" * 1000))
+    assert "has 0 data.pkl" in refused(archive(path, good, root="a/b"))
+    with zipfile.ZipFile(archive(path, good), "a") as file:
+        file.writestr("other/data.pkl", b"")
+    assert "has 2 data.pkl" in refused(path)
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("readme.txt", "no weights")
+    assert "has 0 data.pkl" in refused(path)
+    assert "has 4,200,000 bytes" in refused(archive(path, bytes(4_200_000)))
+
+
+def test_a_size_that_only_the_directory_claims(tmp_path):
+    path = archive(tmp_path / "a.pth", {"a": tensor(size=2 ** 28, shape=(2 ** 28,), strides=(1,))})
+    raw, name = bytearray(path.read_bytes()), b"archive/data/0"
+    entry = raw.rindex(name) - 46  # of the central directory: compressed and true size stand at 20 and 24
+    raw[entry + 24:entry + 28] = struct.pack("<I", 2 ** 30)
+    path.write_bytes(raw)
+    refused(path)
+
+
+def test_truncated_and_damaged_files(tmp_path):
+    path = write_pth(tmp_path / "a.pth", {"a": np.ones((2, 3), "<f4"), "b": np.ones(200, "<f4")})
+    whole = path.read_bytes()
+    for length in range(5, len(whole), 31):
+        path.write_bytes(whole[:length])
+        assert refused(path).startswith("not a readable PyTorch file, truncated or damaged (")
+    rng, model = np.random.default_rng(0), fake_model(a=(2, 3), b=(200,))
+    for _ in range(400):  # one byte turned: read or refused, never another error
+        raw = bytearray(whole)
+        raw[rng.integers(len(raw))] = rng.integers(256)
+        path.write_bytes(raw)
+        try:
+            load_weights(model, path)
+        except DataError as error:
+            assert "\n" not in str(error)
+
+
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")
+def test_damaged_pickles(tmp_path):
+    good = b"\x80\x02" + opcodes(Entries({"a": tensor(), "m": [0, 255]})) + b"."
+    for length in range(len(good)):
+        refused(archive(tmp_path / "a.pth", good[:length]))
+    rng, model = np.random.default_rng(0), fake_model(a=(2, 3))
+    for _ in range(400):
+        raw = bytearray(good)
+        raw[rng.integers(len(raw))] = rng.integers(256)
+        try:
+            load_weights(model, archive(tmp_path / "a.pth", bytes(raw)))
+        except DataError as error:
+            assert "\n" not in str(error)
+
+
+class Trap:
+    def __reduce__(self):
+        return os.system, (COMMAND,)
+
+
+@pytest.mark.parametrize("raw, words", [
+    (b"These are words, not weights.\n", "not a readable safetensors checkpoint"),
+    (b"", "not a readable safetensors checkpoint"),
+    (b"PK", "not a readable safetensors checkpoint"),
+    (b"PK\x03\x04", "not a readable PyTorch file, truncated or damaged ("),
+    (pickle.dumps(Trap()), "torch.save(torch.load('net.pth', weights_only=True), 'new-net.pth')"),
+    (pickle.dumps(0x1950a86a20f9469cfc6c, 2), "a pickle as PyTorch wrote before 1.6"),
+])
+def test_other_files(tmp_path, monkeypatch, raw, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.pth").write_bytes(raw)
+    assert words in refused(tmp_path / "net.pth")
+    assert "no such checkpoint" in refused(tmp_path / "other.pth") and "no such checkpoint" in refused(tmp_path)
+
+
+def test_safetensors_of_a_type_that_numpy_lacks(tmp_path):
+    header = b'{"a":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'
+    (tmp_path / "a").write_bytes(struct.pack("<Q", len(header)) + header + b"\x80\x3f")
+    assert "bfloat16" in refused(tmp_path / "a")
+
+
+def test_other_weights_are_listed_and_none_assigned(tmp_path):
+    arrays = {"a": np.ones((2, 4), "<f4"), "c": np.ones(1, "<f4"), "d": np.ones(1, "<f4")}
+    line = refused(write_pth(tmp_path / "a.pth", arrays), fake_model(a=(2, 3), b=(1,), c=(1,)))
+    assert line == "not the weights of this net: missing b; unexpected d; a has shape [2, 4], the net wants [2, 3]"
+
+
+def test_reads_without_torch(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # an import of it fails
+    assert read_weights(archive(tmp_path / "a.pth", {"a": tensor()}))[0]["a"].shape == (2, 3)
+
+
+# ----------------------------------------------------------------------------------------------------- public weights
+def conv(name, out, into, side, bias=True):
+    return {f"{name}.weight": (out, into, side, side), **({f"{name}.bias": (out,)} if bias else {})}
+
+
+def norm(name, channels):
+    parts = ("weight", "bias", "running_mean", "running_var")
+    return {**{f"{name}.{part}": (channels,) for part in parts}, f"{name}.num_batches_tracked": ()}
+
+
+def milesial(n_channels, n_classes, bilinear):
+    """{name: shape} of milesial/Pytorch-UNet's state dict: convolutions have no bias before a BatchNorm."""
+    def double_conv(name, into, out, mid=None):
+        name, mid = f"{name}.double_conv", mid or out
+        return {**conv(f"{name}.0", mid, into, 3, False), **norm(f"{name}.1", mid),
+                **conv(f"{name}.3", out, mid, 3, False), **norm(f"{name}.4", out)}
+    shapes, factor = double_conv("inc", n_channels, 64), 2 if bilinear else 1
+    for k, out in enumerate((128, 256, 512, 1024 // factor), 1):
+        shapes.update(double_conv(f"down{k}.maxpool_conv.1", 2 ** (k + 5), out))
+    for k, (into, out) in enumerate(((1024, 512), (512, 256), (256, 128), (128, 64)), 1):
+        if not bilinear:  # a transposed convolution has its input channels first
+            shapes.update({f"up{k}.up.weight": (into, into // 2, 2, 2), f"up{k}.up.bias": (into // 2,)})
+        last = out if k == 4 else out // factor
+        shapes.update(double_conv(f"up{k}.conv", into, last, into // 2 if bilinear else None))
+    return {**shapes, **conv("outc.conv", n_classes, 64, 1)}
+
+
+U2NET = "1 7 3 32 64;2 6 64 32 128;3 5 128 64 256;4 4 256 128 512;5 4 512 256 512;6 4 512 256 512;" \
+        "5d 4 1024 256 512;4d 4 1024 128 256;3d 5 512 64 128;2d 6 256 32 64;1d 7 128 16 64"
+U2NETP = "1 7 3 16 64;2 6 64 16 64;3 5 64 16 64;4 4 64 16 64;5 4 64 16 64;6 4 64 16 64;" \
+         "5d 4 128 16 64;4d 4 128 16 64;3d 5 128 16 64;2d 6 128 16 64;1d 7 128 16 64"
+SIDES = {"u2net": (64, 64, 128, 256, 512, 512), "u2netp": (64,) * 6}
+
+
+def u2net(name):
+    """{name: shape} of the authors' u2net.pth and u2netp.pth: 3 channels, 1 class.
+
+    Their tables: stage, height, input, middle and output channels.
+    """
+    shapes = {}
+    for row in (U2NET if name == "u2net" else U2NETP).split(";"):
+        stage, height, into, mid, out = (int(word) if word.isdigit() and k else word
+                                         for k, word in enumerate(row.split()))
+        channels = {"in": (into, out), "1": (out, mid), **{str(k): (mid, mid) for k in range(2, height + 1)},
+                    **{f"{k}d": (2 * mid, mid) for k in range(2, height)}, "1d": (2 * mid, out)}
+        for part, (first, last) in channels.items():
+            prefix = f"stage{stage}.rebnconv{part}"
+            shapes.update({**conv(f"{prefix}.conv_s1", last, first, 3), **norm(f"{prefix}.bn_s1", last)})
+    for k, channels in enumerate(SIDES[name], 1):
+        shapes.update(conv(f"side{k}", 1, channels, 3))
+    return {**shapes, **conv("outconv", 1, 6, 1)}
+
+
+PUBLIC = [  # a net of ours, its options, the public state dict, the parameters that the public net has
+    (("Unet", 3, 2), dict(padding=1, conv_bias=False, align_corners=True), milesial(3, 2, True), 17_263_042),
+    (("Unet", 3, 2), dict(padding=1, conv_bias=False, bilinear=False), milesial(3, 2, False), 31_037_698),
+    (("U2net", 3, 1), {}, u2net("u2net"), 44_009_869),
+    (("U2netS", 3, 1), {}, u2net("u2netp"), 1_131_181),
+]
+
+
+@pytest.mark.parametrize("net, options, shapes, parameters", PUBLIC)
+def test_the_rules_above_give_the_known_counts(net, options, shapes, parameters):
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    assert sum(np.prod(shape) for name, shape in shapes.items() if not name.endswith(statistics)) == parameters
+
+
+@pytest.mark.jittor
+@pytest.mark.parametrize("net, options, shapes, _", PUBLIC)
+def test_public_weights(tmp_path, build, net, options, shapes, _):
+    """Every tensor is one number, repeated by strides of 0, so that the file stays small; and none is left out."""
+    state = {name: tensor("0", len(shapes), k, shape, (0,) * len(shape))
+             for k, (name, shape) in enumerate(shapes.items())}
+    values = np.arange(len(shapes), dtype="<f4") / len(shapes)
+    path = archive(tmp_path / "net.pth", Entries({**state, "mask_values": [0, 1]}), {"0": values.tobytes()})
+    model = build(*net, **options)
+    assert load_weights(model, path) is None
+    loaded = {name: var.numpy() for name, var in model.state_dict().items()}
+    for value, (name, shape) in zip(values, shapes.items()):
+        if not name.endswith("num_batches_tracked"):
+            assert loaded[name].shape == shape and (loaded.pop(name) == value).all()
+    assert not loaded
