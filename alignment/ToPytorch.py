@@ -1,0 +1,61 @@
+"""Write a checkpoint's weights as a PyTorch state dict.
+
+    python alignment/ToPytorch.py checkpoints/best_model.safetensors best_model.pth
+
+`torch.load("best_model.pth", weights_only=True)` reads it, and `load_state_dict` of a net with the same names takes it
+as it is.  The way back needs no command: what reads a checkpoint reads a `.pth`, too.
+"""
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from Checkpoint import read_weights  # noqa: E402
+from Common import DataError, Parser, atomic_write, run  # noqa: E402
+
+
+def pth(text):
+    """A flag type: the path of a PyTorch file to write."""
+    path = Path(text)
+    if path.suffix.lower() not in (".pth", ".pt"):
+        raise argparse.ArgumentTypeError(f"expected a name that ends in .pth or .pt, got {text!r}")
+    return path
+
+
+def with_counters(weights):
+    """`weights` ({name: array}) and the int64 `num_batches_tracked` that PyTorch keeps for every BatchNorm.
+
+    It is 0: Jittor does not count, and PyTorch reads it only where a BatchNorm's momentum is None.
+    """
+    counted = {}
+    for name, array in weights.items():
+        counted[name] = array
+        if name.endswith("running_var"):
+            counted[name[:-len("running_var")] + "num_batches_tracked"] = np.zeros((), np.int64)
+    return counted
+
+
+def main():
+    parser = Parser("Write a checkpoint's weights as a PyTorch state dict.")
+    parser.add_argument("checkpoint", type=Path, help="the checkpoint to read, .safetensors")
+    parser.add_argument("output", type=pth, help="the file to write, .pth or .pt")
+    options = parser.parse_args()
+    weights = with_counters(read_weights(options.checkpoint)[0])
+    if not options.output.parent.is_dir():
+        raise DataError(f"{options.output}: its folder does not exist; make it, or choose another")
+    try:
+        import torch
+    except ImportError as error:
+        raise DataError(f"PyTorch cannot be imported ({error}); pip install torch") from None
+    state = {name: torch.from_numpy(array) for name, array in weights.items()}
+    with atomic_write(options.output) as temporary, open(temporary, "wb") as file:
+        torch.save(state, file)
+    print(f"{options.output}: {len(state)} tensors")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
