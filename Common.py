@@ -10,7 +10,7 @@ import contextlib
 import io
 import os
 import sys
-import tempfile
+import threading
 import warnings
 from pathlib import Path
 
@@ -249,16 +249,13 @@ def atomic_write(path):
     The temporary file lies hidden beside `path`, keeps its suffix, and is on disk (fsync) before it takes the name.
     """
     path = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    # a name that is known before the file exists: a Ctrl-C at any moment leaves nothing behind
+    temporary = path.with_name(f".{path.stem[:40]}-{os.getpid()}-{threading.get_ident():x}{path.suffix}")
     try:
+        temporary.touch()
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
