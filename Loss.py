@@ -26,7 +26,7 @@ def weighted_cross_entropy(logits, label, weight_map):
     label = label.broadcast(shifted, [1])
     is_label = label.index(1) == label  # one-hot; never stored, Jittor fuses it into the sum
     cross_entropy = shifted.exp().sum(1).log() - (shifted * is_label).sum(1)
-    return (weight_map * cross_entropy).mean()
+    return (weight_map * cross_entropy).mean(2).mean(1).mean(0)  # by rows: one long float32 sum loses digits
 
 
 def deep_supervision_loss(side_logits, label, weight_map):

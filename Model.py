@@ -44,17 +44,26 @@ def resize(x, height, width, align_corners):
     return nn.interpolate(x, size=(height, width), mode="bilinear", align_corners=align_corners)
 
 
+def channel_mean(x):
+    """Mean of each channel, (C,), of (N, C, H, W): rows first, because long float32 sums lose digits."""
+    return x.mean(3).mean(2).mean(0)
+
+
 class BatchNorm(nn.BatchNorm):
-    """Jittor's BatchNorm, but keeping the unbiased running variance, as PyTorch does: checkpoints then fit both."""
+    """BatchNorm to PyTorch's digits: Jittor's own takes E[x^2] - E[x]^2 of long sums and keeps the biased variance."""
 
     def execute(self, x):
         if not self.is_train:
             return super().execute(x)
-        before, count = self.running_var.detach(), x.numel() // x.shape[1]
-        y = super().execute(x)  # has made it before + momentum * (biased - before); unbiased = biased * count / (count - 1)
-        momentum_times_biased = self.running_var - (1 - self.momentum) * before
-        self.running_var.update(self.running_var + momentum_times_biased / max(1, count - 1))
-        return y
+        over = [0, 2, 3]
+        mean = channel_mean(x)
+        centred = x - mean.broadcast(x, over)
+        variance = channel_mean(centred * centred)
+        unbiased = variance * (x.numel() / max(1, x.numel() - x.shape[1]))  # n / (n - 1), n = x.numel() / channels
+        self.running_mean.update(self.running_mean + (mean - self.running_mean) * self.momentum)
+        self.running_var.update(self.running_var + (unbiased - self.running_var) * self.momentum)
+        scale = self.weight / jt.sqrt(variance + self.eps)
+        return centred * scale.broadcast(x, over) + self.bias.broadcast(x, over)
 
 
 # ------------------------------------------------------------------------------------------------------------------ U-Net

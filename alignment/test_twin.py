@@ -1,0 +1,208 @@
+"""TorchModel.py against Model.py and Loss.py: `pytest alignment/test_twin.py` (needs PyTorch and Jittor).
+
+Both frameworks get the same weights and inputs from seeded NumPy generators.  Running statistics after a step and the
+optimisers' steps are compared by Compare.py.
+"""
+import itertools
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
+
+import TorchModel  # noqa: E402
+
+import Loss  # noqa: E402
+import Model  # noqa: E402
+from Runtime import jt  # noqa: E402
+
+COUNTS = {("Unet", 1): (17_266_306, 8_832), ("Unet", 3): (17_267_458, 8_832),
+          ("U2net", 1): (44_022_566, 28_800), ("U2net", 3): (44_023_718, 28_800),
+          ("U2netS", 1): (1_133_510, 5_696), ("U2netS", 3): (1_134_662, 5_696)}
+SWITCHES = {"Unet": ("bilinear", "padding", "conv_bias", "align_corners"), "U2net": ("align_corners",),
+            "U2netS": ("align_corners",)}
+OPTIONS = [(mode, dict(zip(switches, values)))
+           for mode, switches in SWITCHES.items() for values in itertools.product((True, False), repeat=len(switches))]
+# name: (mode, channels, classes, options, side of the input)
+CASES = {
+    "Unet": ("Unet", 1, 2, {"base_channels": 4}, 188),
+    "Unet, align_corners": ("Unet", 1, 2, {"base_channels": 4, "align_corners": True}, 188),
+    "Unet, transposed": ("Unet", 3, 3, {"base_channels": 4, "bilinear": False}, 188),
+    "Unet, transposed, padded": ("Unet", 1, 2, {"base_channels": 4, "bilinear": False, "padding": 1}, 96),
+    "Unet, padded": ("Unet", 3, 2, {"base_channels": 4, "padding": 1, "conv_bias": False, "align_corners": True}, 96),
+    "U2netS": ("U2netS", 3, 2, {"side_outputs": True}, 64),
+    "U2netS, align_corners": ("U2netS", 1, 1, {"side_outputs": True, "align_corners": True}, 64),
+    "U2netS, odd sizes": ("U2netS", 1, 2, {"side_outputs": True}, 75),
+}
+
+
+def pair(mode, n_channels, n_classes, options):
+    """(Jittor's net, its twin) with the same random weights and statistics.
+
+    BatchNorm's biases lie around 1, so that most ReLUs are open and rounding turns few of them over.
+    """
+    ours, twin = (module.build_model(mode, n_channels, n_classes, **options) for module in (Model, TorchModel))
+    shapes = {name: value.shape for name, value in TorchModel.state_arrays(twin).items()}
+    rng, arrays = np.random.default_rng(0), {}
+    for name, shape in shapes.items():
+        if len(shape) == 4:
+            values = rng.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape)
+        elif name.endswith(("bias", "running_mean")):
+            values = rng.normal(1 if f"{name[:-len('bias')]}running_var" in shapes else 0, 0.1, shape)
+        else:
+            values = rng.uniform(0.5, 1.5, shape)
+        arrays[name] = values.astype(np.float32)
+    for name, var in ours.state_dict().items():
+        var.assign(arrays[name])
+    TorchModel.load_arrays(twin, arrays)
+    return ours, twin
+
+
+def as_list(outputs):
+    return outputs if isinstance(outputs, list) else [outputs]
+
+
+def random_images(n_channels, side):
+    return np.random.default_rng(1).normal(size=(2, n_channels, side, side)).astype(np.float32)
+
+
+def random_target(n_classes, size):
+    """(label (2, *size) int32, weight map (2, *size) float32)."""
+    rng = np.random.default_rng(2)
+    return rng.integers(0, n_classes, (2, *size), np.int32), rng.uniform(0.5, 10, (2, *size)).astype(np.float32)
+
+
+def losses_and_gradients(mode, n_channels, n_classes, options, side, double):
+    """((loss, {name: gradient}) of Jittor, the same of PyTorch) for two images in training mode; double: in float64."""
+    ours, twin = pair(mode, n_channels, n_classes, options)
+    if double:
+        ours.float64()
+        twin.double()
+    ours.train()
+    dtype = np.float64 if double else np.float32
+    images = random_images(n_channels, side).astype(dtype)
+    twin_outputs = as_list(twin(torch.from_numpy(images)))
+    label, weight_map = random_target(n_classes, twin_outputs[0].shape[2:])
+    weight_map = weight_map.astype(dtype)
+    target = torch.from_numpy(label).long(), torch.from_numpy(weight_map)
+    twin_loss = TorchModel.deep_supervision_loss(twin_outputs, *target)
+    twin_loss.backward()
+    to_jittor = jt.array64 if double else jt.array  # jt.array makes float32 of float64
+    loss = Loss.deep_supervision_loss(as_list(ours(to_jittor(images))), jt.array(label), to_jittor(weight_map))
+    named = {name: var for name, var in ours.state_dict().items() if "running_" not in name}
+    gradients = {name: var.numpy() for name, var in zip(named, jt.grad(loss, list(named.values())))}
+    assert all(gradient.dtype == dtype for gradient in gradients.values())
+    return ((float(loss.item()), gradients),
+            (twin_loss.item(), {name: parameter.grad.numpy() for name, parameter in twin.named_parameters()}))
+
+
+def has_no_gradient(name, options):
+    """Whether a parameter's gradient is 0 by mathematics, because the next BatchNorm takes a constant away.
+
+    So it is for the bias of a convolution before a BatchNorm, and of a transposed convolution whose output reaches one
+    through a convolution without padding.
+    """
+    endings = ("double_conv.0.bias", "double_conv.3.bias", "conv_s1.bias")
+    return name.endswith(endings if options.get("padding") else (*endings, "up.bias"))
+
+
+def compare_gradients(gradients, expected, options):
+    """Of Jittor's and PyTorch's {name: gradient}: (largest ||difference|| / ||gradient||, what is left where 0 is right).
+
+    The second is the norm of Jittor's largest such gradient, relative to the largest norm of all.
+    """
+    norms = {name: np.linalg.norm(gradient) for name, gradient in expected.items()}
+    zeros = {name for name in norms if has_no_gradient(name, options)}
+    worst = max(np.linalg.norm(gradients[name] - expected[name]) / norms[name] for name in norms.keys() - zeros)
+    return worst, max((np.linalg.norm(gradients[name]) for name in zeros), default=0) / max(norms.values())
+
+
+# ----------------------------------------------------------------------------------------------------- counts and names
+@pytest.mark.parametrize("mode, n_channels", COUNTS)
+def test_parameter_counts(mode, n_channels):
+    with torch.device("meta"):
+        twin = TorchModel.build_model(mode, n_channels, 2)
+    statistics = sum(value.numel() for name, value in twin.named_buffers() if "running_" in name)
+    assert (sum(value.numel() for value in twin.parameters()), statistics) == COUNTS[mode, n_channels]
+
+
+@pytest.mark.parametrize("mode, options", OPTIONS)
+def test_names_and_shapes(mode, options):
+    size = {"base_channels": 2} if mode == "Unet" else {}
+    ours = Model.build_model(mode, 3, 2, **options, **size).state_dict()
+    with torch.device("meta"):
+        twin = TorchModel.build_model(mode, 3, 2, **options, **size).state_dict()
+    shapes = {name: list(value.shape) for name, value in twin.items() if not name.endswith("num_batches_tracked")}
+    assert shapes == {name: list(var.shape) for name, var in ours.items()}
+    norms = {name[:-len("running_var")] for name in ours if name.endswith("running_var")}
+    assert twin.keys() - shapes.keys() == {f"{norm}num_batches_tracked" for norm in norms}
+
+
+def test_arrays_travel_strictly():
+    twin = TorchModel.build_model("Unet", 1, 2, base_channels=2)
+    arrays = {name: array + 1 for name, array in TorchModel.state_arrays(twin).items()}
+    TorchModel.load_arrays(twin, arrays)
+    found = TorchModel.state_arrays(twin)
+    assert found.keys() == arrays.keys() and all((found[name] == arrays[name]).all() for name in arrays)
+    found["outc.conv.bias"] += 1
+    assert (TorchModel.state_arrays(twin)["outc.conv.bias"] == arrays["outc.conv.bias"]).all(), "the arrays are no copy"
+    missing = {name: array for name, array in arrays.items() if name != "outc.conv.bias"}
+    for wrong in (missing, {**arrays, "outc.conv.scale": np.ones(2, np.float32)},
+                  {**arrays, "outc.conv.bias": np.ones(3, np.float32)}):
+        with pytest.raises(RuntimeError, match=r"outc\.conv\.(bias|scale)"):
+            TorchModel.load_arrays(twin, wrong)
+
+
+def test_optimizer_settings():
+    twin = TorchModel.build_model("Unet", 1, 2, base_channels=2)
+    adam, sgd = (TorchModel.build_optimizer(name, twin, 1e-3).defaults for name in ("adam", "sgd"))
+    assert (adam["lr"], adam["betas"], adam["eps"], adam["weight_decay"]) == (1e-3, (0.99, 0.999), 1e-8, 1e-4)
+    assert (sgd["lr"], sgd["momentum"], sgd["weight_decay"], sgd["dampening"]) == (1e-3, 0.99, 0, 0)
+
+
+# ---------------------------------------------------------------------------------------------------------- the numbers
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("name", CASES)
+def test_forward(name, training):
+    mode, n_channels, n_classes, options, side = CASES[name]
+    ours, twin = pair(mode, n_channels, n_classes, options)
+    (ours.train if training else ours.eval)()
+    twin.train(training)
+    images = random_images(n_channels, side)
+    with torch.no_grad():
+        expected = [logits.numpy() for logits in as_list(twin(torch.from_numpy(images)))]
+    found = [logits.numpy() for logits in as_list(ours(jt.array(images)))]
+    assert [logits.shape for logits in found] == [logits.shape for logits in expected]
+    for one, other in zip(found, expected):
+        assert np.abs(one - other).max() <= 1e-4 * np.ptp(other)
+
+
+@pytest.mark.parametrize("scale", [1, 100])
+def test_losses(scale):
+    logits = [np.random.default_rng(seed).normal(0, scale, (2, 3, 20, 30)).astype(np.float32) for seed in range(7)]
+    label, weight_map = random_target(3, (20, 30))
+    target = jt.array(label), jt.array(weight_map)
+    twin_target = torch.from_numpy(label).long(), torch.from_numpy(weight_map)
+    single = TorchModel.weighted_cross_entropy(torch.from_numpy(logits[0]), *twin_target).item()
+    assert Loss.weighted_cross_entropy(jt.array(logits[0]), *target).item() == pytest.approx(single, rel=1e-5)
+    total = TorchModel.deep_supervision_loss(list(map(torch.from_numpy, logits)), *twin_target).item()
+    assert Loss.deep_supervision_loss(list(map(jt.array, logits)), *target).item() == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize("double, limit, limit_of_zeros", [(True, 1e-3, 1e-6), (False, 5e-2, 1e-4)],
+                         ids=["float64", "float32"])
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case[2] > 1])  # one class: the loss is 0
+def test_loss_and_gradients(name, double, limit, limit_of_zeros):
+    """float64 shows that the nets are the same, float32 that Jittor's fast kernels work.
+
+    In float32 rounding turns a ReLU or the choice of a max-pool over here and there: PyTorch's gradients of a U-2-Net
+    are up to 4e-2 away from its own in float64, and up to 2e-5 of the largest where 0 is right.
+    """
+    (loss, gradients), (twin_loss, expected) = losses_and_gradients(*CASES[name], double)
+    assert loss == pytest.approx(twin_loss, rel=1e-5)
+    assert gradients.keys() == expected.keys()
+    worst, zeros = compare_gradients(gradients, expected, CASES[name][3])
+    assert worst < limit and zeros < limit_of_zeros
