@@ -130,7 +130,7 @@ class RSU(nn.Module):
         dilations = [2 ** level for level in range(height)] if dilated else [1] * (height - 1) + [2]
         for k, dilation in enumerate(dilations, start=1):
             setattr(self, f"rebnconv{k}", REBNCONV(out if k == 1 else mid, mid, dilation))
-        for k in range(1, height):
+        for k in range(height - 1, 0, -1):
             setattr(self, f"rebnconv{k}d",
                     REBNCONV(2 * mid, out if k == 1 else mid, dilations[k - 1] if dilated else 1))
 
@@ -210,7 +210,7 @@ def build_optimizer(name, model, learning_rate):
     """'adam': betas (0.99, 0.999), weight decay 1e-4; 'sgd': momentum 0.99."""
     if name == "sgd":
         return torch.optim.SGD(model.parameters(), learning_rate, momentum=0.99)
-    return torch.optim.Adam(model.parameters(), learning_rate, betas=(0.99, 0.999), weight_decay=1e-4)
+    return torch.optim.Adam(model.parameters(), learning_rate, betas=(0.99, 0.999), eps=1e-8, weight_decay=1e-4)
 
 
 def load_arrays(model, arrays):
