@@ -26,7 +26,8 @@ from MakeTxt import find_pairs  # noqa: E402
 from Metrics import all_foreground_baseline, mean_scores, scores  # noqa: E402
 from MirrorPadding import geometry_of, overlap_tile  # noqa: E402
 
-BEFORE_BATCH_NORM = re.compile(r"(double_conv\.[03]|conv_s1)\.bias$")  # their gradient is 0 by mathematics
+# biases whose gradient is 0 by mathematics: a BatchNorm takes the constant away again
+BEFORE_BATCH_NORM = re.compile(r"(double_conv\.[03]|conv_s1|up\d\.up)\.bias$")
 LEARNING_RATE = 1e-3
 
 

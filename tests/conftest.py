@@ -16,10 +16,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "jittor: imports Jittor, which needs a compiler (leave out: -m 'not jittor')")
-
-
 @pytest.fixture(scope="module")
 def jt():
     from Runtime import jt
