@@ -16,7 +16,6 @@ Elastic deformation: Simard, Steinkraus and Platt, "Best Practices for Convoluti
 Document Analysis", ICDAR 2003, section 2.  `--method grid`: Ronneberger, Fischer and Brox, "U-Net: Convolutional
 Networks for Biomedical Image Segmentation", MICCAI 2015, section 3.1.
 """
-import argparse
 import contextlib
 import hashlib
 import io
