@@ -93,18 +93,26 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Up-sample by 2, put the middle of the skip connection in front, DoubleConv."""
+    """Up-sample by 2, put the skip connection in front, DoubleConv.
 
-    def __init__(self, in_channels, out_channels, bilinear, align_corners, **conv):
-        self.align_corners = align_corners
+    Where the convolutions are valid the skip gives its middle; where they keep the size a pool has dropped at most one
+    row and one column, which come back as zeros, as in milesial's U-Net.
+    """
+
+    def __init__(self, in_channels, out_channels, bilinear, align_corners, padding, conv_bias):
+        self.align_corners, self.padding = align_corners, padding
         self.up = None if bilinear else nn.ConvTranspose(in_channels, in_channels // 2, 2, stride=2)
-        self.conv = DoubleConv(in_channels, out_channels, in_channels // 2 if bilinear else None, **conv)
+        self.conv = DoubleConv(in_channels, out_channels, in_channels // 2 if bilinear else None, padding, conv_bias)
 
     def execute(self, x, skip):
         height, width = 2 * x.shape[2], 2 * x.shape[3]
         x = resize(x, height, width, self.align_corners) if self.up is None else self.up(x)
-        top, left = (skip.shape[2] - height) // 2, (skip.shape[3] - width) // 2
-        return self.conv(jt.concat([skip[:, :, top:top + height, left:left + width], x], dim=1))
+        below, right = skip.shape[2] - height, skip.shape[3] - width
+        if self.padding:
+            x = nn.pad(x, (0, right, 0, below)) if below or right else x
+        else:
+            skip = skip[:, :, below // 2:below // 2 + height, right // 2:right // 2 + width]
+        return self.conv(jt.concat([skip, x], dim=1))
 
 
 class OutConv(nn.Module):
@@ -124,7 +132,7 @@ class UNet(nn.Module):
     by element, at the end of down1 ... down4, before the skip leaves (section 3.1); None: no dropout.  base_channels: 64
     in the paper.  padding=1 keeps the size.  align_corners: of the bilinear up-sampling.
     Without padding H and W must be 12 modulo 16, so that every level is even before its pool (section 3), from 188 on;
-    with padding, multiples of 16 from 32 on.  Other sizes raise ValueError.
+    with padding they may be anything from 32 on.  Other sizes raise ValueError.
     """
     REFERENCE_INPUT = 448  # px: only works because a pool drops a row; the reference's protocol alone uses it
 
@@ -149,9 +157,10 @@ class UNet(nn.Module):
 
     def next_valid_side(self, side):
         """The smallest input side (px) from `side` on that the net takes."""
-        smallest, remainder = (32, 0) if self.padding else (188, 12)
-        side = max(side, smallest)
-        return side + (remainder - side) % 16
+        if self.padding:
+            return max(side, 32)
+        side = max(side, 188)
+        return side + (12 - side) % 16
 
     def execute(self, x):
         if tuple(x.shape[2:]) != (self.REFERENCE_INPUT, self.REFERENCE_INPUT):

@@ -52,21 +52,26 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Up-sample by 2, put the middle of the skip connection in front, DoubleConv."""
+    """Up-sample by 2, put the skip connection (valid: its middle) in front, DoubleConv."""
 
-    def __init__(self, in_channels, out_channels, bilinear, align_corners, **conv):
+    def __init__(self, in_channels, out_channels, bilinear, align_corners, padding, conv_bias):
         super().__init__()
+        self.padding = padding
         if bilinear:
             self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=align_corners)
         else:
             self.up = nn.ConvTranspose2d(in_channels, in_channels // 2, 2, stride=2)
-        self.conv = DoubleConv(in_channels, out_channels, in_channels // 2 if bilinear else None, **conv)
+        self.conv = DoubleConv(in_channels, out_channels, in_channels // 2 if bilinear else None, padding, conv_bias)
 
     def forward(self, x, skip):
         x = self.up(x)
         (height, width), (own_height, own_width) = x.shape[2:], skip.shape[2:]
-        top, left = (own_height - height) // 2, (own_width - width) // 2
-        return self.conv(torch.cat([skip[:, :, top:top + height, left:left + width], x], dim=1))
+        if self.padding:
+            x = F.pad(x, (0, own_width - width, 0, own_height - height))
+        else:
+            top, left = (own_height - height) // 2, (own_width - width) // 2
+            skip = skip[:, :, top:top + height, left:left + width]
+        return self.conv(torch.cat([skip, x], dim=1))
 
 
 class OutConv(nn.Module):
@@ -191,6 +196,8 @@ class U2Net(nn.Module):
 # ----------------------------------------------------------------------------------------------------------------- common
 def build_model(mode, n_channels, n_classes, **options):
     """The twin of Model.build_model."""
+    if mode not in ("Unet", *TABLES):
+        raise ValueError(f"unknown mode {mode!r}; known: Unet, {', '.join(TABLES)}")
     if mode == "Unet":
         return UNet(n_channels, n_classes, **options)
     return U2Net(TABLES[mode], n_channels, n_classes, **options)

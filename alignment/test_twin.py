@@ -34,6 +34,7 @@ CASES = {
     "Unet, transposed": ("Unet", 3, 3, {"base_channels": 4, "bilinear": False}, 188),
     "Unet, transposed, padded": ("Unet", 1, 2, {"base_channels": 4, "bilinear": False, "padding": 1}, 96),
     "Unet, padded": ("Unet", 3, 2, {"base_channels": 4, "padding": 1, "conv_bias": False, "align_corners": True}, 96),
+    "Unet, padded, odd sizes": ("Unet", 1, 2, {"base_channels": 4, "padding": 1, "align_corners": True}, 87),
     "U2netS": ("U2netS", 3, 2, {"side_outputs": True}, 64),
     "U2netS, align_corners": ("U2netS", 1, 1, {"side_outputs": True, "align_corners": True}, 64),
     "U2netS, odd sizes": ("U2netS", 1, 2, {"side_outputs": True}, 75),
