@@ -1,27 +1,37 @@
 # make demo    install, augment the sample set, train a small U-Net on it, show where everything is
 # make test    install what the tests need, run them
-# Both keep their environment in VENV; Jittor's compiled core lasts as long as that folder stays where it is.
+# make align   install PyTorch, compare each net with its PyTorch twin, in small; docs/ has it in full (see alignment/)
+# All keep their environment in VENV; Jittor's compiled core lasts as long as that folder stays where it is.
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 
-.PHONY: demo test
+.PHONY: demo test align augmented-sample
 .DELETE_ON_ERROR:
 
-demo: $(VENV)/installed
-	$(PY) MakeData.py sample
-	$(PY) DataAugmentation.py --img_path ./data/sample/train/imgs --mask_path ./data/sample/train/labels --sum 2 \
-	    --alpha_lv 2.0 --sigma_lv 0.08 --alpha_affine_lv 0.08
+demo: augmented-sample
 	$(PY) Main.py --Data_directory ./data/sample --base_channels 16 --Total_epochs 12 --Val_epochs 3
 
 test: $(VENV)/installed-dev
 	$(PY) -m pytest
+
+align: augmented-sample $(VENV)/installed-align
+	$(PY) -m pytest alignment
+	$(PY) alignment/Operators.py
+	$(PY) alignment/Compare.py --mode Unet --base_channels 16 --tile 64 --epochs 2 --Result_directory results/alignment
+	$(PY) alignment/Compare.py --mode U2netS --tile 128 --epochs 0 --steps 5 --Result_directory results/alignment
+	$(PY) alignment/Compare.py --mode U2net --tile 128 --epochs 0 --steps 5 --Result_directory results/alignment
+
+augmented-sample: $(VENV)/installed
+	$(PY) MakeData.py sample
+	$(PY) DataAugmentation.py --img_path ./data/sample/train/imgs --mask_path ./data/sample/train/labels --sum 2 \
+	    --alpha_lv 2.0 --sigma_lv 0.08 --alpha_affine_lv 0.08
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --disable-pip-version-check -r requirements.txt
 	touch $@
 
-$(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
-	$(PY) -m pip install --disable-pip-version-check -r requirements-dev.txt
+$(VENV)/installed-dev $(VENV)/installed-align: $(VENV)/installed-%: requirements-%.txt $(VENV)/installed
+	$(PY) -m pip install --disable-pip-version-check -r $<
 	touch $@

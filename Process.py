@@ -42,6 +42,11 @@ def build_optimizer(name, model, learning_rate):
     return Adam(trainable, learning_rate, betas=(0.99, 0.999), weight_decay=1e-4)
 
 
+def as_var(array):
+    """A NumPy array as a Var of its own dtype: `jt.array` makes float32 of float64."""
+    return jt.array64(array) if array.dtype == np.float64 else jt.array(array)
+
+
 def predict_image(model, image, geometry, tile="full"):
     """Logits (K, H, W) float32 of one normalised image (C, H, W) float32, for a model in eval mode."""
     def forward(inputs):
@@ -54,6 +59,19 @@ def predict_image(model, image, geometry, tile="full"):
 def mask_pixels(prediction, n_classes):
     """A predicted class map (H, W) as a picture's uint8 values: 0/255 for two classes, the class numbers for more."""
     return (prediction * (255 if n_classes == 2 else 1)).astype(np.uint8)
+
+
+def batch_loss(model, batch, tile="full"):
+    """The loss (a scalar Var) of a DataLoader.Batch: weighted cross entropy, summed over a list of side outputs.
+
+    tile: 'reference' where the batch holds the four quadrants of one image.
+    """
+    def on_canvas(logits):
+        return stitch_reference(logits, jt.concat) if tile == "reference" else crop_logits(logits, *batch.labels.shape[1:])
+    outputs, target = model(as_var(batch.inputs)), (as_var(batch.labels), as_var(batch.weights))
+    if isinstance(outputs, list):
+        return deep_supervision_loss([on_canvas(logits) for logits in outputs], *target)
+    return weighted_cross_entropy(on_canvas(outputs), *target)
 
 
 class LossGuard:
@@ -161,7 +179,7 @@ class Trainer:
     def train_step(self, batch):
         """One optimiser step; returns the loss, or None for a batch that was skipped."""
         before = {name: var.detach() for name, var in self.statistics.items()}
-        loss = self.loss(batch)
+        loss = batch_loss(self.model, batch, self.loader.tile)
         self.optimizer.zero_grad()
         self.optimizer.backward(loss)
         value = float(loss.item())  # the step's only wait for the device; the progress bar shows it
@@ -176,19 +194,6 @@ class Trainer:
         self.bad_in_a_row, self.good_in_a_row = 0, self.good_in_a_row + 1
         self.went_back = self.went_back and self.good_in_a_row < self.RECOVERED
         return value
-
-    def loss(self, batch):
-        """The loss (a scalar Var) of a Batch: weighted cross entropy, summed over a list of side outputs."""
-        outputs = self.model(jt.array(batch.inputs))
-        labels, weights = jt.array(batch.labels), jt.array(batch.weights)
-        if isinstance(outputs, list):
-            return deep_supervision_loss([self._on_canvas(logits, batch) for logits in outputs], labels, weights)
-        return weighted_cross_entropy(self._on_canvas(outputs, batch), labels, weights)
-
-    def _on_canvas(self, logits, batch):
-        if self.loader.tile == "reference":
-            return stitch_reference(logits, jt.concat)
-        return crop_logits(logits, *batch.labels.shape[1:])
 
     def _skip(self, loss):
         """Leave a batch out; after several in a row go back to the last good state, and if that was no help, stop."""

@@ -29,6 +29,12 @@ from MirrorPadding import geometry_of, overlap_tile  # noqa: E402
 # biases whose gradient is 0 by mathematics: a BatchNorm takes the constant away again
 BEFORE_BATCH_NORM = re.compile(r"(double_conv\.[03]|conv_s1|up\d\.up)\.bias$")
 LEARNING_RATE = 1e-3
+WANTED = {"activations, of their range": 1e-4, "loss, relative": 1e-5, "gradients, of their norm": 1e-3,
+          "biases before BatchNorm, of the largest gradient": 1e-6}
+OWN = 10            # times PyTorch's own distance from itself that still count as rounding
+LAST_BIT = 2.0 ** -23
+BATCHES = 3         # that are examined in single precision
+DOUBLE_TILE = 20    # px: side of the crops in double precision, for which Jittor has no fast convolutions
 
 
 def parse_arguments():
@@ -53,71 +59,120 @@ def relative_to_range(one, other):
     return float(np.abs(one - other).max() / max(np.ptp(other), 1e-12))
 
 
-def worst(differences):
-    """(name, value) of the largest in {name: value}."""
-    return max(differences.items(), key=lambda item: item[1])
+def differences(found, expected):
+    """How far two sides' `examine` of one batch are from each other: {what: {name: number}}."""
+    (seen, loss, gradients), (other_seen, other_loss, other_gradients) = found, expected
+    zero = {name for name in other_gradients if BEFORE_BATCH_NORM.search(name)}
+    largest = max(float(np.abs(gradient).max()) for gradient in other_gradients.values())
+    return {
+        "activations, of their range": {name: relative_to_range(seen[name], other_seen[name]) for name in other_seen},
+        "loss, relative": {"loss": abs(loss / other_loss - 1)},
+        "gradients, of their norm": {
+            name: float(np.linalg.norm(gradients[name] - other) / np.linalg.norm(other))
+            for name, other in other_gradients.items() if name not in zero},
+        "biases before BatchNorm, of the largest gradient": {
+            name: float(np.abs(gradients[name]).max()) / largest for name in zero}}
+
+
+def worst_of(measurements):
+    """{what: (name, number)}, the largest over all names and all of a list of `differences`."""
+    return {what: max((item for each in measurements for item in each[what].items()), key=lambda item: item[1],
+                      default=("none", 0.0)) for what in WANTED}
 
 
 class Table:
-    """Rows of (what, measured, wanted); `sound` tells whether every one is as wanted."""
+    """Lines of text about two sides: how far apart they are, beside how far PyTorch is from itself ("alone").
+
+    A number is sound where it is as small as wanted, or within `OWN` times PyTorch's own; `sound`: all so far are.
+    """
 
     def __init__(self, title):
-        self.lines, self.sound = [title, ""], True
+        self.lines, self.sound = [], True
+        self.say(title)
 
-    def add(self, what, measured, wanted=None):
-        if wanted is None:
-            self.lines.append(f"{what:<66}{measured:>16}")
-        else:
-            good = measured <= wanted
-            self.sound &= good
-            self.lines.append(f"{what:<66}{measured:>16.1e}  {'<=' if good else '> '} {wanted:.0e}")
-        print(self.lines[-1], flush=True)
+    def say(self, line):
+        self.lines.append(line)
+        print(line, flush=True)
 
+    def section(self, title, alone="-"):
+        self.say("")
+        self.say(title)
+        self.say(f"  {'':<78}{'Jittor - PyTorch':>17}{'PyTorch alone':>15}{'wanted':>8}")
+        self.say(f"  {'':<78}{'':>17}{alone:>15}")
 
-def compare_one_batch(table, ours, twin, batch):
-    """Activations, loss and gradients of one batch, from the same weights."""
-    (seen, loss, gradients), (twin_seen, twin_loss, twin_gradients) = ours.examine(batch), twin.examine(batch)
-    stages = {name: relative_to_range(seen[name], twin_seen[name]) for name in twin_seen}
-    name, value = worst(stages)
-    table.add(f"activations: worst of {len(stages)} stages ({name}), of their range", value, 1e-4)
-    table.add("loss, relative", abs(loss - twin_loss) / abs(twin_loss), 1e-5)
-    norms = {name: float(np.linalg.norm(gradient)) for name, gradient in twin_gradients.items()}
-    errors = {name: float(np.linalg.norm(gradients[name] - twin_gradients[name])) for name in norms}
-    zero = {name for name in norms if BEFORE_BATCH_NORM.search(name)}
-    name, value = worst({name: errors[name] / norms[name] for name in norms.keys() - zero})
-    table.add(f"gradients: worst of {len(norms) - len(zero)} ({name}), of its norm", value, 1e-3)
-    largest = max(float(np.abs(gradient).max()) for gradient in twin_gradients.values())
-    name, value = worst({name: float(np.abs(gradients[name]).max()) / largest for name in zero})
-    table.add(f"biases before BatchNorm: worst of {len(zero)} ({name}), of the largest gradient", value, 1e-6)
-    name, value = worst({name: float(np.abs(twin_gradients[name]).max()) / largest for name in zero})
-    table.add(f"  PyTorch's own distance from 0 there ({name})", f"{value:.1e}")
+    def add(self, what, measured, own=None, wanted=0.0, times=OWN):
+        good = measured <= max(wanted, times * (own or 0))
+        self.sound &= good
+        self.say(f"  {what:<78}{measured:>17.1e}{'-' if own is None else f'{own:.1e}':>15}"
+                 f"{f'{wanted:.0e}' if wanted else '':>8}{'' if good else '  TOO FAR'}")
+
+    def add_worst(self, worst, own=None):
+        for what, (name, value) in worst.items():
+            self.add(f"{what} ({name})", value, own and own[what][1], WANTED[what])
 
 
-def compare_steps(table, ours, twin, batches):
-    """Adam steps on the same batches, in turns: (losses, twin's losses); also the speed of both."""
-    losses, seconds = ([], []), ([], [])
+def in_double(batch):
+    return batch._replace(inputs=batch.inputs.astype(np.float64), weights=batch.weights.astype(np.float64))
+
+
+def nudged(arrays):
+    """The weights, about half of them changed in the last bit: what rounding does to them."""
+    rng = np.random.default_rng(0)
+    return {name: array if "running_" in name else array * rng.uniform(1 - LAST_BIT, 1 + LAST_BIT, array.shape).astype(np.float32)
+            for name, array in arrays.items()}
+
+
+def largest_ratio(losses, others):
+    return float(np.abs(np.divide(losses, others) - 1).max())
+
+
+def compare_in_double(table, experiment, steps=3):
+    """Whether the two compute the same: in double precision rounding hides nothing."""
+    batches = [in_double(batch) for batch in experiment.batches(steps, DOUBLE_TILE)]
+    sides = ours, twin, _ = [side.to_double() for side in experiment.sides(0, nudge=True)]
+    side = batches[0].inputs.shape[2]
+    table.section(f"Double precision, {side} x {side} px", "last bit")
+    table.add_worst(worst_of([differences(ours.examine(batches[0]), twin.examine(batches[0]))]))
+    losses = [[each.step(batch) for batch in batches] for each in sides]
+    table.add(f"loss over {steps} Adam steps, relative", largest_ratio(losses[0], losses[1]),
+              largest_ratio(losses[2], losses[1]), 1e-3)
+
+
+def compare_batches(table, experiment, batches):
+    """What rounding makes of real batches in single precision, beside how far PyTorch is from its own double."""
+    ours, twin, exact = experiment.sides(0)
+    exact.to_double()
+    apart, own = [], []
+    for batch in tqdm(batches, "batches", disable=None, leave=False):
+        found, expected, truth = ours.examine(batch), twin.examine(batch), exact.examine(in_double(batch))
+        apart.append(differences(found, expected))
+        own.append(differences(expected, truth))
+    table.section(f"Single precision, the worst of {len(batches)} batches", "its double")
+    table.add_worst(worst_of(apart), worst_of(own))
+
+
+def compare_steps(table, experiment, batches):
+    """Adam steps on the same batches, in turns: the losses of each side; also the speed, and weights that change sides."""
+    sides = ours, twin, _ = experiment.sides(0, nudge=True)
+    losses, seconds = ([], [], []), ([], [], [])
     for batch in tqdm(batches, "steps", disable=None, leave=False):
-        for k, side in enumerate((ours, twin)):
+        for k, side in enumerate(sides):
             started = time.perf_counter()
             losses[k].append(side.step(batch))
             seconds[k].append(time.perf_counter() - started)
-    curves = np.array(losses)
-    table.add(f"loss over {len(batches)} Adam steps, relative", float(np.abs(curves[0] / curves[1] - 1).max()), 1e-3)
-    rates = [1 / statistics.median(each[len(each) // 4:]) for each in seconds]
-    table.add("training, images/s: Jittor, PyTorch", f"{rates[0]:.3f}, {rates[1]:.3f}")
-    table.add("  ratio of the medians, steps in turns", f"{rates[0] / rates[1]:.2f}")
-    return losses
-
-
-def compare_prediction(table, ours, twin, inputs):
-    """The trained weights of either, in the other framework."""
+    table.section("Training", "last bit")
+    table.add(f"loss over {len(batches)} Adam steps, relative", largest_ratio(losses[0], losses[1]),
+              largest_ratio(losses[2], losses[1]), 1e-3)
     for source, other in ((ours, twin), (twin, ours)):
-        expected = source.logits(inputs)
-        kept = other.arrays()
+        expected, kept = source.logits(batches[0].inputs), other.arrays()
         other.load(source.arrays())
-        difference = relative_to_range(other.logits(inputs), expected)
+        table.add(f"{source.name}'s trained weights in {other.name}: logits, of their range",
+                  relative_to_range(other.logits(batches[0].inputs), expected), wanted=1e-4)
         other.load(kept)
-        table.add(f"{source.name}'s trained weights in {other.name}: logits, of their range", difference, 1e-4)
+    rates = [1 / statistics.median(each[len(each) // 4:]) for each in seconds]
+    table.say(f"  images/s, steps in turns: Jittor {rates[0]:.3f}, PyTorch {rates[1]:.3f}; "
+              f"ratio {rates[0] / rates[1]:.2f}")
+    return losses
 
 
 # ------------------------------------------------------------------------------------------------------ the short training
@@ -136,19 +191,17 @@ def short_training(side, loader, test_set, geometry, epochs, name):
     return history
 
 
-def compare_training(table, histories):
-    """The scores' differences beside those of PyTorch from itself under another seed."""
-    ours, twin, other = (np.array(history) for history in histories.values())
+def compare_training(table, histories, baseline):
+    """The scores' differences beside those of PyTorch from itself under other seeds."""
+    ours, *twins = (np.array(history) for history in histories.values())
+    table.section(f"Short training, {len(ours)} epochs, tested on whole images", "other seeds")
     for column, name in ((1, "IoU"), (2, "Dice")):
-        difference = np.abs(ours - twin)[:, column].max()
-        yardstick = np.abs(other - twin)[:, column].max()
-        table.add(f"{name} after each epoch: largest difference", f"{difference:.4f}")
-        table.add("  of PyTorch from itself under another seed", f"{yardstick:.4f}")
-        table.sound &= bool(difference <= yardstick)
+        own = max(np.abs(one - other)[:, column].max() for one, other in itertools.combinations(twins, 2))
+        table.add(f"{name} after each epoch: largest difference", np.abs(ours - twins[0])[:, column].max(), own, times=1)
     for name, history in histories.items():
         loss, iou, dice, f1 = max(history, key=lambda row: row[1])
-        table.add(f"best of {name}", f"IoU {iou:.4f}")
-        table.add("", f"Dice {dice:.4f}")
+        table.say(f"  best epoch of {name + ':':<24} loss {loss:.4f}  IoU {iou:.4f}  Dice {dice:.4f}  F1 {f1:.4f}")
+    table.say(f"  all foreground would score:                          IoU {baseline['iou']:.4f}  Dice {baseline['dice']:.4f}")
 
 
 def draw(path, mode, losses, histories, baseline):
@@ -158,10 +211,11 @@ def draw(path, mode, losses, histories, baseline):
     steps = axes[0, 0]
     steps.plot(losses[0], color="#1f77b4", linewidth=3, alpha=0.5, label="Jittor")
     steps.plot(losses[1], color="#c0392b", linewidth=1, label="PyTorch")
+    steps.plot(losses[2], color="#c0392b", linewidth=1, linestyle=":", label="PyTorch, weights changed in the last bit")
     steps.set(title=f"{mode}: loss of each Adam step, from the same weights", xlabel="step", ylabel="loss (nats per pixel)")
     steps.legend()
     styles = dict(zip(histories, ({"color": "#1f77b4", "linewidth": 3, "alpha": 0.5}, {"color": "#c0392b"},
-                                  {"color": "#c0392b", "linestyle": ":"})))
+                                  {"color": "#c0392b", "linestyle": ":"}, {"color": "#c0392b", "linestyle": "--"})))
     for axis, column, title in ((axes[0, 1], 1, "IoU"), (axes[1, 0], 2, "Dice = F1")):
         for name, history in histories.items():
             axis.plot([row[column] for row in history], marker=".", label=name, **styles[name])
@@ -197,25 +251,26 @@ class Experiment:
                                          for split in ("train", "test"))
         self.baseline = all_foreground_baseline(map(self.test_set.label, range(len(self.test_set))))
 
-    def loader(self, seed):
-        return TrainingLoader(self.train_set, self.geometry, self.tile, 1, seed, self.scratch)
+    def loader(self, seed, tile=None):
+        return TrainingLoader(self.train_set, self.geometry, tile or self.tile, 1, seed, self.scratch)
 
-    def batches(self, count):
+    def batches(self, count, tile=None):
         """The first `count` batches of the epochs in their order."""
-        epochs = itertools.chain.from_iterable(self.loader(0).epoch(epoch) for epoch in itertools.count())
+        epochs = itertools.chain.from_iterable(self.loader(0, tile).epoch(epoch) for epoch in itertools.count())
         return list(itertools.islice(epochs, count))
 
-    def sides(self, seed):
-        """(ours, twin) with the same initial weights."""
+    def sides(self, seed, nudge=False):
+        """(ours, the twin, another twin) with the same initial weights, the last with nudged ones where so wished."""
         from Ours import Ours
         from Twin import Twin
         args, options = self.args, {"side_outputs": True}
         if args.mode == "Unet":
             options = {"bilinear": args.bilinear, "base_channels": args.base_channels}
         ours = Ours(args.mode, args.n_channels, 2, options, LEARNING_RATE, seed=seed)
-        twin = Twin(args.mode, args.n_channels, 2, options, LEARNING_RATE)
+        twin, other = (Twin(args.mode, args.n_channels, 2, options, LEARNING_RATE) for _ in range(2))
         twin.load(ours.arrays())
-        return ours, twin
+        other.load(nudged(ours.arrays()) if nudge else ours.arrays())
+        return ours, twin, other
 
     def title(self):
         import torch
@@ -225,28 +280,27 @@ class Experiment:
                 f"PyTorch {torch.__version__}")
 
     def train_all(self):
-        """The short training of ours, of the twin, and of the twin under another seed: {name: history}."""
-        (ours, twin), (_, other) = self.sides(0), self.sides(1)
-        runs = (("Jittor", ours, 0), ("PyTorch", twin, 0), ("PyTorch, another seed", other, 1))
+        """The short training of ours, of the twin, and of the twin under other seeds: {name: history}."""
+        (ours, twin, _), *others = (self.sides(seed) for seed in range(3))
+        runs = [("Jittor", ours, 0), ("PyTorch", twin, 0)]
+        runs += [(f"PyTorch, seed {seed}", other, seed) for seed, (_, other, _) in enumerate(others, start=1)]
         return {name: short_training(side, self.loader(seed), self.test_set, self.geometry, self.args.epochs, name)
                 for name, side, seed in runs}
 
 
 def compare(experiment):
     """All comparisons: (table, losses of the steps, histories of the short training)."""
-    table, (ours, twin) = Table(experiment.title()), experiment.sides(0)
-    print("\n".join(table.lines))
+    table, (ours, twin, _) = Table(experiment.title()), experiment.sides(0)
     counts = [sum(array.size for name, array in side.arrays().items() if "running_" not in name) for side in (ours, twin)]
-    table.add("trainable parameters: Jittor, PyTorch", f"{counts[0]:,}, {counts[1]:,}")
+    table.say(f"trainable parameters: Jittor {counts[0]:,}, PyTorch {counts[1]:,}")
     table.sound &= counts[0] == counts[1]
-    batches = experiment.batches(experiment.args.steps)
-    compare_one_batch(table, ours, twin, batches[0])
-    losses = compare_steps(table, ours, twin, batches)
-    compare_prediction(table, ours, twin, batches[0].inputs)
+    compare_in_double(table, experiment)
+    batches = experiment.batches(max(BATCHES, experiment.args.steps))
+    compare_batches(table, experiment, batches[:BATCHES])
+    losses = compare_steps(table, experiment, batches[:experiment.args.steps])
     histories = experiment.train_all() if experiment.args.epochs else {}
     if histories:
-        compare_training(table, histories)
-    table.add("all foreground would score", f"IoU {experiment.baseline['iou']:.4f}")
+        compare_training(table, histories, experiment.baseline)
     return table, losses, histories
 
 

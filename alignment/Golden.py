@@ -76,9 +76,9 @@ def main():
         batch, found = formula_batch(channels, classes, side, label_side), []
         for dtype in (np.float64, np.float32):
             twin = Twin(mode, channels, classes, options, LEARNING_RATE)
-            if dtype is np.float64:
-                twin.model.double()
             twin.load(formula_weights({key: array.shape for key, array in twin.arrays().items()}))
+            if dtype is np.float64:
+                twin.to_double()
             found.append(results(twin, batch._replace(inputs=batch.inputs.astype(dtype),
                                                       weights=batch.weights.astype(dtype))))
         exact, single = found

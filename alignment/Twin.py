@@ -1,7 +1,9 @@
 """The PyTorch twin as a side of the comparison: the methods of `Ours.Ours`."""
 import torch
 import TorchModel
-from Ours import canvas_loss, stage_names
+from Ours import stage_names
+
+from MirrorPadding import crop_logits
 
 
 class Twin:
@@ -18,10 +20,17 @@ class Twin:
     def load(self, arrays):
         TorchModel.load_arrays(self.model, arrays)
 
+    def to_double(self):
+        self.model.double()
+        return self
+
     def loss(self, batch):
         self.model.train()
-        labels, weights = torch.from_numpy(batch.labels).long(), torch.from_numpy(batch.weights)
-        return canvas_loss(TorchModel, self.model(torch.from_numpy(batch.inputs)), labels, weights)
+        outputs = self.model(torch.from_numpy(batch.inputs))
+        target = torch.from_numpy(batch.labels).long(), torch.from_numpy(batch.weights)
+        outputs = outputs if isinstance(outputs, list) else [outputs]
+        size = batch.labels.shape[1:]
+        return TorchModel.deep_supervision_loss([crop_logits(logits, *size) for logits in outputs], *target)
 
     def step(self, batch):
         loss = self.loss(batch)

@@ -18,6 +18,7 @@ import TorchModel  # noqa: E402
 
 import Loss  # noqa: E402
 import Model  # noqa: E402
+from Checkpoint import load_weights  # noqa: E402
 from Runtime import jt  # noqa: E402
 
 COUNTS = {("Unet", 1): (17_266_306, 8_832), ("Unet", 3): (17_267_458, 8_832),
@@ -164,6 +165,26 @@ def test_optimizer_settings():
     adam, sgd = (TorchModel.build_optimizer(name, twin, 1e-3).defaults for name in ("adam", "sgd"))
     assert (adam["lr"], adam["betas"], adam["eps"], adam["weight_decay"]) == (1e-3, (0.99, 0.999), 1e-8, 1e-4)
     assert (sgd["lr"], sgd["momentum"], sgd["weight_decay"], sgd["dampening"]) == (1e-3, 0.99, 0, 0)
+
+
+# --------------------------------------------------------------------------------------------------------- public weights
+@pytest.mark.parametrize("mode, n_classes, options, zipped, height, width", [
+    ("Unet", 2, {"padding": 1, "conv_bias": False, "align_corners": True}, True, 100, 87),
+    ("Unet", 2, {"padding": 1, "conv_bias": False, "bilinear": False}, True, 64, 75),
+    ("U2net", 1, {}, False, 96, 160),
+    ("U2netS", 1, {}, False, 96, 160)], ids=["milesial, bilinear", "milesial", "u2net.pth", "u2netp.pth"])
+def test_public_weights_predict_as_at_home(tmp_path, mode, n_classes, options, zipped, height, width):
+    """At full width, in the file formats in which they are published, from a file into a net of other weights."""
+    _, twin = pair(mode, 3, n_classes, options)
+    state = {**twin.state_dict(), "mask_values": [0, 1]} if zipped else twin.state_dict()
+    torch.save(state, tmp_path / "public.pth", _use_new_zipfile_serialization=zipped)
+    ours = Model.build_model(mode, 3, n_classes, **options)
+    load_weights(ours, tmp_path / "public.pth")
+    images = np.random.default_rng(1).uniform(size=(1, 3, height, width)).astype(np.float32)
+    with torch.no_grad():
+        expected = twin.eval()(torch.from_numpy(images)).numpy()
+    found = ours.eval()(jt.array(images)).numpy()
+    assert found.shape == expected.shape and np.abs(found - expected).max() <= 1e-4 * np.ptp(expected)
 
 
 # ---------------------------------------------------------------------------------------------------------- the numbers
