@@ -22,6 +22,7 @@ def prepare():
 if __name__ == "__main__" and run(prepare):
     sys.exit(1)
 
+from Kernels import BatchNorm, Conv, MaxPool, conv_norm_relu, resize  # noqa: E402
 from Runtime import jt, nn  # noqa: E402
 
 
@@ -37,35 +38,6 @@ def he_initialise(model):
                 module.bias.assign(jt.zeros(module.bias.shape))
 
 
-def resize(x, height, width, align_corners):
-    """Bilinear resize of (N, C, h, w) to (N, C, height, width)."""
-    if x.shape[2:] == [height, width]:
-        return x
-    return nn.interpolate(x, size=(height, width), mode="bilinear", align_corners=align_corners)
-
-
-def channel_mean(x):
-    """Mean of each channel, (C,), of (N, C, H, W): rows first, because long float32 sums lose digits."""
-    return x.mean(3).mean(2).mean(0)
-
-
-class BatchNorm(nn.BatchNorm):
-    """BatchNorm to PyTorch's digits: Jittor's own takes E[x^2] - E[x]^2 of long sums and keeps the biased variance."""
-
-    def execute(self, x):
-        if not self.is_train:
-            return super().execute(x)
-        over = [0, 2, 3]
-        mean = channel_mean(x)
-        centred = x - mean.broadcast(x, over)
-        variance = channel_mean(centred * centred)
-        unbiased = variance * (x.numel() / max(1, x.numel() - x.shape[1]))  # n / (n - 1), n = x.numel() / channels
-        self.running_mean.update(self.running_mean + (mean - self.running_mean) * self.momentum)
-        self.running_var.update(self.running_var + (unbiased - self.running_var) * self.momentum)
-        scale = self.weight / jt.sqrt(variance + self.eps)
-        return centred * scale.broadcast(x, over) + self.bias.broadcast(x, over)
-
-
 # ------------------------------------------------------------------------------------------------------------------ U-Net
 class DoubleConv(nn.Module):
     """(3x3 convolution, BatchNorm, ReLU) twice."""
@@ -73,18 +45,19 @@ class DoubleConv(nn.Module):
     def __init__(self, in_channels, out_channels, mid_channels=None, padding=0, conv_bias=True):
         mid_channels = mid_channels or out_channels
         self.double_conv = nn.Sequential(
-            nn.Conv(in_channels, mid_channels, 3, padding=padding, bias=conv_bias), BatchNorm(mid_channels), nn.ReLU(),
-            nn.Conv(mid_channels, out_channels, 3, padding=padding, bias=conv_bias), BatchNorm(out_channels), nn.ReLU())
+            Conv(in_channels, mid_channels, 3, padding=padding, bias=conv_bias), BatchNorm(mid_channels), nn.ReLU(),
+            Conv(mid_channels, out_channels, 3, padding=padding, bias=conv_bias), BatchNorm(out_channels), nn.ReLU())
 
     def execute(self, x):
-        return self.double_conv(x)
+        conv1, norm1, _, conv2, norm2, _ = self.double_conv
+        return conv_norm_relu(conv2, norm2, conv_norm_relu(conv1, norm1, x))
 
 
 class Down(nn.Module):
     """2x2 max-pool, DoubleConv, dropout."""
 
     def __init__(self, in_channels, out_channels, dropout_prob, **conv):
-        self.maxpool_conv = nn.Sequential(nn.MaxPool2d(2), DoubleConv(in_channels, out_channels, **conv))
+        self.maxpool_conv = nn.Sequential(MaxPool(), DoubleConv(in_channels, out_channels, **conv))
         self.dropout = nn.Dropout(dropout_prob) if dropout_prob > 0 else None
 
     def execute(self, x):
@@ -119,7 +92,7 @@ class OutConv(nn.Module):
     """1x1 convolution to the classes' logits."""
 
     def __init__(self, in_channels, n_classes):
-        self.conv = nn.Conv(in_channels, n_classes, 1)
+        self.conv = Conv(in_channels, n_classes, 1)
 
     def execute(self, x):
         return self.conv(x)
@@ -182,11 +155,11 @@ class REBNCONV(nn.Module):
     """3x3 convolution (dilated, size kept), BatchNorm, ReLU."""
 
     def __init__(self, in_channels, out_channels, dilation=1):
-        self.conv_s1 = nn.Conv(in_channels, out_channels, 3, padding=dilation, dilation=dilation)
+        self.conv_s1 = Conv(in_channels, out_channels, 3, padding=dilation, dilation=dilation)
         self.bn_s1 = BatchNorm(out_channels)
 
     def execute(self, x):
-        return nn.relu(self.bn_s1(self.conv_s1(x)))
+        return conv_norm_relu(self.conv_s1, self.bn_s1, x)
 
 
 class RSU(nn.Module):
@@ -197,7 +170,7 @@ class RSU(nn.Module):
 
     def __init__(self, height, in_channels, mid_channels, out_channels, align_corners, dilated=False):
         self.height, self.dilated, self.align_corners = height, dilated, align_corners
-        self.pool = nn.MaxPool2d(2, stride=2, ceil_mode=True)
+        self.pool = MaxPool(ceil_mode=True)
         self.rebnconvin = REBNCONV(in_channels, out_channels)
         for k in range(1, height + 1):
             dilation = 2 ** (k - 1) if dilated else (2 if k == height else 1)
@@ -239,7 +212,7 @@ class U2NetBase(nn.Module):
 
     def __init__(self, in_ch, n_classes, align_corners=False, side_outputs=False):
         self.align_corners, self.side_outputs = align_corners, side_outputs
-        self.pool = nn.MaxPool2d(2, stride=2, ceil_mode=True)
+        self.pool = MaxPool(ceil_mode=True)
         outputs = {name: out for name, (_, _, out) in self.STAGES.items()}
         channels = in_ch
         for name, (height, mid, out) in self.STAGES.items():
@@ -249,8 +222,8 @@ class U2NetBase(nn.Module):
             setattr(self, name, RSU(4 if dilated else height, channels, mid, out, align_corners, dilated))
             channels = out
         for k in range(1, 7):
-            setattr(self, f"side{k}", nn.Conv(outputs.get(f"stage{k}d", outputs["stage6"]), n_classes, 3, padding=1))
-        self.outconv = nn.Conv(6 * n_classes, n_classes, 1)
+            setattr(self, f"side{k}", Conv(outputs.get(f"stage{k}d", outputs["stage6"]), n_classes, 3, padding=1))
+        self.outconv = Conv(6 * n_classes, n_classes, 1)
         he_initialise(self)
 
     def next_valid_side(self, side):

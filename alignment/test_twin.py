@@ -5,7 +5,6 @@ optimisers' steps are compared by Compare.py.
 """
 import itertools
 import sys
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
 import TorchModel  # noqa: E402
+from Golden import formula_weights  # noqa: E402
 
 import Loss  # noqa: E402
 import Model  # noqa: E402
@@ -43,22 +43,9 @@ CASES = {
 
 
 def pair(mode, n_channels, n_classes, options):
-    """(Jittor's net, its twin) with the same random weights and statistics.
-
-    BatchNorm's biases lie around 1, so that most ReLUs are open and rounding turns few of them over.
-    """
+    """(Jittor's net, its twin) with the same random weights and statistics."""
     ours, twin = (module.build_model(mode, n_channels, n_classes, **options) for module in (Model, TorchModel))
-    shapes = {name: value.shape for name, value in TorchModel.state_arrays(twin).items()}
-    arrays = {}
-    for name, shape in shapes.items():
-        rng = np.random.default_rng([0, zlib.crc32(name.encode())])
-        if len(shape) == 4:
-            values = rng.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape)
-        elif name.endswith(("bias", "running_mean")):
-            values = rng.normal(1 if f"{name[:-len('bias')]}running_var" in shapes else 0, 0.1, shape)
-        else:
-            values = rng.uniform(0.5, 1.5, shape)
-        arrays[name] = values.astype(np.float32)
+    arrays = formula_weights({name: value.shape for name, value in TorchModel.state_arrays(twin).items()})
     for name, var in ours.state_dict().items():
         var.assign(arrays[name])
     TorchModel.load_arrays(twin, arrays)

@@ -253,11 +253,11 @@ def test_summary_of_a_small_net(jt):
     model = DoubleConv(1, 2)
     rows = layer_rows(model, (1, 1, 10, 10))
     assert [(kind, shape, own) for _, kind, shape, own in rows] == [
-        ("Conv", [1, 2, 8, 8], 20), ("BatchNorm", [1, 2, 8, 8], 4), ("relu", [1, 2, 8, 8], 0),
-        ("Conv", [1, 2, 6, 6], 38), ("BatchNorm", [1, 2, 6, 6], 4), ("relu", [1, 2, 6, 6], 0)]
+        ("Conv", [1, 2, 8, 8], 20), ("BatchNorm", [1, 2, 8, 8], 4),
+        ("Conv", [1, 2, 6, 6], 38), ("BatchNorm", [1, 2, 6, 6], 4)]
     text = io.StringIO()
     summary(model, (1, 512, 512), file=text)
-    megabytes = 2 * 4 * 2 * 3 * (510 ** 2 + 508 ** 2) / 2 ** 20
+    megabytes = 2 * 4 * 2 * 2 * (510 ** 2 + 508 ** 2) / 2 ** 20
     assert f"{megabytes:,.2f} MB" in text.getvalue() and "Trainable parameters:         66" in text.getvalue()
     assert model.is_training(), "the table leaves the model as it was"
 
