@@ -69,15 +69,19 @@ class Winograd(jt.Function):
 
 
 class Conv(nn.Conv):
-    """nn.Conv whose 3x3 convolutions without stride and dilation run by `Winograd`."""
+    """nn.Conv whose 3x3 convolutions run by `Winograd` where that is faster: not with stride, dilation or groups, nor where
+    there are too few outputs to make up for the filters' transform.
+    """
 
     def execute(self, x):
         return self.convolve(x, self.weight, self.bias)
 
     def convolve(self, x, weight, bias, relu=False):
         """This layer's convolution with other weights; relu: and a ReLU, for prediction alone."""
-        if (suits(x) and self.kernel_size == (3, 3) and self.stride == self.dilation == (1, 1) and self.groups == 1
-                and self.padding in ((0, 0), (1, 1))):
+        k, c, *sides = weight.shape
+        tiles = x.numel() // c // 4
+        if (suits(x) and sides == [3, 3] and self.stride == self.dilation == (1, 1) and self.groups == 1
+                and self.padding in ((0, 0), (1, 1)) and k >= 4 and (tiles >= 256 or c * k <= 4096)):
             return Winograd.apply(x, weight, bias, self.padding[0], relu)
         y = nn.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
         return nn.relu(y) if relu else y

@@ -10,23 +10,46 @@
 #include <memory>
 #include <vector>
 #include <omp.h>
+#include <sys/mman.h>
 
 namespace winograd {
 
-constexpr int L = 16;                                               // lanes: tiles of a panel
-typedef float Vec __attribute__((vector_size(L * sizeof(float)), aligned(64), may_alias));
 #ifdef __AVX512F__
-constexpr int ROWS = 8, PANELS = 2;                                 // of a product that fit into 32 registers
-constexpr int GROWS = 4, GCOLS = 4;
+constexpr int L = 16;                                               // lanes: tiles of a panel
+constexpr int ROWS = 8, PANELS = 2;                                 // of a product: as many sums as registers hold
+constexpr int GROWS = 4, GCOLS = 4;                                 // of a gradient's product
 #else
-constexpr int ROWS = 4, PANELS = 1;                                 // ... into 16 registers of half a Vec
-constexpr int GROWS = 2, GCOLS = 3;
+constexpr int L = 8;
+constexpr int ROWS = 4, PANELS = 3;
+constexpr int GROWS = 4, GCOLS = 2;
 #endif
+typedef float Vec __attribute__((vector_size(L * sizeof(float)), may_alias));
+typedef int Mask __attribute__((vector_size(L * sizeof(int))));
+#ifdef __AVX512F__
+const Mask EVEN = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
+const Mask FRONT = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
+#else
+const Mask EVEN = {0, 2, 4, 6, 8, 10, 12, 14};
+const Mask FRONT = {0, 8, 1, 9, 2, 10, 3, 11};
+#endif
+
+inline Vec load(const float* p) { Vec v; std::memcpy(&v, p, sizeof v); return v; }
+inline void store(float* p, const Vec& v) { std::memcpy(p, &v, sizeof v); }
+inline Vec even(const Vec& a, const Vec& b) { return __builtin_shuffle(a, b, EVEN); }          // of a's and b's numbers in a row
+inline Vec odd(const Vec& a, const Vec& b) { return __builtin_shuffle(a, b, EVEN + 1); }
+inline Vec front(const Vec& a, const Vec& b) { return __builtin_shuffle(a, b, FRONT); }        // a[0], b[0], a[1], ...
+inline Vec back(const Vec& a, const Vec& b) { return __builtin_shuffle(a, b, FRONT + L / 2); }
 
 struct Buffer {                                                     // aligned, kept from call to call by its thread
     Vec* data = nullptr; size_t size = 0;
     Vec* of(size_t vectors) {
-        if (vectors > size) { free(data); data = (Vec*)aligned_alloc(64, vectors * sizeof(Vec)); size = vectors; }
+        if (vectors > size) {
+            size_t page = 1 << 21, bytes = (vectors * sizeof(Vec) + page - 1) / page * page;
+            free(data);
+            data = (Vec*)aligned_alloc(page, bytes);
+            madvise(data, bytes, MADV_HUGEPAGE);
+            size = bytes / sizeof(Vec);
+        }
         return data;
     }
     ~Buffer() { free(data); }
@@ -69,11 +92,17 @@ inline void load_tiles(const Shape& s, const float* x, int channel, const Run* r
                 std::memset(edge, 0, sizeof edge);
                 if (to > from) std::memcpy(edge + from, image + (size_t)y * s.w + left + from, (to - from) * sizeof(float));
             }
-            float* out = (float*)(d + r * 4) + run.lane;
-            if (run.lanes == L)
-                for (int l = 0; l < L; l++) { out[l] = row[2 * l]; out[L + l] = row[2 * l + 1]; out[2 * L + l] = row[2 * l + 2]; out[3 * L + l] = row[2 * l + 3]; }
-            else
-                for (int l = 0; l < run.lanes; l++) { out[l] = row[2 * l]; out[L + l] = row[2 * l + 1]; out[2 * L + l] = row[2 * l + 2]; out[3 * L + l] = row[2 * l + 3]; }
+            if (run.lanes == L) {
+                Vec a = load(row), b = load(row + L), next_a = load(row + 2), next_b = load(row + L + 2);
+                d[r * 4] = even(a, b);
+                d[r * 4 + 1] = odd(a, b);
+                d[r * 4 + 2] = even(next_a, next_b);
+                d[r * 4 + 3] = odd(next_a, next_b);
+            } else {
+                float* out = (float*)(d + r * 4) + run.lane;
+                for (int l = 0; l < run.lanes; l++)
+                    for (int q = 0; q < 4; q++) out[q * L + l] = row[2 * l + q];
+            }
         }
     }
 }
@@ -115,14 +144,11 @@ inline void store_tiles(const Shape& s, float* y, int channel, const Run* runs, 
         int wide = std::min(2 * run.lanes, s.ow - 2 * run.tx);
         for (int r = 0; r < 2 && 2 * run.ty + r < s.oh; r++) {
             float* row = image + (size_t)(2 * run.ty + r) * s.ow + 2 * run.tx;
-            const float* even = (const float*)(tiles + r * 2) + run.lane;
-            const float* odd = even + L;
-            if (wide == 2 * L)
-                for (int l = 0; l < L; l++) { row[2 * l] = even[l]; row[2 * l + 1] = odd[l]; }
-            else {
-                for (int l = 0; l < wide / 2; l++) { row[2 * l] = even[l]; row[2 * l + 1] = odd[l]; }
-                if (wide % 2) row[wide - 1] = even[wide / 2];
-            }
+            if (wide == 2 * L) {
+                store(row, front(tiles[r * 2], tiles[r * 2 + 1]));
+                store(row + L, back(tiles[r * 2], tiles[r * 2 + 1]));
+            } else
+                for (int i = 0; i < wide; i++) row[i] = ((const float*)(tiles + r * 2 + i % 2))[run.lane + i / 2];
         }
     }
 }
@@ -182,8 +208,9 @@ inline void convolve(const Shape& s, const float* x, const float* w, const float
     #pragma omp parallel
     {
         static thread_local Buffer work;
-        Vec* v = work.of((size_t)16 * block * (s.c + s.k));
-        Vec* m = v + (size_t)16 * block * s.c;
+        size_t v_plane = (size_t)block * s.c + 1, m_plane = (size_t)block * s.k + 1;   // one more: powers of 2 collide in the cache
+        Vec* v = work.of(16 * (v_plane + m_plane));
+        Vec* m = v + 16 * v_plane;
         Run runs[16][L];
         int counts[16];
         #pragma omp for schedule(dynamic)
@@ -194,12 +221,12 @@ inline void convolve(const Shape& s, const float* x, const float* w, const float
                 for (int i = 0; i < s.c; i++) {
                     Vec d[16];
                     load_tiles(s, x, i, runs[p], counts[p], d);
-                    transform_input(d, v + (size_t)p * s.c + i, (size_t)block * s.c);
+                    transform_input(d, v + (size_t)p * s.c + i, v_plane);
                 }
             }
             for (int position = 0; position < 16; position++) {
-                const Vec* vp = v + (size_t)position * block * s.c;
-                Vec* mp = m + (size_t)position * block * s.k;
+                const Vec* vp = v + position * v_plane;
+                Vec* mp = m + position * m_plane;
                 for (int b = 0; b < blocks; b++) {
                     const float* ub = u + position * plane + (size_t)b * s.c * ROWS;
                     int rows = std::min(ROWS, s.k - b * ROWS), p = 0;
@@ -212,7 +239,7 @@ inline void convolve(const Shape& s, const float* x, const float* w, const float
             for (int p = 0; p < panels; p++)
                 for (int o = 0; o < s.k; o++) {
                     Vec tiles[4];
-                    transform_output(m + (size_t)p * s.k + o, (size_t)block * s.k, tiles);
+                    transform_output(m + (size_t)p * s.k + o, m_plane, tiles);
                     for (int i = 0; i < 4; i++) {
                         if (bias) tiles[i] += bias[o];
                         if (relu) tiles[i] = tiles[i] > 0 ? tiles[i] : Vec{};
@@ -232,14 +259,11 @@ inline void load_gradient(const Shape& s, const float* gy, int channel, const Ru
         int wide = std::min(2 * run.lanes, s.ow - 2 * run.tx);
         for (int r = 0; r < 2 && 2 * run.ty + r < s.oh; r++) {
             const float* row = image + (size_t)(2 * run.ty + r) * s.ow + 2 * run.tx;
-            float* even = (float*)(g + r * 2) + run.lane;
-            float* odd = even + L;
-            if (wide == 2 * L)
-                for (int l = 0; l < L; l++) { even[l] = row[2 * l]; odd[l] = row[2 * l + 1]; }
-            else {
-                for (int l = 0; l < wide / 2; l++) { even[l] = row[2 * l]; odd[l] = row[2 * l + 1]; }
-                if (wide % 2) even[wide / 2] = row[wide - 1];
-            }
+            if (wide == 2 * L) {
+                g[r * 2] = even(load(row), load(row + L));
+                g[r * 2 + 1] = odd(load(row), load(row + L));
+            } else
+                for (int i = 0; i < wide; i++) ((float*)(g + r * 2 + i % 2))[run.lane + i / 2] = row[i];
         }
     }
 }
@@ -256,49 +280,21 @@ inline void transform_gradient(const Vec* g, Vec* d, size_t stride) {
     }
 }
 
-inline float total(const Vec& v) {
-    typedef float Half __attribute__((vector_size(32)));
-    typedef float Quarter __attribute__((vector_size(16)));
-    Half halves[2]; Quarter quarters[2];
-    std::memcpy(halves, &v, sizeof v);
-    Half half = halves[0] + halves[1];
-    std::memcpy(quarters, &half, sizeof half);
-    Quarter q = quarters[0] + quarters[1];
-    return (q[0] + q[1]) + (q[2] + q[3]);
-}
+inline float total(const Vec& v) { float t = 0; for (int l = 0; l < L; l++) t += v[l]; return t; }
 
 // A load that stays one: left alone, GCC loads once more for each product.
 inline Vec in_register(Vec v) {
-#ifdef __AVX512F__
+#ifdef __AVX__
     asm("" : "+v"(v));
 #endif
     return v;
 }
 
-typedef int Mask __attribute__((vector_size(L * sizeof(int))));
-inline Vec fold8(const Vec& a, const Vec& b) {
-    const Mask low = {0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23}, high = low + 8;
-    return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
-}
-inline Vec fold4(const Vec& a, const Vec& b) {
-    const Mask low = {0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27}, high = low + 4;
-    return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
-}
-inline Vec fold2(const Vec& a, const Vec& b) {
-    const Mask low = {0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29}, high = low + 2;
-    return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
-}
-inline Vec fold1(const Vec& a, const Vec& b) {
-    const Mask low = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30}, high = low + 1;
-    return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
-}
-// lane i: the sum over the lanes of v[i]
-inline Vec totals_of(const Vec* v) {
-    Vec a[8], b[4], c[2];
-    for (int i = 0; i < 8; i++) a[i] = fold8(v[2 * i], v[2 * i + 1]);
-    for (int i = 0; i < 4; i++) b[i] = fold4(a[2 * i], a[2 * i + 1]);
-    for (int i = 0; i < 2; i++) c[i] = fold2(b[2 * i], b[2 * i + 1]);
-    return fold1(c[0], c[1]);
+// lane i: the sum over the lanes of v[i], of L of them
+inline Vec totals_of(Vec* v) {
+    for (int count = L; count > 1; count /= 2)                      // even and odd lanes: half as many numbers of each
+        for (int i = 0; i < count / 2; i++) v[i] = even(v[2 * i], v[2 * i + 1]) + odd(v[2 * i], v[2 * i + 1]);
+    return v[0];
 }
 
 // u[r * c + i] += the sum over panels and lanes of d[r] * v[i], for GROWS rows and GCOLS columns
@@ -312,16 +308,10 @@ inline void accumulate(const Vec* d, const Vec* v, int panels, float* u, int c) 
             for (int r = 0; r < GROWS; r++) sum[r][i] += rows[r] * column;
         }
     }
-#ifdef __AVX512F__
-    float totals[L];
-    Vec t = totals_of(&sum[0][0]);
-    std::memcpy(totals, &t, sizeof t);
+    static_assert(GROWS * GCOLS == L, "totals_of takes all sums at once");
+    Vec totals = totals_of(&sum[0][0]);
     for (int r = 0; r < GROWS; r++)
         for (int i = 0; i < GCOLS; i++) u[r * c + i] += totals[r * GCOLS + i];
-#else
-    for (int r = 0; r < GROWS; r++)
-        for (int i = 0; i < GCOLS; i++) u[r * c + i] += total(sum[r][i]);
-#endif
 }
 
 // gw: the gradient of the filters; gb: that of the bias
@@ -329,8 +319,9 @@ inline void filter_gradient(const Shape& s, const float* x, const float* gy, flo
     static Buffer work, sums;
     int block = std::min(s.panels, std::max(32, 8192 / (s.c + s.k)));
     int c = (s.c + GCOLS - 1) / GCOLS * GCOLS, k = (s.k + GROWS - 1) / GROWS * GROWS;   // whole groups
-    Vec* v = work.of((size_t)16 * block * (c + k));                  // [position][group][panel][channel of the group]
-    Vec* d = v + (size_t)16 * block * c;
+    size_t v_plane = (size_t)block * c + 1, d_plane = (size_t)block * k + 1;
+    Vec* v = work.of(16 * (v_plane + d_plane));                  // [position][group][panel][channel of the group]
+    Vec* d = v + 16 * v_plane;
     size_t plane = (size_t)k * c;
     float* u = (float*)sums.of((16 * plane + L - 1) / L);
     std::memset(u, 0, 16 * plane * sizeof(float));
@@ -346,18 +337,18 @@ inline void filter_gradient(const Shape& s, const float* x, const float* gy, flo
                 Vec tile[16];
                 for (int i = 0; i < s.c; i++) {
                     load_tiles(s, x, i, runs, count, tile);
-                    transform_input(tile, v + ((size_t)(i / GCOLS) * block + p) * GCOLS + i % GCOLS, (size_t)block * c);
+                    transform_input(tile, v + ((size_t)(i / GCOLS) * block + p) * GCOLS + i % GCOLS, v_plane);
                 }
                 for (int o = 0; o < s.k; o++) {
                     load_gradient(s, gy, o, runs, count, tile);
-                    transform_gradient(tile, d + ((size_t)(o / GROWS) * block + p) * GROWS + o % GROWS, (size_t)block * k);
+                    transform_gradient(tile, d + ((size_t)(o / GROWS) * block + p) * GROWS + o % GROWS, d_plane);
                 }
             }
             #pragma omp for collapse(2) schedule(dynamic)
             for (int position = 0; position < 16; position++)
                 for (int from = 0; from < k; from += 32) {
-                    const Vec* vp = v + (size_t)position * block * c;
-                    const Vec* dp = d + (size_t)position * block * k;
+                    const Vec* vp = v + position * v_plane;
+                    const Vec* dp = d + position * d_plane;
                     int to = std::min(k, from + 32);
                     for (int i = 0; i < c; i += GCOLS)
                         for (int o = from; o < to; o += GROWS)
