@@ -3,7 +3,6 @@
 Each takes the place of one of Jittor's, with the same parameters and results.  On a GPU, in double precision and for
 shapes that they are not made for, Jittor's own runs.  The C++ is in kernels/.
 """
-import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,9 +35,8 @@ def kernel(name, source, shapes, inputs, **data):
 
     name: of its header in kernels/.
     """
-    path = FOLDER / f"{name}.h"
-    header = f'#include "{path}"\n// {zlib.crc32(path.read_bytes()):08x}: makes Jittor compile a changed file anew\n'
-    return jt.code(shapes, ["float32"] * len(shapes), inputs, cpu_header=header, cpu_src=source,
+    headers = "".join(f'#include "{FOLDER / header}.h"\n' for header in ("vectors", name))
+    return jt.code(shapes, ["float32"] * len(shapes), inputs, cpu_header=headers, cpu_src=source,
                    data={key: float(value) for key, value in data.items()})
 
 
@@ -81,7 +79,7 @@ class Conv(nn.Conv):
         k, c, *sides = weight.shape
         tiles = x.numel() // c // 4
         if (suits(x) and sides == [3, 3] and self.stride == self.dilation == (1, 1) and self.groups == 1
-                and self.padding in ((0, 0), (1, 1)) and k >= 4 and (tiles >= 256 or c * k <= 4096)):
+                and self.padding in ((0, 0), (1, 1)) and (tiles >= 256 or c * k <= 4096)):
             return Winograd.apply(x, weight, bias, self.padding[0], relu)
         y = nn.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
         return nn.relu(y) if relu else y

@@ -20,32 +20,48 @@ inline void forward(const Shape& s, const float* x, float* y) {
 }
 
 // A window's gradient goes to the first of its largest pixels, all others get zero.
+inline void backward_row(const float* top, const float* bottom, const float* best, const float* g, int count, float* up, float* down) {
+    using namespace vectors;
+    int j = 0;
+    for (; j + L <= count; j += L) {
+        Vec a = load(top + 2 * j), b = load(top + 2 * j + L), largest = load(best + j), gradient = load(g + j), zero = {};
+        Mask first = even(a, b) == largest, second = (odd(a, b) == largest) & ~first;
+        store(up + 2 * j, front(first ? gradient : zero, second ? gradient : zero));
+        store(up + 2 * j + L, back(first ? gradient : zero, second ? gradient : zero));
+        if (!down) continue;
+        Mask above = first | second, third = (even(load(bottom + 2 * j), load(bottom + 2 * j + L)) == largest) & ~above;
+        Mask fourth = ~(above | third);
+        store(down + 2 * j, front(third ? gradient : zero, fourth ? gradient : zero));
+        store(down + 2 * j + L, back(third ? gradient : zero, fourth ? gradient : zero));
+    }
+    for (; j < count; j++) {
+        bool first = top[2 * j] == best[j], second = !first && top[2 * j + 1] == best[j];
+        bool third = !first && !second && bottom[2 * j] == best[j];
+        up[2 * j] = first ? g[j] : 0.f;
+        up[2 * j + 1] = second ? g[j] : 0.f;
+        if (!down) continue;
+        down[2 * j] = third ? g[j] : 0.f;
+        down[2 * j + 1] = !first && !second && !third ? g[j] : 0.f;
+    }
+}
+
 inline void backward(const Shape& s, const float* x, const float* y, const float* gy, float* gx) {
     #pragma omp parallel for
     for (int p = 0; p < s.planes; p++) {
         for (int i = 0; i < s.oh; i++) {
             size_t at = ((size_t)p * s.h + 2 * i) * s.w, out = ((size_t)p * s.oh + i) * s.ow;
             bool two = 2 * i + 1 < s.h;
-            const float *top = x + at, *bottom = two ? top + s.w : top, *best = y + out, *g = gy + out;
-            float *up = gx + at, *down = up + s.w;
-            int whole = std::min(s.ow, s.w / 2);
-            for (int j = 0; j < whole; j++) {
-                bool a = top[2 * j] == best[j], b = !a && top[2 * j + 1] == best[j];
-                up[2 * j] = a ? g[j] : 0.f;
-                up[2 * j + 1] = b ? g[j] : 0.f;
-            }
-            if (two) for (int j = 0; j < whole; j++) {
-                bool above = top[2 * j] == best[j] || top[2 * j + 1] == best[j], c = !above && bottom[2 * j] == best[j];
-                down[2 * j] = c ? g[j] : 0.f;
-                down[2 * j + 1] = !above && !c ? g[j] : 0.f;
-            }
-            for (int j = 2 * whole; j < s.w; j++) {                 // the last column: a window of its own, or of none
-                bool window = j / 2 < s.ow, a = window && top[j] == best[j / 2];
-                up[j] = a ? g[j / 2] : 0.f;
-                if (two) down[j] = window && !a ? g[j / 2] : 0.f;
+            const float *top = x + at, *best = y + out, *g = gy + out;
+            float *up = gx + at, *down = two ? up + s.w : nullptr;
+            int whole = s.w / 2;
+            backward_row(top, two ? top + s.w : top, best, g, whole, up, down);
+            if (s.w % 2) {                                          // the last column: a window of its own, or of none
+                bool window = whole < s.ow, first = window && top[s.w - 1] == best[whole];
+                up[s.w - 1] = first ? g[whole] : 0.f;
+                if (two) down[s.w - 1] = window && !first ? g[whole] : 0.f;
             }
         }
-        for (int i = 2 * s.oh; i < s.h; i++) std::fill_n(gx + ((size_t)p * s.h + i) * s.w, s.w, 0.f);
+        if (2 * s.oh < s.h) std::fill_n(gx + ((size_t)p * s.h + s.h - 1) * s.w, s.w, 0.f);
     }
 }
 

@@ -6,39 +6,22 @@
 // the sum over channels is, for each of the 16 positions, a product of matrices.  16 tiles side by side make a panel, and
 // a panel's numbers lie side by side too: every loop below runs over the 16 lanes of a vector.
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
-#include <memory>
-#include <vector>
 #include <omp.h>
 #include <sys/mman.h>
 
 namespace winograd {
 
+using namespace vectors;
+
 #ifdef __AVX512F__
-constexpr int L = 16;                                               // lanes: tiles of a panel
 constexpr int ROWS = 8, PANELS = 2;                                 // of a product: as many sums as registers hold
 constexpr int GROWS = 4, GCOLS = 4;                                 // of a gradient's product
 #else
-constexpr int L = 8;
 constexpr int ROWS = 4, PANELS = 3;
 constexpr int GROWS = 4, GCOLS = 2;
 #endif
-typedef float Vec __attribute__((vector_size(L * sizeof(float)), may_alias));
-typedef int Mask __attribute__((vector_size(L * sizeof(int))));
-#ifdef __AVX512F__
-const Mask EVEN = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
-const Mask FRONT = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
-#else
-const Mask EVEN = {0, 2, 4, 6, 8, 10, 12, 14};
-const Mask FRONT = {0, 8, 1, 9, 2, 10, 3, 11};
-#endif
-
-inline Vec load(const float* p) { Vec v; std::memcpy(&v, p, sizeof v); return v; }
-inline void store(float* p, const Vec& v) { std::memcpy(p, &v, sizeof v); }
-inline Vec even(const Vec& a, const Vec& b) { return __builtin_shuffle(a, b, EVEN); }          // of a's and b's numbers in a row
-inline Vec odd(const Vec& a, const Vec& b) { return __builtin_shuffle(a, b, EVEN + 1); }
-inline Vec front(const Vec& a, const Vec& b) { return __builtin_shuffle(a, b, FRONT); }        // a[0], b[0], a[1], ...
-inline Vec back(const Vec& a, const Vec& b) { return __builtin_shuffle(a, b, FRONT + L / 2); }
 
 struct Buffer {                                                     // aligned, kept from call to call by its thread
     Vec* data = nullptr; size_t size = 0;
