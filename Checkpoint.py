@@ -36,8 +36,8 @@ def load(path):
 def read_weights(path):
     """Read weights, ours or others': ({name: array}, header, or None where the file has none of ours).
 
-    Others' are safetensors and PyTorch's `.pth`, told apart by their content; their names come without `module.` and
-    without `num_batches_tracked`.  Raises DataError for any other file.
+    Others' are safetensors and PyTorch's `.pth`, of its zip format or the older one, told apart by their content; their
+    names come without `module.` and without `num_batches_tracked`.  Raises DataError for any other file.
     """
     path = _existing(path)
     if TorchFormat.is_torch(path):

@@ -1,9 +1,13 @@
 """PyTorch's state dicts (`.pth`, `.pt`) as NumPy arrays: without PyTorch, and running nothing that a file holds.
 
 Such a file is a zip archive of `<name>/data.pkl`, a pickle of the dict in which each tensor is (storage, offset, shape,
-strides), and of `<name>/data/<key>`, the values of each storage.  A pickle may name any function for Python to call.
-This reader knows only the few names that `torch.save` writes for a state dict, gives each an object of its own that
-merely describes a tensor, and stops at any other name.  Values are read once every description has been checked.
+strides), and of `<name>/data/<key>`, the values of each storage.  Before PyTorch 1.6 it was a stream: pickles of a magic
+number, of the format's version, of facts about the machine, of that dict and of a list of the storages' keys; then, in
+the order of that list, of each storage the number of its values and they themselves.
+
+A pickle may name any function for Python to call.  This reader knows only the few names that `torch.save` writes for a
+state dict, gives each an object of its own that merely describes a tensor, and stops at any other name.  Values are read
+once every description has been checked.
 """
 import io
 import math
@@ -18,7 +22,8 @@ import numpy as np
 from Common import DataError
 
 ZIP = b"PK\x03\x04"  # how a zip archive begins
-MAX_PICKLE = 2 ** 22  # bytes of data.pkl: thirty times that of U-2-Net
+MAGIC, VERSION = 0x1950a86a20f9469cfc6c, 1001  # with which the older format begins
+MAX_PICKLE = 2 ** 22  # bytes of data.pkl, or of a stream's pickles together: thirty times that of U-2-Net
 MAX_BYTES = 2 ** 31  # of all values together: ten times U-2-Net in double precision
 MAX_DIMENSIONS = 32  # NumPy's own limit
 
@@ -35,13 +40,23 @@ class Refused(Exception):
 
 
 class Storage(NamedTuple):
-    """A flat array of the archive: `size` values of `dtype` (a value of DTYPES) in `data/<key>`."""
+    """A flat array of the file: `size` values of `dtype` (a value of DTYPES), found by `key`."""
     key: str
     dtype: str
     size: int
 
     def itemsize(self):
         return 2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize
+
+    def nbytes(self):
+        return self.size * self.itemsize()
+
+
+class Part(NamedTuple):
+    """`size` values of a storage from `start` on: all of it, but for files of the first PyTorch versions."""
+    storage: Storage
+    start: int
+    size: int
 
 
 class Tensor(NamedTuple):
@@ -57,15 +72,16 @@ def _is_count(value):
     return type(value) is int and 0 <= value <= MAX_BYTES
 
 
-def _rebuild_tensor(storage, offset, shape, strides, requires_grad, hooks, metadata=None):
-    """Stands for torch._utils._rebuild_tensor_v2: checks that the view lies within its storage, and describes it."""
+def _rebuild_tensor(part, offset, shape, strides, *_):
+    """Stands for torch._utils._rebuild_tensor and _rebuild_tensor_v2, whose further arguments (requires_grad, hooks,
+    metadata) are no matter here: checks that the view lies within its part of a storage, and describes it."""
     counts = isinstance(shape, tuple) and isinstance(strides, tuple) and all(map(_is_count, (offset, *shape, *strides)))
-    if not isinstance(storage, Storage) or not counts or not len(shape) == len(strides) <= MAX_DIMENSIONS:
+    if not isinstance(part, Part) or not counts or not len(shape) == len(strides) <= MAX_DIMENSIONS:
         raise Refused("a tensor of it has an impossible shape, stride or offset")
     last = offset + sum((length - 1) * stride for length, stride in zip(shape, strides))
-    if math.prod(shape) and last >= storage.size:
-        raise Refused(f"a tensor of shape {list(shape)} reaches beyond its {storage.size:,} values")
-    return Tensor(storage, offset, shape, strides)
+    if math.prod(shape) and last >= part.size:
+        raise Refused(f"a tensor of shape {list(shape)} reaches beyond its {part.size:,} values")
+    return Tensor(part.storage, part.start + offset, shape, strides)
 
 
 def _rebuild_parameter(data, requires_grad, hooks):
@@ -82,12 +98,17 @@ class StateDict(dict):
 
 
 FUNCTIONS = {("collections", "OrderedDict"): StateDict,
+             ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
              ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
              ("torch._utils", "_rebuild_parameter"): _rebuild_parameter}
 
 
 class StateUnpickler(pickle.Unpickler):
     """Unpickles dicts, lists, tuples, numbers, strings and descriptions of tensors; raises Refused at anything else."""
+
+    def __init__(self, data):
+        super().__init__(io.BytesIO(data))
+        self.storages = set()  # all that the pickle describes, used or not
 
     def find_class(self, module, name):
         if module in ("torch", "torch.storage") and name in DTYPES:
@@ -98,39 +119,38 @@ class StateUnpickler(pickle.Unpickler):
         return lambda *arguments: function(*arguments)  # a new one: a pickle can set attributes of what it is given
 
     def persistent_load(self, pid):
-        """The storage that ("storage", type, key, device, size) names."""
-        if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage"):
+        """The part of a storage that ("storage", type, key, device, size) names, all of it.
+
+        The older format adds a view: None, or (key of its own, start, size), which shows only a part.
+        """
+        if not (isinstance(pid, tuple) and len(pid) in (5, 6) and pid[0] == "storage"):
             raise Refused("it refers to something that is no storage")
-        _, dtype, key, _, size = pid
+        _, dtype, key, _, size = pid[:5]
         if not (type(dtype) is str and dtype in DTYPES.values() and type(key) is str and _is_count(size)):
             raise Refused("a storage of it has an impossible type, key or size")
-        return Storage(key, dtype, size)
+        _, start, length = (key, 0, size) if pid[5:] in ((), (None,)) else pid[5]
+        if not (_is_count(start) and _is_count(length) and start + length <= size):
+            raise Refused("a part of a storage of it has an impossible start or size")
+        storage = Storage(key, dtype, size)
+        self.storages.add(storage)
+        return Part(storage, start, length)
 
 
-def _unpickle(data):
-    for opcode, argument, _ in pickletools.genops(data):
-        if "PUT" in opcode.name and int(argument) > len(data):  # Python reserves memory up to the highest number
+def _unpickle(stream):
+    """(what the next pickle of a BytesIO holds, the storages that it describes); leaves the stream behind the pickle."""
+    start = stream.tell()
+    for opcode, argument, position in pickletools.genops(stream):
+        if "PUT" in opcode.name and int(argument) > position:  # Python reserves memory up to the highest number
             raise Refused(f"its pickle numbers an object {argument}")
-    return StateUnpickler(io.BytesIO(data)).load()
+    unpickler = StateUnpickler(stream.getbuffer()[start:stream.tell()])
+    return unpickler.load(), unpickler.storages
 
 
-# --------------------------------------------------------------------------------------------------------- the archive
-def _record(archive, name, size):
-    """The bytes of one file of the archive, at most `size`."""
-    info = archive.getinfo(name)
-    if info.compress_type != zipfile.ZIP_STORED:  # torch.save never compresses: no file can grow when it is read
-        raise Refused(f"{name[:100]!a} is compressed")
-    if info.file_size > size:
-        raise Refused(f"{name[:100]!a} has {info.file_size:,} bytes, more than {size:,}")
-    return archive.read(info)
-
-
-def _values(archive, root, storage, order):
-    """The values of a storage as a flat array, of native byte order; order: '<' or '>'."""
-    size = storage.size * storage.itemsize()
-    raw = _record(archive, f"{root}data/{storage.key}", size)
-    if len(raw) < size:
-        raise Refused(f"its storage {storage.key[:100]!a} has {len(raw):,} bytes instead of {size:,}")
+# ---------------------------------------------------------------------------------------------------------- the values
+def _values(raw, storage, order):
+    """The values of a storage, of its bytes, as a flat array of native byte order; order: '<' or '>'."""
+    if len(raw) < storage.nbytes():
+        raise Refused(f"its storage {storage.key[:100]!a} has {len(raw):,} bytes instead of {storage.nbytes():,}")
     if storage.dtype == "bfloat16":
         halves = np.frombuffer(raw, f"{order}u2", storage.size)
         return (halves.astype(np.uint32) << 16).view(np.float32)
@@ -145,24 +165,82 @@ def _view(values, tensor):
     return view.copy(order="C")
 
 
-def _read(archive):
-    """{name: array} of an open archive."""
+def _arrays(state, read, order):
+    """{name: array} of an unpickled state dict; read(storage): the bytes of one."""
+    tensors = plain_names(tensors_of(state))
+    storages = {tensor.storage for tensor in tensors.values()}
+    wanted = sum(storage.nbytes() for storage in storages)
+    wanted += sum(math.prod(tensor.shape) * tensor.storage.itemsize() for tensor in tensors.values())
+    if wanted > MAX_BYTES:
+        raise Refused(f"its tensors take more than {MAX_BYTES:,} bytes")
+    values = {storage: _values(read(storage), storage, order) for storage in storages}
+    return {name: _view(values[tensor.storage], tensor) for name, tensor in tensors.items()}
+
+
+# --------------------------------------------------------------------------------------------------------- the archive
+def _record(archive, name, size):
+    """The bytes of one file of the archive, at most `size`."""
+    info = archive.getinfo(name)
+    if info.compress_type != zipfile.ZIP_STORED:  # torch.save never compresses: no file can grow when it is read
+        raise Refused(f"{name[:100]!a} is compressed")
+    if info.file_size > size:
+        raise Refused(f"{name[:100]!a} has {info.file_size:,} bytes, more than {size:,}")
+    return archive.read(info)
+
+
+def _read_archive(file):
+    """{name: array} of an open zip archive."""
+    archive = zipfile.ZipFile(file)
     pickles = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise Refused(f"its archive has {len(pickles)} data.pkl instead of one")
     root = pickles[0][:-len("data.pkl")]
-    state = _unpickle(_record(archive, pickles[0], MAX_PICKLE))
+    state, _ = _unpickle(io.BytesIO(_record(archive, pickles[0], MAX_PICKLE)))
     order = _record(archive, f"{root}byteorder", 6) if f"{root}byteorder" in archive.namelist() else b"little"
     if order not in (b"little", b"big"):
         raise Refused("its byte order is unknown")
-    tensors = plain_names(tensors_of(state))
-    storages = {tensor.storage for tensor in tensors.values()}
-    wanted = sum(storage.size * storage.itemsize() for storage in storages)
-    wanted += sum(math.prod(tensor.shape) * tensor.storage.itemsize() for tensor in tensors.values())
-    if wanted > MAX_BYTES:
-        raise Refused(f"its tensors take more than {MAX_BYTES:,} bytes")
-    values = {storage: _values(archive, root, storage, "<" if order == b"little" else ">") for storage in storages}
-    return {name: _view(values[tensor.storage], tensor) for name, tensor in tensors.items()}
+    return _arrays(state, lambda storage: _record(archive, f"{root}data/{storage.key}", storage.nbytes()),
+                   "<" if order == b"little" else ">")
+
+
+# ---------------------------------------------------------------------------------------------------------- the stream
+def _places(file, place, keys, storages):
+    """{storage: where in the file its values begin}; place: the end of the pickles, where the first listed one begins.
+
+    Raises ValueError, as for any damage, where the file is shorter, longer or divided otherwise than the pickles say.
+    """
+    by_key = {storage.key: storage for storage in storages}
+    if not (isinstance(keys, list) and len(keys) == len(storages) == len(by_key.keys() & keys)):
+        raise Refused("it lists other storages than it describes")
+    end, places = place + sum(8 + storage.nbytes() for storage in storages), {}
+    if file.seek(0, io.SEEK_END) != end:
+        raise ValueError(f"{file.tell():,} bytes instead of {end:,}")
+    for key in keys:
+        file.seek(place)
+        if int.from_bytes(file.read(8), "little") != by_key[key].size:
+            raise ValueError(f"no storage {key[:100]!a} where its values should be")
+        places[by_key[key]] = file.tell()
+        place = file.tell() + by_key[key].nbytes()
+    return places
+
+
+def _read_stream(file):
+    """{name: array} of an open file of the older format; its values are little-endian whatever machine wrote them."""
+    file.seek(0)
+    stream = io.BytesIO(file.read(MAX_PICKLE))
+    if _unpickle(stream)[0] != MAGIC:
+        raise Refused("it is a pickle of something else")
+    if _unpickle(stream)[0] != VERSION:
+        raise Refused("the version of its format is unknown")
+    _unpickle(stream)  # the machine's byte order and sizes, which concern none of what follows
+    state, storages = _unpickle(stream)
+    keys, _ = _unpickle(stream)
+    places = _places(file, stream.tell(), keys, storages)
+
+    def read(storage):
+        file.seek(places[storage])
+        return file.read(storage.nbytes())
+    return _arrays(state, read, "<")
 
 
 # ----------------------------------------------------------------------------------------------------------- its names
@@ -196,16 +274,12 @@ def is_torch(path):
 def read_state_dict(path):
     """{name: array} of a PyTorch state dict; bfloat16 becomes float32, other types stay.
 
-    Raises DataError for whatever is not one in zip format, and for a file that asks for anything beyond tensors.
+    Raises DataError for whatever is not one, and for a file that asks for anything beyond tensors.
     """
     path = Path(path)
-    with open(path, "rb") as file:
-        if file.read(4) != ZIP:
-            raise DataError(f"{path}: a pickle as PyTorch wrote before 1.6; convert it with PyTorch: "
-                            f"torch.save(torch.load({path.name!a}, weights_only=True), {f'new-{path.name}'!a})")
     try:
-        with zipfile.ZipFile(path) as archive:
-            return _read(archive)
+        with open(path, "rb") as file:
+            return _read_archive(file) if file.read(len(ZIP)) == ZIP else _read_stream(file)
     except Refused as refused:
         raise DataError(f"{path}: not a plain PyTorch state dict: {refused}; "
                         "save net.state_dict() alone with torch.save") from None

@@ -1,4 +1,5 @@
 """Files that PyTorch itself writes and reads: `pytest alignment/test_torch_files.py` (needs PyTorch, no Jittor)."""
+import functools
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from Checkpoint import read_weights, save  # noqa: E402
 from Common import DataError  # noqa: E402
-from test_weights import PUBLIC  # noqa: E402
+from test_weights import MACHINE, MAGIC, PUBLIC, Call, stream, tensor  # noqa: E402
 
 SHAPES = [shapes for _, _, shapes, _ in PUBLIC]
 
@@ -53,6 +54,12 @@ def same(weights, state):
 
 
 # ------------------------------------------------------------------------------------------------------ PyTorch to ours
+@pytest.fixture(params=[True, False], ids=["zip", "older"])
+def write(request):
+    """torch.save in either format."""
+    return functools.partial(torch.save, _use_new_zipfile_serialization=request.param)
+
+
 @pytest.mark.parametrize("wrap", [
     lambda net: net.state_dict(),
     lambda net: {"state_dict": net.state_dict(), "epoch": 3, "best": 0.5, "names": ["a", ("b", None)]},
@@ -65,58 +72,69 @@ def same(weights, state):
     lambda net: {name: value.requires_grad_(value.is_floating_point()) for name, value in net.state_dict().items()},
 ])
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_what_training_scripts_save(tmp_path, wrap, protocol):
+def test_what_training_scripts_save(tmp_path, write, wrap, protocol):
     net = plain_net(SHAPES[3])
-    torch.save(wrap(net), tmp_path / "net.pth", pickle_protocol=protocol)
+    write(wrap(net), tmp_path / "net.pth", pickle_protocol=protocol)
     weights, header = read_weights(tmp_path / "net.pth")
     assert header is None and same(weights, net.state_dict())
 
 
-def test_after_a_training_step(tmp_path):
+def test_after_a_training_step(tmp_path, write):
     net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4))
     adam = torch.optim.Adam(net.parameters())
     net(torch.randn(2, 1, 8, 8)).square().sum().backward()
     adam.step()
-    torch.save({"optimizer": adam.state_dict(), "state_dict": net.state_dict()}, tmp_path / "net.pt")
+    write({"optimizer": adam.state_dict(), "state_dict": net.state_dict()}, tmp_path / "net.pt")
     assert same(read_weights(tmp_path / "net.pt")[0], net.state_dict())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64, torch.bfloat16, torch.int64,
                                    torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool])
-def test_types_and_views(tmp_path, dtype):
+def test_types_and_views(tmp_path, write, dtype):
     base = (torch.arange(120) % 7 - 3).reshape(2, 3, 4, 5).to(dtype)
     state = {"whole": base, "turned": base.permute(3, 1, 0, 2), "part": base[1:, ::2, 1:3, -1],
              "scalar": base[1, 2, 3, 4], "expanded": base[:1].expand(6, 3, 4, 5), "empty": base[:0],
              "channels_last": base.contiguous(memory_format=torch.channels_last), "nothing": torch.empty(0, dtype=dtype)}
-    torch.save(state, tmp_path / "a.pth")
+    write(state, tmp_path / "a.pth")
     assert same(read_weights(tmp_path / "a.pth")[0], state)
 
 
-@pytest.mark.parametrize("saved, words", [
-    (lambda path: torch.save(plain_net(SHAPES[3]), path), "torch.nn.modules.module.Module"),
-    (lambda path: torch.save({"a": torch.zeros(2), "n": np.float64(1)}, path), "scalar"),
-    (lambda path: torch.save({"a": torch.zeros(2, dtype=torch.complex64)}, path), "torch.ComplexFloatStorage"),
-    (lambda path: torch.save({"a": torch.zeros(2).to_sparse()}, path), "_rebuild_sparse_tensor"),
-    (lambda path: torch.save({"a": torch.zeros(2)}, path, _use_new_zipfile_serialization=False), "before 1.6"),
-    (lambda path: torch.save([torch.zeros(2)], path), "it holds no dict"),
-    (lambda path: torch.jit.script(torch.nn.Conv2d(1, 1, 1)).save(str(path)), "tries to use '__torch__"),
+def test_shared_and_big(tmp_path, write):
+    """Tensors that share a storage of many megabytes, with one outside the state dict too."""
+    base = torch.randn(2000, 3000)
+    state = {"whole": base, "again": base, "turned": base.t()[::7], "half": base.half(), "pair": base[:2]}
+    write({"model": state, "losses": [base[0], torch.randn(5)]}, tmp_path / "a.pth")
+    assert same(read_weights(tmp_path / "a.pth")[0], state)
+
+
+@pytest.mark.parametrize("little_endian", [True, False])
+@pytest.mark.parametrize("rebuild", ["_rebuild_tensor", "_rebuild_tensor_v2"])
+def test_older_files_mean_the_same_to_pytorch(tmp_path, rebuild, little_endian):
+    """Files as only old versions and other machines wrote them, made by hand: PyTorch reads what we read."""
+    arguments = tensor("0", 6, 1, (2, 2), (1, 2), view=(("2", 1, 5),)).arguments
+    data = {"a": Call(f"torch._utils {rebuild}", arguments[:4 if rebuild == "_rebuild_tensor" else 6]),
+            "b": tensor("1", 3, 0, (3,), (1,), view=(None,))}
+    storages = {"1": np.arange(3, dtype="<f4"), "0": np.arange(6, dtype="<f4") + 10}
+    path = stream(tmp_path / "a.pth", data, storages, (MAGIC, 1001, {**MACHINE, "little_endian": little_endian}))
+    state = torch.load(path, weights_only=False)
+    assert state["a"].tolist() == [[12, 14], [13, 15]] and same(read_weights(path)[0], state)
+
+
+@pytest.mark.parametrize("save_to, words", [
+    (lambda write, path: write(plain_net(SHAPES[3]), path), "torch.nn.modules.module.Module"),
+    (lambda write, path: write(torch.nn.Conv2d(1, 1, 1), path), "torch.nn.modules.conv.Conv2d"),
+    (lambda write, path: write({"a": torch.zeros(2), "n": np.float64(1)}, path), "scalar"),
+    (lambda write, path: write({"a": torch.zeros(2, dtype=torch.complex64)}, path), "torch.ComplexFloatStorage"),
+    (lambda write, path: write({"a": torch.zeros(2).to_sparse()}, path), "_rebuild_sparse_tensor"),
+    (lambda write, path: write([torch.zeros(2)], path), "it holds no dict"),
+    (lambda _, path: torch.jit.script(torch.nn.Conv2d(1, 1, 1)).save(str(path)), "tries to use '__torch__"),
 ])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_what_is_no_state_dict(tmp_path, saved, words):
-    saved(tmp_path / "net.pth")
+def test_what_is_no_state_dict(tmp_path, write, save_to, words):
+    save_to(write, tmp_path / "net.pth")
     with pytest.raises(DataError) as error:
         read_weights(tmp_path / "net.pth")
     assert words in str(error.value) and str(error.value).startswith(f"{tmp_path / 'net.pth'}: ")
-
-
-def test_the_advice_for_old_files_works(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    state = {"a": torch.randn(2, 3)}
-    torch.save(state, "old.pth", _use_new_zipfile_serialization=False)
-    with pytest.raises(DataError) as error:
-        read_weights("old.pth")
-    exec(str(error.value).split("with PyTorch: ")[1], {"torch": torch})
-    assert same(read_weights("new-old.pth")[0], state)
 
 
 # ------------------------------------------------------------------------------------------------------ ours to PyTorch
