@@ -2,6 +2,7 @@
 // A channel's planes are read again from the cache: mean, variance and result take one pass through memory.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 namespace batch_norm {
 
@@ -17,9 +18,17 @@ inline double sum_of(size_t count, F f) {
     return total;
 }
 
+// Whether a number is neither infinite nor NaN, by its bits: the compiler's fast arithmetic believes that all are.
+inline bool finite(float value) {
+    unsigned bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return (bits & 0x7f800000) != 0x7f800000;
+}
+
 struct Shape { int n, c; size_t plane; };
 
-// y = max(0, weight * (x - mean) / sqrt(variance + eps) + bias); also each channel's mean and (biased) variance
+// y = max(0, weight * (x - mean) / sqrt(variance + eps) + bias); also each channel's mean and (biased) variance.
+// One NaN makes its whole channel NaN, so that the loss tells of it.
 inline void forward(const Shape& s, float eps, const float* x, const float* weight, const float* bias,
                     float* y, float* mean, float* variance) {
     #pragma omp parallel for schedule(dynamic)
@@ -39,7 +48,8 @@ inline void forward(const Shape& s, float eps, const float* x, const float* weig
         for (int n = 0; n < s.n; n++) {
             const float* p = x + ((size_t)n * s.c + c) * s.plane;
             float* q = y + ((size_t)n * s.c + c) * s.plane;
-            for (size_t i = 0; i < s.plane; i++) q[i] = std::max(0.f, (p[i] - m) * scale + shift);
+            if (!finite(variance[c])) std::fill_n(q, s.plane, variance[c]);
+            else for (size_t i = 0; i < s.plane; i++) q[i] = std::max(0.f, (p[i] - m) * scale + shift);
         }
     }
 }

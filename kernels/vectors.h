@@ -28,4 +28,8 @@ inline Vec odd(const Vec& a, const Vec& b) { return __builtin_shuffle(a, b, EVEN
 inline Vec front(const Vec& a, const Vec& b) { return __builtin_shuffle(a, b, FRONT); }
 inline Vec back(const Vec& a, const Vec& b) { return __builtin_shuffle(a, b, FRONT + L / 2); }
 
+// ReLU, by the numbers' bits: negative ones end with those of minus infinity, -2^23, and NaNs, which stay, come after
+// them.  The compiler's fast arithmetic would make 0 of NaN.
+inline Vec rectified(const Vec& v) { return (Mask)v <= -(1 << 23) ? Vec{} : v; }
+
 }  // namespace vectors

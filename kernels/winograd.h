@@ -225,7 +225,7 @@ inline void convolve(const Shape& s, const float* x, const float* w, const float
                     transform_output(m + (size_t)p * s.k + o, m_plane, tiles);
                     for (int i = 0; i < 4; i++) {
                         if (bias) tiles[i] += bias[o];
-                        if (relu) tiles[i] = tiles[i] > 0 ? tiles[i] : Vec{};
+                        if (relu) tiles[i] = rectified(tiles[i]);
                     }
                     store_tiles(s, y, o, runs[p], counts[p], tiles);
                 }

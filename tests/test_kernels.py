@@ -123,6 +123,17 @@ def test_batch_norm_keeps_its_digits(jt, kernels):
     close(y.numpy(), np.maximum(normalised, 0), 1e-4)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_not_lost(jt, kernels, value):
+    """A ReLU by maximum would make 0 of NaN, and a damaged image would train the net unseen."""
+    conv, norm = layer(jt, kernels, True)
+    x = random(1, 3, 30, 41)
+    x[0, 1, 5, 5] = value
+    assert not np.isfinite(kernels.conv_norm_relu(conv, norm, jt.array(x)).numpy()).any()
+    norm.eval()
+    assert not np.isfinite(kernels.conv_norm_relu(conv, layer(jt, kernels, True)[1].eval(), jt.array(x)).numpy()).all()
+
+
 # -------------------------------------------------------------------------------------------------------- pool and resize
 @pytest.mark.parametrize("ceil_mode", [False, True])
 @pytest.mark.parametrize("height, width", [(2, 2), (3, 5), (8, 70), (33, 34), (5, 101)])
