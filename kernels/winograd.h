@@ -3,8 +3,8 @@
 //
 // An output is cut into tiles of 2 x 2 px, each of which sees 4 x 4 px of the input.  With the matrices of that paper,
 //     Y = A^T [ (G w G^T) * (B^T d B) ] A        summed over the input channels before A^T [.] A,
-// the sum over channels is, for each of the 16 positions, a product of matrices.  16 tiles side by side make a panel, and
-// a panel's numbers lie side by side too: every loop below runs over the 16 lanes of a vector.
+// the sum over channels is, for each of the 16 positions, a product of matrices.  L tiles side by side make a panel, and
+// a panel's numbers lie side by side too: every loop below runs over the L lanes of a vector.
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
