@@ -18,8 +18,8 @@ Parser("Print how far Jittor's own operators, and ours, are from PyTorch's.").pa
 import torch  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
+from Kernels import BatchNorm, MaxPool, NormReLU, Winograd, resize  # noqa: E402
 from Loss import weighted_cross_entropy  # noqa: E402
-from Model import BatchNorm, resize  # noqa: E402
 from Process import Adam  # noqa: E402
 from Runtime import jt, nn  # noqa: E402
 
@@ -37,13 +37,14 @@ def distance(found, expected):
 
 
 def batch_norms(images):
-    """Jittor's own, ours and PyTorch's BatchNorm after one batch in training mode: [(output, running variance)]."""
-    results = []
-    for norm in (nn.BatchNorm(images.shape[1]), BatchNorm(images.shape[1])):
-        output = norm(jt.array(images)).numpy()
-        results.append((output, norm.running_var.numpy()))
-    norm = torch.nn.BatchNorm2d(images.shape[1])
-    return [*results, (norm(torch.from_numpy(images)).detach().numpy(), norm.running_var.numpy())]
+    """Jittor's own, ours and PyTorch's BatchNorm and ReLU after one batch in training: [(output, running variance)]."""
+    own, ours, twin = nn.BatchNorm(images.shape[1]), BatchNorm(images.shape[1]), torch.nn.BatchNorm2d(images.shape[1])
+    own_output = nn.relu(own(jt.array(images))).numpy()
+    output, mean, variance = NormReLU.apply(jt.array(images), ours.weight, ours.bias, None, ours.eps)
+    ours.remember(mean, variance, images.size // images.shape[1])
+    expected = twin(torch.from_numpy(images)).relu().detach().numpy()
+    return [(own_output, own.running_var.numpy()), (output.numpy(), ours.running_var.numpy()),
+            (expected, twin.running_var.numpy())]
 
 
 def running_variance():
@@ -71,7 +72,7 @@ def adam_step():
 
 
 def resized(height, width, align_corners):
-    """The same formula; coordinates are rounded differently."""
+    """The same formula; Jittor rounds the coordinates differently."""
     images = values(1, 3, 30, 40)
     expected = F.interpolate(torch.from_numpy(images), (height, width), mode="bilinear", align_corners=align_corners)
     own = nn.resize(jt.array(images), (height, width), "bilinear", align_corners)
@@ -81,15 +82,17 @@ def resized(height, width, align_corners):
 def pooled():
     """The same; but Jittor refuses a map of 2 x 2 px, hence U-2-Net's smallest side of 33 px."""
     images = values(1, 3, 31, 33)
-    own = nn.MaxPool2d(2, stride=2, ceil_mode=True)(jt.array(images)).numpy()
-    return own, own, F.max_pool2d(torch.from_numpy(images), 2, 2, ceil_mode=True).numpy()
+    own = nn.MaxPool2d(2, stride=2, ceil_mode=True)(jt.array(images))
+    expected = F.max_pool2d(torch.from_numpy(images), 2, 2, ceil_mode=True)
+    return own.numpy(), MaxPool(ceil_mode=True)(jt.array(images)).numpy(), expected.numpy()
 
 
 def convolved():
-    """The same, by oneDNN in both."""
-    images, weight = values(1, 16, 40, 40), values(32, 16, 3, 3, seed=1)
-    own = nn.conv2d(jt.array(images), jt.array(weight), padding=2, dilation=2).numpy()
-    return own, own, F.conv2d(torch.from_numpy(images), torch.from_numpy(weight), padding=2, dilation=2).numpy()
+    """Jittor's own and PyTorch's sum the products (oneDNN), ours multiplies less (Winograd)."""
+    images, weight = values(1, 64, 40, 40), values(32, 64, 3, 3, seed=1)
+    own = nn.conv2d(jt.array(images), jt.array(weight), padding=1)
+    ours = Winograd.apply(jt.array(images), jt.array(weight), None, 1, False)
+    return own.numpy(), ours.numpy(), F.conv2d(torch.from_numpy(images), torch.from_numpy(weight), padding=1).numpy()
 
 
 def cross_entropy():
@@ -109,7 +112,7 @@ ROWS = {"BatchNorm: running variance, 8 x 8 px": running_variance,
         "bilinear resize x 2, align_corners": lambda: resized(60, 80, True),
         "bilinear resize to odd sizes": lambda: resized(77, 93, False),
         "2 x 2 max-pool, ceil_mode": pooled,
-        "3 x 3 convolution, dilated": convolved,
+        "3 x 3 convolution": convolved,
         "cross entropy, logits of 1e4": cross_entropy}
 
 

@@ -6,7 +6,7 @@ namespace resize {
 
 struct Shape { int planes, h, w, oh, ow; bool align_corners; };
 
-struct Axis {                                                       // where each output lies between two inputs
+struct Axis {               // where each output lies between two inputs; in single precision, because PyTorch computes it so
     std::vector<int> first, second;
     std::vector<float> share;                                       // of the second
     Axis(int in, int out, bool align_corners) : first(out), second(out), share(out) {
