@@ -1,12 +1,13 @@
 # make demo    install, augment the sample set, train a small U-Net on it, show where everything is
 # make test    install what the tests need, run them
 # make align   install PyTorch, compare each net with its PyTorch twin, in small; docs/ has it in full (see alignment/)
+# make bench   install PyTorch, measure ours beside it: speed, memory, start, data, growth; half an hour on 2 cores
 # All keep their environment in VENV; Jittor's compiled core lasts as long as that folder stays where it is.
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 
-.PHONY: demo test align augmented-sample
+.PHONY: demo test align bench augmented-sample
 .DELETE_ON_ERROR:
 
 demo: augmented-sample
@@ -21,6 +22,9 @@ align: augmented-sample $(VENV)/installed-align
 	$(PY) alignment/Compare.py --mode Unet --base_channels 16 --tile 64 --epochs 2 --Result_directory results/alignment
 	$(PY) alignment/Compare.py --mode U2netS --tile 128 --epochs 0 --steps 5 --Result_directory results/alignment
 	$(PY) alignment/Compare.py --mode U2net --tile 128 --epochs 0 --steps 5 --Result_directory results/alignment
+
+bench: $(VENV)/installed-align
+	$(PY) benchmarks/Bench.py
 
 augmented-sample: $(VENV)/installed
 	$(PY) MakeData.py sample

@@ -1,0 +1,231 @@
+"""Bench.py and its workers, in small: `pytest benchmarks` (needs PyTorch and Jittor)."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # tiny nets: threads that wait actively would fight for the cores
+
+import Bench  # noqa: E402
+import Tables  # noqa: E402
+import Worker  # noqa: E402
+
+from DataLoader import SegmentationSet, Statistics, TrainingLoader  # noqa: E402
+from MakeData import make_pair  # noqa: E402
+from MirrorPadding import geometry_of  # noqa: E402
+
+COMMAND = [sys.executable, str(Path(Bench.__file__))]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job begins with Ctrl-C ignored
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    """A small task for workers: U-Net of 2 base channels on a pair of 64 px."""
+    folder = tmp_path_factory.mktemp("task")
+    image, label = make_pair(0, 0, 0, 64)
+    np.savez(folder / "pair.npz", image=image[None] / np.float32(255), label=(label > 0).astype(np.int32),
+             weight=np.ones(label.shape, np.float32))
+    return {"scratch": str(folder), "pair": str(folder / "pair.npz"), "mode": "Unet", "side": 64, "batch": 1,
+            "base_channels": 2}
+
+
+def alive(pid):
+    """Whether a process is there and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def is_worker(pid):
+    try:
+        return b"Worker.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it has ended meanwhile
+        return False
+
+
+def wait_until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
+
+
+def workers_of(pid):
+    """The numbers of the workers that a process has started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split() if is_worker(child)]
+
+
+# -------------------------------------------------------------------------------------------------------------- a worker
+@pytest.mark.parametrize("contender", ["ours", "full", "channels_last"])
+def test_a_worker_trains_and_predicts(task, contender):
+    with Bench.Worker(**{**task, "batch": 2, "side": 96}, contender=contender) as worker:
+        losses = [worker.ask("train")["loss"] for _ in range(3)]
+        answer = worker.ask("predict")
+    assert all(np.isfinite(losses)) and answer["shape"] == [2, 2, 96, 96]
+    assert 0 < answer["seconds"] < worker.age() and 0 < worker.import_s < worker.age()
+    assert 50e6 < answer["peak_bytes"] < 3e9
+    assert not alive(worker.process.pid)
+
+
+def test_the_reference_protocol_stitches_four_blocks(task):
+    with Bench.Worker(**{**task, "side": 512}, contender="reference") as worker:
+        assert np.isfinite(worker.ask("train")["loss"])
+        assert worker.ask("predict")["shape"] == [1, 2, 512, 512]
+
+
+def test_the_workers_batch_is_the_loaders(tmp_path, task):
+    pairs = []
+    for folder, pixels in zip(("imgs", "labels"), make_pair(0, 0, 0, 64)):
+        (tmp_path / folder).mkdir()
+        Bench.write_png(tmp_path / folder / "a.png", pixels)
+        pairs.append(tmp_path / folder / "a.png")
+    dataset = SegmentationSet([pairs], 1, 2, Statistics((0.0,), (1.0,)))
+    expected = TrainingLoader(dataset, geometry_of("Unet"), weight_directory=tmp_path).batch([0], 0)
+    found = Worker.make_batch({**task, "contender": "ours"})
+    assert np.allclose(found.inputs, expected.inputs, atol=1e-6) and np.array_equal(found.labels, expected.labels)
+    assert found.weights.shape == expected.weights.shape
+
+
+@pytest.mark.parametrize("wrong, word", [({"mode": "Unit"}, "Unit"), ({"pair": "/nowhere.npz"}, "nowhere")])
+def test_a_mistake_in_a_worker_is_told_in_one_line(task, wrong, word):
+    with pytest.raises(Bench.WorkerFailed, match=word) as failure, \
+            Bench.Worker(**{**task, **wrong}, contender="full") as worker:
+        worker.ask("train")
+    assert "\n" not in str(failure.value)
+
+
+def test_a_worker_that_is_killed_becomes_a_failed_row_and_the_others_go_on(task, monkeypatch):
+    def ask(worker, command, ask=Bench.Worker.ask):
+        if "channels_last" in worker.process.args[-1]:
+            os.kill(worker.process.pid, signal.SIGKILL)
+        return ask(worker, command)
+    monkeypatch.setattr(Bench.Worker, "ask", ask)
+    good, dead = Bench.race("train", ("full", "channels_last"), 2, **task)
+    assert len(good["seconds"]) == 2 and len(good["losses"]) == 3 and "failed" not in good
+    assert 0 < good["import_s"] < good["start_s"] and good["first_s"] < good["start_s"]
+    assert "SIGKILL" in dead["failed"] and dead["median_s"] is None and good["median_s"] > 0
+
+
+def test_no_worker_outlives_a_parent_that_is_killed(task):
+    script = ("import sys, json; sys.path.insert(0, sys.argv[1]); import Bench\n"
+              "worker = Bench.Worker(**json.loads(sys.argv[2]), contender='full')\n"
+              "print(worker.process.pid, flush=True)\n"
+              "while True: worker.ask('train')")
+    parent = subprocess.Popen([sys.executable, "-c", script, str(Path(Bench.__file__).parent), json.dumps(task)],
+                              stdout=subprocess.PIPE, text=True)
+    worker = int(parent.stdout.readline())
+    assert alive(worker)
+    parent.kill()
+    parent.communicate()
+    assert wait_until(lambda: not alive(worker), 10)
+
+
+# ----------------------------------------------------------------------------------------------------------- the command
+def test_ctrl_c_ends_the_command_and_its_workers(tmp_path):
+    with open(tmp_path / "stderr", "w") as stderr:
+        process = subprocess.Popen([*COMMAND, "--quick", "--modes", "Unet", "--Result_directory", str(tmp_path / "out")],
+                                   stdout=subprocess.PIPE, stderr=stderr, text=True)
+        try:
+            assert wait_until(lambda: workers_of(process.pid), 120)
+            workers = workers_of(process.pid)
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130 and output == "" and "Traceback" not in (tmp_path / "stderr").read_text()
+    assert not any(map(alive, workers))
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("flags", [["--repeats", "0"], ["--modes", "Vnet"], ["--quik"], ["--modes"]])
+def test_a_wrong_flag_is_answered_in_one_line(flags):
+    done = subprocess.run([*COMMAND, *flags], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+
+
+def test_flags(monkeypatch):
+    def parsed(*flags):
+        monkeypatch.setattr(sys, "argv", ["Bench.py", *flags])
+        args = Bench.parse_arguments()
+        return args.modes, args.repeats
+    assert parsed() == (["Unet", "U2netS", "U2net"], 5)
+    assert parsed("--quick") == (["Unet", "U2netS"], 2)
+    assert parsed("--quick", "--repeats", "3", "--modes", "U2net", "U2net") == (["U2net"], 3)
+
+
+# -------------------------------------------------------------------------------------------------------- the arithmetic
+def test_multiply_adds_are_those_of_the_paper():
+    """By hand, valid 3x3 convolutions with skips: 252 px in, 2 base channels; the side falls by 2 with each of them."""
+    def double(side, channels_in, middle, out):
+        return 9 * ((side - 2) ** 2 * channels_in * middle + (side - 4) ** 2 * middle * out)
+    expected = (double(252, 1, 2, 2) + double(124, 2, 4, 4) + double(60, 4, 8, 8) + double(28, 8, 16, 16)
+                + double(12, 16, 16, 16) + double(16, 32, 16, 8) + double(24, 16, 8, 4) + double(40, 8, 4, 2)
+                + double(72, 4, 2, 2) + 68 ** 2 * 2 * 2)
+    assert Bench.multiply_adds("Unet", "ours", 64, 2) == Bench.multiply_adds("Unet", "full", 68, 2) == expected
+    assert Bench.multiply_adds("U2netS", "full", 512, 64) == 4 * Bench.multiply_adds("U2netS", "full", 256, 64)
+    assert Bench.multiply_adds("Unet", "reference", 512, 4) > Bench.multiply_adds("Unet", "full", 512, 4)
+
+
+def test_the_ceiling(monkeypatch):
+    monkeypatch.setattr(Bench, "SGEMM_SIDE", 256)
+    monkeypatch.setattr(Bench, "COPY_FLOATS", 1_000_000)
+    found = Bench.ceiling()
+    assert 0.1 < found["sgemm_gflops"] < 1e5 and 0.1 < found["copy_gbs"] < 1e4
+
+
+# ------------------------------------------------------------------------------------------------------- the whole of it
+def made_row(contender, seconds, kind="train", mode="Unet", **more):
+    return {"mode": mode, "kind": kind, "contender": contender, "side": 512, "batch": 1, "base_channels": 64,
+            "seconds": seconds, "median_s": float(np.median(seconds)) if seconds else None, "losses": [],
+            "first_s": 9.0, "import_s": 1.0, "start_s": 11.0, "peak_bytes": 2e9,
+            "multiply_adds": 10 ** 11, **more}
+
+
+def test_the_table_and_the_picture_tell_ratios_shares_and_failures(tmp_path):
+    rows = [made_row("ours", [2.0, 1.0, 9.0]), made_row("reference", [6.0, 6.0, 6.0]), made_row("full", [4.0, 3.0, 5.0]),
+            made_row("compiled", [], failed="RuntimeError: no compiler"),
+            made_row("ours", [], "predict", failed="ended by SIGKILL"), made_row("full", [0.5], "predict")]
+    results = {"settings": {"repeats": 3, "quick": True, "modes": ["Unet"]}, "races": rows,
+               "versions": {f"package {k}": "1.2.3" for k in range(12)},
+               "machine": {"name": "CPU", "load": 0.0, "ceiling": [{"sgemm_gflops": 150.0, "copy_gbs": 20.0}] * 2},
+               "starts": [made_row("ours", []), made_row("full", [], failed="gone")],
+               "data": {"weight map": [0.25, 0.5, 0.1]}, "growth": [made_row("ours", [1.5], batch=2)]}
+    text = "\n".join(Tables.table(results))
+    assert "ours is 3.00 times as fast as the reference protocol" in text
+    assert "ours is 2.00 times as fast as the best of these (PyTorch, full tile)" in text
+    assert "300      2.00" in text  # 2 x 3 x 1e11 operations in 2 s, of 150 GFLOP/s
+    assert "failed: RuntimeError: no compiler" in text and "failed: ended by SIGKILL" in text
+    assert max(map(len, text.splitlines())) <= 121
+    Tables.draw(tmp_path / "bench.png", rows, "CPU")
+    assert [path.name for path in tmp_path.iterdir()] == ["bench.png"]
+
+
+def test_a_small_benchmark_from_end_to_end(tmp_path, monkeypatch, capsys):
+    """Everything but the sizes and torch.compile: U-Net of 2 base channels."""
+    monkeypatch.setattr(Bench, "PAIRS", 2)
+    monkeypatch.setattr(Bench, "SGEMM_SIDE", 256)
+    monkeypatch.setattr(Bench, "COPY_FLOATS", 1_000_000)
+    monkeypatch.setattr(Bench, "BASE_CHANNELS", 2)
+    monkeypatch.setattr(Bench, "CONTENDERS", {key: Bench.CONTENDERS[key] for key in ("ours", "reference", "full")})
+    monkeypatch.setattr(Bench, "GROWTH_MODES", ("Unet",))
+    monkeypatch.setattr(Bench, "GROWTH_BASE_CHANNELS", 2)
+    monkeypatch.setattr(Bench, "GROWTH", (("train", 64, 2), ("predict", 64, 1)))
+    monkeypatch.setattr(Bench, "STARTS", 1)
+    flags = ["--modes", "Unet", "--repeats", "1", "--Result_directory", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["Bench.py", *flags])
+    assert Bench.main() == 0
+    output = capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench.png", "bench.txt"]
+    assert (tmp_path / "bench.txt").read_text() in output and "failed" not in output
+    results = json.loads((tmp_path / "bench.json").read_text())
+    assert [(row["kind"], row["contender"]) for row in results["races"]] == [
+        (kind, name) for kind in ("train", "predict") for name in ("ours", "reference", "full")]
+    assert len(results["data"]) == 5 and len(results["growth"]) == 2 and len(results["starts"]) == 2
