@@ -36,7 +36,8 @@ from WeightMap import compute_weight_map  # noqa: E402
 from Worker import net_options  # noqa: E402
 
 MODES = ("Unet", "U2netS", "U2net")
-QUICK_MODES = ("Unet", "U2netS")  # the third would take --quick beyond 5 minutes
+QUICK_MODES = ("Unet", "U2netS")  # the third would take --quick beyond 5 minutes, as would more contenders
+QUICK_CONTENDERS = ("ours", "reference", "full")
 BASE_CHANNELS = 64             # of the U-Net
 PAIRS = 4                      # sample pairs, for the loader
 STARTS = 3                     # processes started per contender and net, for the time to the first step
@@ -51,13 +52,13 @@ BEST_OF = 8  # the ceiling is what the machine can do: the best of so many runs
 def parse_arguments():
     parser = Parser("Measure ours beside PyTorch: speed, memory, start, data, growth.")
     add = parser.add_argument
-    add("--quick", action="store_true", help="two repeats, no growth, no torch.compile: below 5 minutes on 2 cores")
+    add("--quick", action="store_true", help="one turn, fewer contenders, no growth: below 5 minutes on 2 cores")
     add("--modes", nargs="+", choices=MODES, help=f"nets (default: {' '.join(MODES)}; --quick: {' '.join(QUICK_MODES)})")
-    add("--repeats", type=number(int, 1), help="turns that count, after one that does not (default: 5; --quick: 2)")
+    add("--repeats", type=number(int, 1), help="turns that count, after one that does not (default: 5; --quick: 1)")
     add("--Result_directory", type=Path, default=Path("benchmarks/results"), help="folder of table, timings and picture")
     args = parser.parse_args()
     args.modes = list(dict.fromkeys(args.modes or (QUICK_MODES if args.quick else MODES)))
-    args.repeats = args.repeats or (2 if args.quick else 5)
+    args.repeats = args.repeats or (1 if args.quick else 5)
     return args
 
 
@@ -266,7 +267,7 @@ def benchmark(modes, quick, repeats, scratch):
     dataset = make_data(scratch)
     task = {"scratch": str(scratch), "pair": str(scratch / "pair.npz"), "side": SIDE, "batch": 1,
             "base_channels": BASE_CHANNELS}
-    contenders = [name for name in CONTENDERS if not (quick and name == "compiled")]
+    contenders = QUICK_CONTENDERS if quick else tuple(CONTENDERS)
     races, starts, growth = [], [], []
     for mode in modes:
         for kind in KINDS:

@@ -22,8 +22,8 @@ def table(results):
     lines = [f"{machine['name']}; load before the run: {machine['load']:.2f} running processes",
              *textwrap.wrap(", ".join(f"{name} {value}" for name, value in results["versions"].items()), 120),
              f"Ceiling: single-precision matrix product {sgemm:.0f} GFLOP/s, copy {copies:.1f} GB/s (read and written)",
-             f"Training (forward, loss, backward, Adam) and prediction, batch 1, {SIDE} x {SIDE} px; medians of "
-             f"{settings['repeats']} turns"]
+             f"Training (forward, loss, backward, Adam) and prediction, batch 1, {SIDE} x {SIDE} px; "
+             + (f"medians of {settings['repeats']} turns" if settings["repeats"] > 1 else "one turn")]
     races = results["races"]
     for mode, kind in dict.fromkeys((row["mode"], row["kind"]) for row in races):
         lines += race_table([row for row in races if (row["mode"], row["kind"]) == (mode, kind)], sgemm)

@@ -157,7 +157,7 @@ def test_flags(monkeypatch):
         args = Bench.parse_arguments()
         return args.modes, args.repeats
     assert parsed() == (["Unet", "U2netS", "U2net"], 5)
-    assert parsed("--quick") == (["Unet", "U2netS"], 2)
+    assert parsed("--quick") == (["Unet", "U2netS"], 1)
     assert parsed("--quick", "--repeats", "3", "--modes", "U2net", "U2net") == (["U2net"], 3)
 
 
