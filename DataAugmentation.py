@@ -35,8 +35,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
-from scipy.fft import dctn, idctn, rfft
+import scipy  # its parts load when they are first used, which keeps --help fast
 from tqdm import tqdm
 
 from Common import (DataError, Parser, atomic_write, check_same_size, list_images, make_folder, number, pair_by_name,
@@ -55,7 +54,7 @@ def gaussian_response(length, sigma):
     offsets = np.arange(-radius, radius + 1)
     kernel = np.exp(-0.5 * (offsets / max(sigma, 1e-9)) ** 2)
     kernel = np.bincount(offsets % (2 * length), kernel / kernel.sum(), 2 * length)
-    return rfft(kernel).real[:length]
+    return scipy.fft.rfft(kernel).real[:length]
 
 
 def gaussian_smooth(noise, sigma):
@@ -65,7 +64,7 @@ def gaussian_smooth(noise, sigma):
     ten times as fast for the broad Gaussians needed here, and free of threads, so that the bytes never vary.
     """
     response = np.multiply.outer(*(gaussian_response(length, sigma) for length in noise.shape[1:]))
-    return idctn(dctn(noise, axes=(1, 2)) * response, axes=(1, 2))
+    return scipy.fft.idctn(scipy.fft.dctn(noise, axes=(1, 2)) * response, axes=(1, 2))
 
 
 def random_affine(shape, amount, rng):
@@ -99,7 +98,7 @@ def grid_field(shape, rng, sigma=GRID_SIGMA):
     """
     vectors = rng.normal(0, sigma, (2, GRID_SIZE, GRID_SIZE))
     zoom = [length / GRID_SIZE for length in shape]
-    return np.indices(shape) + np.stack([ndimage.zoom(axis, zoom, order=3, mode="mirror") for axis in vectors])
+    return np.indices(shape) + np.stack([scipy.ndimage.zoom(axis, zoom, order=3, mode="mirror") for axis in vectors])
 
 
 # ------------------------------------------------------------------------------------------------------------- warping
@@ -110,14 +109,14 @@ def warp_image(image, coordinates):
     """
     if image.ndim == 3:
         return np.stack([warp_image(channel, coordinates) for channel in np.moveaxis(image, 2, 0)], axis=2)
-    coefficients = ndimage.spline_filter(image, order=3, output=np.float32, mode="mirror")
-    warped = ndimage.map_coordinates(coefficients, coordinates, order=3, mode="mirror", prefilter=False)
+    coefficients = scipy.ndimage.spline_filter(image, order=3, output=np.float32, mode="mirror")
+    warped = scipy.ndimage.map_coordinates(coefficients, coordinates, order=3, mode="mirror", prefilter=False)
     return np.rint(warped).clip(0, np.iinfo(image.dtype).max).astype(image.dtype)
 
 
 def warp_label(label, coordinates):
     """A label, (H, W) of any integer dtype, taken at float (2, H, W) coordinates: the nearest pixel's stored value."""
-    return ndimage.map_coordinates(label, coordinates, order=0, mode="mirror")
+    return scipy.ndimage.map_coordinates(label, coordinates, order=0, mode="mirror")
 
 
 def make_field(shape, rng, method="elastic", alpha_lv=2.0, sigma_lv=0.08, alpha_affine_lv=0.08):

@@ -17,8 +17,8 @@ import math
 from pathlib import Path
 
 import numpy as np
+import scipy  # its parts load when they are first used, which keeps --help fast
 from PIL import Image, PngImagePlugin
-from scipy import ndimage
 
 from Common import atomic_write, make_folder, write_png
 
@@ -61,7 +61,7 @@ def border_weights(label, w0=10, sigma=5):
         raise ValueError(f"sigma must be above 0, not {sigma}")
     if not (w0 >= 0 and math.isfinite(w0)):
         raise ValueError(f"w0 must be at least 0, not {w0}")
-    objects, count = ndimage.label(label > 0, structure=EIGHT_CONNECTED)
+    objects, count = scipy.ndimage.label(label > 0, structure=EIGHT_CONNECTED)
     # Where d1 + d2 exceeds `reach` the term is negligible, so d2 is computed only up to there; the sum is at least 2.
     reach = sigma * math.sqrt(2 * math.log(max(w0 / NEGLIGIBLE, 1)))
     if count < 2 or reach < 2:
@@ -77,8 +77,8 @@ def _nearest_object(objects):
 
     Objects never touch (they would be one), so the nearest pixel outside an object is always background.
     """
-    outside, (row, column) = ndimage.distance_transform_edt(objects == 0, return_indices=True)
-    inside = ndimage.distance_transform_edt(objects > 0)
+    outside, (row, column) = scipy.ndimage.distance_transform_edt(objects == 0, return_indices=True)
+    inside = scipy.ndimage.distance_transform_edt(objects > 0)
     return outside + inside, objects[row, column]
 
 
