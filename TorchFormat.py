@@ -26,6 +26,9 @@ MAGIC, VERSION = 0x1950a86a20f9469cfc6c, 1001  # with which the older format beg
 MAX_PICKLE = 2 ** 22  # bytes of data.pkl, or of a stream's pickles together: thirty times that of U-2-Net
 MAX_BYTES = 2 ** 31  # of all values together: ten times U-2-Net in double precision
 MAX_DIMENSIONS = 32  # NumPy's own limit
+MAX_SHARED = 40  # uses of what may be a tuple, beyond its first: tuples of one tuple twice, and so on, hash in 2^n steps
+PUSHES_NO_TUPLE = {"BINUNICODE", "SHORT_BINUNICODE", "UNICODE", "GLOBAL", "STACK_GLOBAL", "EMPTY_DICT", "EMPTY_LIST",
+                   "BINPERSID", "REDUCE"}
 
 # bfloat16, which NumPy lacks, is the upper half of a float32
 DTYPES = {"FloatStorage": "f4", "HalfStorage": "f2", "DoubleStorage": "f8", "BFloat16Storage": "bfloat16",
@@ -136,12 +139,26 @@ class StateUnpickler(pickle.Unpickler):
         return Part(storage, start, length)
 
 
+def _check_cost(opcodes):
+    """Refuse a pickle whose few bytes would take Python much memory or time, by its opcodes as of pickletools."""
+    memo, shared, previous = {}, 0, ""
+    for opcode, argument, position in opcodes:
+        if "PUT" in opcode.name and int(argument) > position:  # Python reserves memory up to the highest number
+            raise Refused(f"its pickle numbers an object {argument}")
+        if "PUT" in opcode.name or opcode.name == "MEMOIZE":
+            memo[len(memo) if argument is None else int(argument)] = previous in PUSHES_NO_TUPLE
+        elif "GET" in opcode.name:
+            shared += not memo.get(int(argument))
+        shared += opcode.name == "DUP"
+        if shared > MAX_SHARED:
+            raise Refused("its pickle uses the same tuples again and again")
+        previous = opcode.name
+
+
 def _unpickle(stream):
     """(what the next pickle of a BytesIO holds, the storages that it describes); leaves the stream behind the pickle."""
     start = stream.tell()
-    for opcode, argument, position in pickletools.genops(stream):
-        if "PUT" in opcode.name and int(argument) > position:  # Python reserves memory up to the highest number
-            raise Refused(f"its pickle numbers an object {argument}")
+    _check_cost(pickletools.genops(stream))
     unpickler = StateUnpickler(stream.getbuffer()[start:stream.tell()])
     return unpickler.load(), unpickler.storages
 

@@ -432,6 +432,26 @@ def test_many_views_of_little_are_refused_before_they_are_read(tmp_path, monkeyp
     assert "more than 2,147,483,648 bytes" in refused(write(tmp_path / "a.pth", data))
 
 
+DOUBLED = {  # a tuple of one tuple twice, of that twice, ...: to hash it, Python visits 2^60 numbers
+    "DUP": b")" + b"2\x86" * 60, "GET": b")" + b"".join(b"q%c0h%ch%c\x86" % (k, k, k) for k in range(60)),
+    "GET of a GET": b")q\x010" + b"".join(b"h%cq\x000h\x00h\x00\x86q%c0" % (k, k + 1) for k in range(1, 60)) + b"h\x3c",
+    "MEMOIZE after POP": b")" + b"".join(b"N0\x940h%ch%c\x86" % (k, k) for k in range(60))}
+
+
+@pytest.mark.parametrize("key", DOUBLED.values(), ids=DOUBLED)
+def test_no_key_takes_for_ever_to_hash(tmp_path, write, key):
+    assert "the same tuples again and again" in refused(write(tmp_path / "a.pth", b"\x80\x04}" + key + b"Ns."))
+
+
+def test_tuples_and_names_may_be_shared(tmp_path, write):
+    """As 20 groups of an optimiser share their betas, and all tensors their storage's type."""
+    groups = b"".join(b"X\x01\x00\x00\x00%ch\x01" % (97 + k) for k in range(20))
+    betas = b"X\x05\x00\x00\x00betasK\x01K\x02\x86q\x01"
+    data = b"\x80\x02}q\x00(X\x01\x00\x00\x00w" + opcodes(tensor()) + betas + groups + b"u."
+    weights, _ = read_weights(write(tmp_path / "a.pth", data))
+    assert list(weights) == ["w"]
+
+
 def test_archives(tmp_path):
     path, good = tmp_path / "a.pth", {"a": tensor()}
     assert "has 25 bytes, more than 24" in refused(archive(path, good, {"0": bytes(25)}))
