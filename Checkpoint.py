@@ -16,6 +16,7 @@ import TorchFormat
 from Common import DataError, atomic_write
 
 FORMAT = "unet-jittor 1"
+OPTIMIZER = "optimizer."  # begins the names of what is no weight: the optimiser's moments, for --resume
 
 
 def save(path, weights, header):
@@ -43,7 +44,9 @@ def read_weights(path):
     if TorchFormat.is_torch(path):
         return TorchFormat.read_state_dict(path), None
     weights, header = _read_safetensors(path)
-    return (TorchFormat.plain_names(weights) if header is None else weights), header
+    if header is None:
+        return TorchFormat.plain_names(weights), None
+    return {name: array for name, array in weights.items() if not name.startswith(OPTIMIZER)}, header
 
 
 def _existing(path):
@@ -88,12 +91,16 @@ def load_weights(model, path):
 
 def assign_weights(model, weights, source):
     """Put `weights` ({name: array}) into `model`, strictly; `source` names them in the DataError."""
-    state = model.state_dict()
-    wrong = [f"missing {name}" for name in state if name not in weights]
-    wrong += [f"unexpected {name if name.isprintable() else ascii(name)}" for name in weights if name not in state]
-    wrong += [f"{name} has shape {list(weights[name].shape)}, the net wants {list(var.shape)}"
-              for name, var in state.items() if name in weights and list(weights[name].shape) != list(var.shape)]
+    assign(model.state_dict(), weights, source)
+
+
+def assign(state, arrays, source):
+    """Put `arrays` ({name: array}) into `state` ({name: Var}), all or, with a DataError that lists what is wrong, none."""
+    wrong = [f"missing {name}" for name in state if name not in arrays]
+    wrong += [f"unexpected {name if name.isprintable() else ascii(name)}" for name in arrays if name not in state]
+    wrong += [f"{name} has shape {list(arrays[name].shape)}, the net wants {list(var.shape)}"
+              for name, var in state.items() if name in arrays and list(arrays[name].shape) != list(var.shape)]
     if wrong:
         raise DataError(f"{source}: not the weights of this net: {'; '.join(wrong)}")
     for name, var in state.items():
-        var.assign(weights[name].astype(np.float32))
+        var.assign(arrays[name].astype(np.float32))

@@ -7,6 +7,7 @@ exit code 1, each with one line on stderr.
 """
 import argparse
 import contextlib
+import fcntl
 import io
 import os
 import sys
@@ -250,7 +251,7 @@ def atomic_write(path):
     """
     path = Path(path)
     # a name that is known before the file exists: a Ctrl-C at any moment leaves nothing behind
-    temporary = path.with_name(f".{path.stem[:40]}-{os.getpid()}-{threading.get_ident():x}{path.suffix}")
+    temporary = path.with_name(f".{path.stem[:40]}-{os.getpid()}-{threading.get_ident():x}.part{path.suffix}")
     try:
         temporary.touch()
         yield temporary
@@ -259,6 +260,27 @@ def atomic_write(path):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock_folder(path):
+    """`with lock_folder(path):` no other process that locks it may write there; DataError where one does already.
+
+    The lock ends with the process, however that ends.  What writes that were cut off have left behind is removed.
+    """
+    with open(Path(path) / ".lock", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise DataError(f"{path}: process {file.read().strip() or 'of somebody'} writes here already; "
+                            "wait for its end, or choose another folder") from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        for left in Path(path).glob(".*-*-*.part*"):
+            left.unlink()
+        yield
 
 
 def png_bytes(pixels, pnginfo=None):

@@ -145,10 +145,11 @@ class TrainingLoader:
     def weight_map(self, index, label):
         return cached_weight_map(self.dataset.pairs[index][1], label, self.weight_directory, self.w0, self.sigma)
 
-    def epoch(self, epoch):
-        """Yield the epoch's batches; the next ones are prepared meanwhile, and an error in one is raised here."""
+    def epoch(self, epoch, start=0):
+        """Yield the epoch's batches from number `start` on; the next ones are prepared meanwhile, and an error in one is
+        raised here."""
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
-        groups = [order[i:i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+        groups = [order[i:i + self.batch_size] for i in range(0, len(order), self.batch_size)][start:]
         pool = ThreadPoolExecutor(self.workers)
         try:
             pending = deque()

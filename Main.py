@@ -5,24 +5,36 @@
 
 Writes logs/ (text, CSV, curves), checkpoints/ (best_model, last_model), results/ (predictions of the best model),
 weight_maps/ and DataTxt/.  Epochs count from 0: testing begins once epoch >= Val_epochs.
+
+    python Main.py --resume                  # go on with the run whose last_model lies in checkpoints/
+
 Flags and files are checked before Jittor is imported: a mistake is answered in a second.
 """
+import hashlib
+import json
+import math
+import shlex
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
 import Runtime
-from Common import DataError, Parser, boolean, make_folder, number, run
-from Checkpoint import save, state_arrays
+from Common import DataError, Parser, boolean, lock_folder, make_folder, number, run
+from Checkpoint import assign, load, save, state_arrays
 from DataLoader import SegmentationSet, TrainingLoader, check_pairs, dataset_statistics
-from MakeTxt import SPLITS, make_lists, read_list
+from MakeTxt import make_lists
 from Metrics import all_foreground_baseline
 from MirrorPadding import exact_spans, geometry_of
 from Report import RunLog, draw_curves, draw_overview, duration, run_name, write_predictions
 
 MEMORY_WORDS = ("memory", "alloc")  # in the errors of Jittor's and CUDA's allocators
+LAST, BEST = "last_model.safetensors", "best_model.safetensors"
+OUTPUT_FOLDERS = ("Datatxt_directory", "Log_directory", "Checkpoint_directory", "Result_directory", "Weight_directory")
+FREE_TO_CHANGE = {*OUTPUT_FOLDERS, "Data_directory", "Total_epochs", "device", "save_every",
+                  "resume", "force"}  # where a run is resumed
 LESS_MEMORY = "try --tile 256, a smaller --base_channels or --Batch_size 1"
 
 
@@ -31,12 +43,21 @@ def tile(text):
     return text if text in ("full", "reference") else number(int, 16)(text)
 
 
+class Every(NamedTuple):
+    """How often: `amount` epochs, or minutes where `unit` is 'm'."""
+    amount: float
+    unit: str
+
+    def __str__(self):
+        return f"{self.amount}{self.unit}"
+
+
 def save_every(text):
-    """A flag type: 'N' epochs or 'Nm' minutes -> (number, unit)."""
-    return (number(float, 0, include_low=False)(text[:-1]), "m") if text.endswith("m") else (number(int, 1)(text), "epochs")
+    """A flag type: 'N' epochs or 'Nm' minutes -> Every."""
+    return Every(number(float, 0, include_low=False)(text[:-1]), "m") if text.endswith("m") else Every(number(int, 1)(text), "")
 
 
-def parse_arguments():
+def build_parser():
     parser = Parser("Train a net on a data set, test it after each epoch from Val_epochs on, keep the best by IoU. "
                     "Epochs count from 0.")
     add = parser.add_argument
@@ -68,7 +89,70 @@ def parse_arguments():
     add("--optimizer", choices=("adam", "sgd"), default="adam", help="adam: betas 0.99, 0.999; sgd: momentum 0.99")
     add("--save_every", type=save_every, default="1", metavar="N|Nm",
         help="epochs between writes of last_model; 10m: minutes")
-    args = parser.parse_args()
+    add("--resume", action="store_true",
+        help="go on with the run of last_model: its flags hold where none are given, and contradicting ones are refused")
+    add("--force", action="store_true", help="resume with other flags or other data all the same")
+    return parser
+
+
+def parse_arguments():
+    """The flags, and with --resume (arrays, header) of last_model, else None."""
+    parser = build_parser()
+    args, resumed = parser.parse_args(), None
+    if args.resume:
+        resumed = load_run(args.Checkpoint_directory / LAST)
+        kept = flags_of(resumed[1]["run"]["settings"])
+        before, args = parser.parse_args(kept), parser.parse_args([*kept, *sys.argv[1:]])
+        check_resumed(args, before, resumed[1]["run"], parser)
+    elif args.force:
+        parser.error("--force: only with --resume")
+    check_flags(args, parser)
+    return args, resumed
+
+
+def load_run(path):
+    """(arrays, header) of a last_model; DataError where no run can be resumed from it."""
+    if not path.exists():
+        raise DataError(f"{path}: no such checkpoint, nothing to resume; start without --resume")
+    arrays, header = load(path)
+    try:
+        run, number = header["run"], (int, float)
+        sound = (all(isinstance(name, str) and all(isinstance(text, str) for text in texts)
+                     for name, texts in run["settings"].items())
+                 and Path(run["log"]).name == run["log"]  # no path that leads elsewhere
+                 and all(isinstance(value, number) for record in run["records"] for value in record.values())
+                 and all(isinstance(run["progress"][name], number) for name in ("epoch", "step", "n_step", "best_iou"))
+                 and isinstance(run["data"], str))
+    except (KeyError, TypeError, AttributeError):
+        sound = False
+    if not sound:
+        raise DataError(f"{path}: holds no run to resume; start without --resume")
+    return arrays, header
+
+
+def settings_of(args):
+    """The flags that a resumed run needs again: {name: texts}; not where it writes."""
+    kept = {name: value for name, value in vars(args).items() if name not in (*OUTPUT_FOLDERS, "resume", "force", "geometry")}
+    return {name: list(map(str, value if isinstance(value, list) else [value])) for name, value in kept.items()}
+
+
+def flags_of(settings):
+    return [text for name, texts in settings.items() for text in (f"--{name}", *texts)]
+
+
+def check_resumed(args, before, run, parser):
+    """Refuse flags that contradict the run that is resumed."""
+    changed = [f"--{name} {value} (was {getattr(before, name)})" for name, value in vars(args).items()
+               if name not in FREE_TO_CHANGE and value != getattr(before, name)]
+    if changed and not args.force:
+        parser.error(f"--resume: another run than that of {args.Checkpoint_directory / LAST}: {', '.join(changed)}; "
+                     "leave them out, or add --force")
+    if args.Total_epochs <= run["progress"]["epoch"]:
+        parser.error(f"--Total_epochs {args.Total_epochs}: so many epochs are done already; give a larger number")
+
+
+def check_flags(args, parser):
+    """End with exit code 2 for flags that do not go together; settle those that follow from others."""
     if args.Val_epochs >= args.Total_epochs:
         parser.error(f"--Val_epochs {args.Val_epochs} must be below --Total_epochs {args.Total_epochs}: "
                      "nothing would be tested")
@@ -84,7 +168,6 @@ def parse_arguments():
             exact_spans(args.geometry.output_side(10 * args.tile), args.tile, args.geometry)
         except DataError as error:
             parser.error(str(error))
-    return args
 
 
 def net_options(args):
@@ -103,8 +186,7 @@ def sound_labels(test_set):
 
 def prepare_data(args):
     """Lists, statistics and weight maps: (TrainingLoader, test SegmentationSet, all-foreground scores, Statistics)."""
-    make_lists(args.Data_directory, args.Datatxt_directory)
-    train_pairs, test_pairs = (read_list(args.Datatxt_directory, split) for split in SPLITS)
+    train_pairs, test_pairs = make_lists(args.Data_directory, args.Datatxt_directory).values()
     check_pairs(train_pairs + test_pairs, args.tile)
     statistics = dataset_statistics(train_pairs, args.n_channels, args.Datatxt_directory)
     train_set, test_set = (SegmentationSet(pairs, args.n_channels, args.n_classes, statistics)
@@ -116,34 +198,47 @@ def prepare_data(args):
     return loader, test_set, baseline, statistics
 
 
-class Recorder:
-    """Receives the Trainer's epochs: writes log, curves and checkpoints."""
+def data_of(train_set, test_set):
+    """What tells data from other data: names and sizes of all files, mean and std of the training images."""
+    files = [[path.name, path.stat().st_size] for each in (train_set, test_set) for pair in each.pairs for path in pair]
+    text = json.dumps([files, len(train_set), train_set.mean.tolist(), train_set.std.tolist()])
+    return hashlib.sha256(text.encode()).hexdigest()
 
-    def __init__(self, args, log, model, header, test_set, baseline):
-        self.args, self.log, self.model, self.header = args, log, model, header
+
+class Recorder:
+    """Receives the Trainer's epochs: writes log, curves and checkpoints.
+
+    run: what a resumed run must have again: settings, data, the log's name, its records so far.
+    """
+
+    def __init__(self, args, log, model, header, run, test_set, baseline):
+        self.args, self.log, self.model, self.header, self.run = args, log, model, header, run
         self.test_set, self.baseline = test_set, baseline
-        self.last_path = args.Checkpoint_directory / "last_model.safetensors"
-        self.best_path = args.Checkpoint_directory / "best_model.safetensors"
         self.epoch_started = self.last_saved = self.last_drawn = time.monotonic()
+        self.trainer = None  # set once there is one: it takes this recorder's methods
 
     def on_epoch(self, record):
         now = time.monotonic()
         record["whole_time"], self.epoch_started = now - self.epoch_started, now
         self.log.epoch(record, self.args.Total_epochs)
         amount, unit = self.args.save_every
-        if (record["epoch"] + 1) % amount == 0 if unit == "epochs" else now - self.last_saved >= 60 * amount:
-            self.save_last(record["epoch"])
+        if now - self.last_saved >= 60 * amount if unit == "m" else (record["epoch"] + 1) % amount == 0:
+            self.save_last()
             self.last_saved = now
         if now - self.last_drawn > 60:
             self.draw()
             self.last_drawn = now
 
     def on_best(self, epoch, scores, predictions):
-        save(self.best_path, state_arrays(self.model), {**self.header, "epoch": epoch, "scores": scores})
+        save(self.args.Checkpoint_directory / BEST, state_arrays(self.model), {**self.header, "epoch": epoch, "scores": scores})
         write_predictions(self.args.Result_directory, predictions)
 
-    def save_last(self, epoch):
-        save(self.last_path, state_arrays(self.model), {**self.header, "epoch": epoch})
+    def save_last(self):
+        """Write all that --resume needs."""
+        arrays = {name: var.numpy() for name, var in self.trainer.state().items()}
+        records = [{name: value for name, value in record.items() if math.isfinite(value)} for record in self.log.records]
+        run = {**self.run, "progress": self.trainer.progress(), "records": records}
+        save(self.args.Checkpoint_directory / LAST, arrays, {**self.header, "epoch": self.trainer.epoch, "run": run})
 
     def draw(self):
         if self.log.records:
@@ -166,16 +261,25 @@ class Recorder:
             say(f"Predictions  {args.Result_directory}/ (the best epoch's; {overview.name} shows some)")
 
 
+def resume_command(args):
+    """The command that goes on with this run: the flags that --resume does not know by itself are those of folders."""
+    parser, chosen = build_parser(), vars(args)
+    folders = [f"--{name} {shlex.quote(str(chosen[name]))}" for name in OUTPUT_FOLDERS
+               if chosen[name] != parser.get_default(name)]
+    return " ".join(["python Main.py --resume", *folders])
+
+
 def train(trainer, recorder):
     """Run the trainer to its end, whatever that is; save, draw and say what came out.  Returns the exit code."""
     started, failure = time.monotonic(), None
     try:
-        with Runtime.last_words(f"Main.py: error: the training was killed, probably for lack of memory: {LESS_MEMORY}"):
+        with Runtime.last_words("Main.py: error: the training was killed, for lack of memory perhaps: "
+                                f"{LESS_MEMORY}; {resume_command(recorder.args)} goes on"):
             finished = trainer.run()
-        recorder.save_last(trainer.epoch)
+        recorder.save_last()
     except DataError as error:  # the loss does not recover, or a file has gone: the weights are good ones
         failure = error
-        recorder.save_last(trainer.epoch)
+        recorder.save_last()
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryError) and not any(word in str(error).lower() for word in MEMORY_WORDS):
             raise
@@ -185,16 +289,28 @@ def train(trainer, recorder):
     recorder.finish(time.monotonic() - started)
     if failure:
         raise failure
+    if not finished:
+        recorder.log.say(f"To go on: {resume_command(recorder.args)}")
     return 0 if finished else 130
 
 
 def main():
-    args = parse_arguments()
+    args, resumed = parse_arguments()
     Runtime.check(args.device)
     for folder in (args.Datatxt_directory, args.Log_directory, args.Checkpoint_directory, args.Result_directory,
                    args.Weight_directory):
         make_folder(folder)
+    with lock_folder(args.Checkpoint_directory), lock_folder(args.Result_directory):
+        return train_locked(args, resumed)
+
+
+def train_locked(args, resumed):
+    """Everything once this run has its folders to itself."""
     loader, test_set, baseline, statistics = prepare_data(args)
+    run = {"settings": settings_of(args), "data": data_of(loader.dataset, test_set)}
+    if resumed and resumed[1]["run"]["data"] != run["data"] and not args.force:
+        raise DataError(f"{args.Data_directory}: not the data that this run began with (other files, or changed ones); "
+                        "bring those back, start without --resume, or add --force")
 
     Runtime.start(args.device)
     Runtime.seed_everything(args.seed)
@@ -204,7 +320,24 @@ def main():
     model = build_model(args.mode, args.n_channels, args.n_classes, **options)
     header = {"mode": args.mode, "n_channels": args.n_channels, "n_classes": args.n_classes, "options": options,
               "mean": statistics.mean, "std": statistics.std, "tile": args.tile}
-    log = RunLog(args.Log_directory, run_name(args.mode, args.Log_directory))
+    before = resumed[1]["run"] if resumed else {"records": [], "log": run_name(args.mode, args.Log_directory)}
+    run["log"] = before["log"]
+    log = RunLog(args.Log_directory, run["log"], before["records"])
+    greet(log, args, loader, test_set, baseline)
+
+    recorder = Recorder(args, log, model, header, run, test_set, baseline)
+    optimizer = build_optimizer(args.optimizer, model, args.Learning_rate)
+    trainer = recorder.trainer = Trainer(model, optimizer, loader, test_set, args.Total_epochs, args.Val_epochs,
+                                         recorder.on_epoch, recorder.on_best, log.say)
+    if resumed:
+        assign(trainer.state(), resumed[0], args.Checkpoint_directory / LAST)
+        trainer.resume(before["progress"])
+        log.say(f"Resumed at epoch {trainer.epoch}, step {trainer.step}")
+    return train(trainer, recorder)
+
+
+def greet(log, args, loader, test_set, baseline):
+    """Log what is trained on what, and how."""
     log.say(f"{args.mode} on {args.Data_directory}: {len(loader.dataset)} training pairs, {len(test_set)} test pairs; "
             f"{Runtime.device_name()}")
     log.say("Settings: " + "  ".join(f"{key}={value}" for key, value in vars(args).items() if key != "geometry"))
@@ -212,12 +345,6 @@ def main():
     if isinstance(args.tile, int) and args.geometry.edge is None:
         log.say(f"{args.mode} sees beyond any tile: tests blend overlapping tiles of {args.tile} px, close to --tile full")
     log.say("The first steps also compile the net's operators: 1 to 3 minutes, once for this environment.")
-
-    recorder = Recorder(args, log, model, header, test_set, baseline)
-    optimizer = build_optimizer(args.optimizer, model, args.Learning_rate)
-    trainer = Trainer(model, optimizer, loader, test_set, args.Total_epochs, args.Val_epochs, recorder.on_epoch,
-                      recorder.on_best, log.say)
-    return train(trainer, recorder)
 
 
 if __name__ == "__main__":

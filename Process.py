@@ -1,6 +1,8 @@
 """Training and testing: an epoch of steps, an epoch of scores, and the run over both.
 
 `Trainer` reads like the algorithm; what is drawn, written or printed is its caller's business (`on_epoch`, `on_best`).
+Between two steps its whole state is the Vars of `state()` and the numbers of `progress()`: a run resumed from them goes
+on as the unbroken one would, to the last bit on a CPU.
 `predict_image` is the tiled forward pass that testing and prediction share.
 """
 import math
@@ -13,6 +15,7 @@ from collections import deque
 import numpy as np
 from tqdm import tqdm
 
+from Checkpoint import OPTIMIZER
 from Common import DataError, png_bytes
 from Loss import deep_supervision_loss, weighted_cross_entropy
 from Metrics import mean_scores, scores
@@ -74,6 +77,11 @@ def batch_loss(model, batch, tile="full"):
     return weighted_cross_entropy(on_canvas(outputs), *target)
 
 
+def step_seed(seed, epoch, step):
+    """The seed of a step's dropout: of its own, so that a step depends on nothing but the weights before it."""
+    return int(np.random.SeedSequence([seed, epoch, step]).generate_state(1)[0] >> 1)  # Jittor takes 31 bits
+
+
 class LossGuard:
     """Tells a batch to learn from by its loss: finite, and after `warm_up` steps no outlier.
 
@@ -127,6 +135,7 @@ class Trainer:
     """
     BAD_IN_A_ROW = 3  # skipped batches, after which the run goes back to the last good state
     RECOVERED = 20    # accepted batches in a row, after which going back has helped
+    PROGRESS = ("epoch", "step", "losses", "skipped", "best_iou", "bad_in_a_row", "good_in_a_row", "went_back")
 
     def __init__(self, model, optimizer, loader, test_set, total_epochs, val_epochs, on_epoch, on_best, say=print):
         self.model, self.optimizer, self.loader, self.test_set = model, optimizer, loader, test_set
@@ -136,48 +145,60 @@ class Trainer:
                            if name.endswith(("running_mean", "running_var"))}
         self.guard, self.stop = LossGuard(), StopSignal()
         self.best_iou = -1.0
-        self.epoch = self.bad_in_a_row = self.good_in_a_row = self.skipped = 0
+        self.epoch = self.bad_in_a_row = self.good_in_a_row = 0
+        self.step, self.losses, self.skipped = 0, [], 0  # of the running epoch: steps done, their losses, batches left out
         self.last_good, self.snapshot_due, self.went_back = None, True, False
 
     def run(self):
-        """Train for `total_epochs`, test from epoch `val_epochs` on (counted from 0); True unless asked to stop."""
+        """Train for `total_epochs`, test from epoch `val_epochs` on (counted from 0); True unless stopped before."""
         with self.stop:
-            for self.epoch in range(self.epoch, self.total_epochs):
+            while self.epoch < self.total_epochs and not self.stop.requested:
                 record = self.train_epoch()
-                if self.stop.requested:
-                    return False
-                if self.epoch >= self.val_epochs:
+                if self.epoch >= self.val_epochs and not self.stop.requested:
                     record.update(self.validate_epoch())
-                self.on_epoch(record)
-                if self.stop.requested:
-                    return False
-        return True
+                if not self.stop.requested:
+                    self.epoch, self.step, self.losses, self.skipped = self.epoch + 1, 0, [], 0
+                    self.on_epoch(record)
+        return self.epoch == self.total_epochs
+
+    def progress(self):
+        """Everything but `state()` that the next step depends on, for `resume`; JSON can hold it."""
+        return {**{name: getattr(self, name) for name in self.PROGRESS}, "accepted": list(self.guard.accepted),
+                "n_step": self.optimizer.n_step}
+
+    def resume(self, progress):
+        """Go on where `progress()` was taken; `state()` is set by then."""
+        for name in self.PROGRESS:
+            setattr(self, name, progress[name])
+        self.guard.accepted.extend(progress["accepted"])
+        self.optimizer.n_step = progress["n_step"]
 
     # ------------------------------------------------------------------------------------------------------------ training
     def train_epoch(self):
         """One pass over the training set: {epoch, train_loss, epoch_time, throughput, skipped}."""
         self.model.train()
         self.snapshot_due = True
-        losses, images, self.skipped = [], 0, 0
-        started = time.perf_counter()
-        with tqdm(total=len(self.loader.dataset), desc=f"epoch {self.epoch} ({self.epoch + 1}/{self.total_epochs})",
-                  unit="image", leave=False, disable=None) as bar:
-            for batch in self.loader.epoch(self.epoch):
+        images, started = 0, time.perf_counter()
+        with tqdm(total=len(self.loader), initial=self.step, desc=f"epoch {self.epoch} ({self.epoch + 1}/{self.total_epochs})",
+                  unit="step", leave=False, disable=None) as bar:
+            for batch in self.loader.epoch(self.epoch, self.step):
                 loss = self.train_step(batch)
                 if loss is not None:
-                    losses.append(loss)
+                    self.losses.append(loss)
                     bar.set_postfix_str(f"loss {loss:.4f}")
+                self.step += 1
                 images += len(batch.labels)
-                bar.update(len(batch.labels))
+                bar.update()
                 if self.stop.requested:
                     break
         jt.sync_all(True)
         seconds = time.perf_counter() - started
-        return {"epoch": self.epoch, "train_loss": float(np.mean(losses)) if losses else float("nan"),
+        return {"epoch": self.epoch, "train_loss": float(np.mean(self.losses)) if self.losses else float("nan"),
                 "epoch_time": seconds, "throughput": images / seconds, "skipped": self.skipped}
 
     def train_step(self, batch):
         """One optimiser step; returns the loss, or None for a batch that was skipped."""
+        jt.set_seed(step_seed(self.loader.seed, self.epoch, self.step))  # of dropout, whatever was drawn before
         before = {name: var.detach() for name, var in self.statistics.items()}
         loss = batch_loss(self.model, batch, self.loader.tile)
         self.optimizer.zero_grad()
@@ -212,21 +233,21 @@ class Trainer:
                  "back to the last good state")
         self.bad_in_a_row, self.went_back = 0, True
 
-    def _state(self):
+    def state(self):
         """Every Var that a step changes, by name: the model's state and the optimiser's moments."""
         state = dict(self.model.state_dict())
         for kind in ("values", "m"):
             for k, var in enumerate(self.optimizer.param_groups[0].get(kind, ())):
-                state[f"optimizer.{kind}.{k}"] = var
+                state[f"{OPTIMIZER}{kind}.{k}"] = var
         return state
 
     def _snapshot(self, statistics_before):
         """The state before the step that `backward` has begun, on the host."""
-        state = {name: var.numpy().copy() for name, var in {**self._state(), **statistics_before}.items()}
+        state = {name: var.numpy().copy() for name, var in {**self.state(), **statistics_before}.items()}
         return {**state, "n_step": self.optimizer.n_step - 1}
 
     def _restore(self, snapshot):
-        for name, var in self._state().items():
+        for name, var in self.state().items():
             var.assign(snapshot[name])
         self.optimizer.n_step = snapshot["n_step"]
 

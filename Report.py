@@ -1,5 +1,4 @@
 """What a run leaves for people: the log, the CSV, the curves, the predictions, the overview picture."""
-import csv
 import logging
 import statistics
 import sys
@@ -23,19 +22,28 @@ def duration(seconds):
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-class RunLog:
-    """A run's text log and CSV: `<name>.log` and `<name>.csv` in the log folder; `say` prints and logs a line."""
+def csv_row(record):
+    """One epoch's line of the CSV."""
+    return ",".join(f"{record[key]:.6g}" if key in record else "" for key in COLUMNS)
 
-    def __init__(self, folder, name):
+
+class RunLog:
+    """A run's text log and CSV: `<name>.log` and `<name>.csv` in the log folder; `say` prints and logs a line.
+
+    records: of the epochs before, where a run is resumed: the CSV holds these and no later ones.
+    """
+
+    def __init__(self, folder, name, records=()):
         self.text_path, self.csv_path = Path(folder) / f"{name}.log", Path(folder) / f"{name}.csv"
         self.curves_path = Path(folder) / f"{name}.png"
-        self.records = []
+        self.records = list(records)
         self.logger = logging.Logger(name)
         to_file, to_screen = logging.FileHandler(self.text_path, encoding="utf-8"), logging.StreamHandler(sys.stdout)
         to_file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
         self.logger.addHandler(to_file)
         self.logger.addHandler(to_screen)
-        self.csv_path.write_text(",".join(COLUMNS) + "\n")
+        with atomic_write(self.csv_path) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in (",".join(COLUMNS), *map(csv_row, self.records))))
 
     def say(self, line=""):
         self.logger.info(line)
@@ -43,8 +51,8 @@ class RunLog:
     def epoch(self, record, total_epochs):
         """Log one epoch's record and append its row to the CSV."""
         self.records.append(record)
-        with open(self.csv_path, "a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow([f"{record[key]:.6g}" if key in record else "" for key in COLUMNS])
+        with open(self.csv_path, "a", encoding="utf-8") as file:
+            file.write(csv_row(record) + "\n")
         tested = f"  IoU {record['iou']:.4f}  Dice {record['dice']:.4f}  F1 {record['f1']:.4f}" if "iou" in record else ""
         skipped = f"  {record['skipped']} batches skipped" if record["skipped"] else ""
         left = statistics.median(r["whole_time"] for r in self.records) * (total_epochs - record["epoch"] - 1)

@@ -144,9 +144,11 @@ def last_words(text):
     For lack of memory the kernel kills a process, and Jittor's own allocator lets it crash; neither leaves it time to speak.
     """
     say = "import sys; sys.stdin.read() or print(sys.argv[1], file=sys.stderr)"
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until a Ctrl-C cannot be taken for a kill
     with subprocess.Popen([sys.executable, "-S", "-c", say, text], stdin=subprocess.PIPE, text=True,
                           start_new_session=True) as helper:
         try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             yield
         finally:
             helper.stdin.write("still here")

@@ -99,6 +99,20 @@ def test_parser(capsys):
     assert "how many (default: 5)" in help_text and "its name\n" in help_text, "no default, nothing said"
 
 
+ROOT = Path(Common.__file__).parent
+COMMANDS = sorted(path for folder in (".", "alignment", "benchmarks") for path in (ROOT / folder).glob("[!_]*.py")
+                  if path.read_text().endswith("sys.exit(run(main))\n"))
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda path: path.name)
+def test_help_waits_for_no_heavy_import(command):
+    """What takes most of a start is left until the flags are known."""
+    done = subprocess.run([sys.executable, "-X", "importtime", command, "--help"], capture_output=True, text=True)
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert done.returncode == 0 and done.stdout.startswith("usage: ") and "numpy" in imported
+    assert not imported & {"jittor", "torch", "matplotlib", "skimage", "scipy.ndimage", "scipy.linalg", "scipy.sparse"}
+
+
 # ----------------------------------------------------------------------------------------------------------- flag types
 def test_boolean():
     assert [boolean(word) for word in ("True", "true", "TRUE", "1", "yes", " True ")] == [True] * 6

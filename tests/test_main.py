@@ -77,7 +77,9 @@ def test_help(script, tmp_path, no_jittor):
 def test_the_documented_defaults(monkeypatch):
     import Main
     monkeypatch.setattr(sys, "argv", ["Main.py"])
-    found = vars(Main.parse_arguments())
+    args, resumed = Main.parse_arguments()
+    found = vars(args)
+    assert resumed is None
     folders = {"Data_directory": "data/ISBC2012", "Datatxt_directory": "DataTxt", "Log_directory": "logs",
                "Checkpoint_directory": "checkpoints", "Result_directory": "results", "Weight_directory": "weight_maps"}
     assert {name: str(found.pop(name)) for name in folders} == folders
@@ -85,7 +87,8 @@ def test_the_documented_defaults(monkeypatch):
     assert found == {"is_grayscale": True, "n_channels": 1, "n_classes": 2, "Total_epochs": 200, "Val_epochs": 50,
                      "Batch_size": 1, "bilinear": True, "dropout_probs": [0.2, 0.3, 0.4, 0.5], "Learning_rate": 0.001,
                      "Loss_w0": 10.0, "Loss_sigma": 5.0, "mode": "Unet", "device": "auto", "seed": 0,
-                     "base_channels": 64, "tile": "full", "optimizer": "adam", "save_every": (1, "epochs")}
+                     "base_channels": 64, "tile": "full", "optimizer": "adam", "save_every": (1, ""),
+                     "resume": False, "force": False}
 
 
 @pytest.mark.parametrize("flags, message", [
@@ -212,7 +215,7 @@ def test_a_run_leaves_what_it_promises(full_run):
     expected = {f"logs/{text.stem}.{kind}" for kind in ("log", "csv", "png")}
     expected |= {f"checkpoints/{kind}_model.safetensors" for kind in ("best", "last")}
     expected |= {f"results/{name}.png" for name in ("cell_0_pred", "cell_1_pred", "overview")}
-    expected |= {"DataTxt/dataset_stats.json"}
+    expected |= {"DataTxt/dataset_stats.json", "checkpoints/.lock", "results/.lock"}
     expected |= {f"weight_maps/cell_{k}.{kind}" for k in range(4) for kind in ("npy", "png")}
     expected |= {f"DataTxt/{split}_{kind}.txt" for split in ("train", "test") for kind in ("image", "label")}
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == expected

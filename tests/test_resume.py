@@ -1,0 +1,205 @@
+"""A run that is killed or stopped and then resumed ends as the unbroken one: the same bits, the same CSV but for times."""
+import csv
+import itertools
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from test_main import ROOT, SMALL, command, machine, no_jittor, write_set  # noqa: F401 - fixtures among them
+
+import Checkpoint
+from Common import DataError, atomic_write, lock_folder
+
+pytestmark = pytest.mark.usefixtures("machine")
+FLAGS = [str(flag) for flag in ("--Data_directory", "data", *SMALL, "--base_channels", 24, "--tile", 52,
+                                "--Total_epochs", 4, "--Val_epochs", 1)]
+
+
+def start(folder, *flags):
+    """Main.py as a running process of its own group, its lines on `stdout`."""
+    return subprocess.Popen([sys.executable, str(ROOT / "Main.py"), *flags], cwd=folder, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def end(process, number):
+    """Send a signal, wait; (exit code, what was printed since)."""
+    process.send_signal(number)
+    printed, _ = process.communicate(timeout=600)
+    return process.returncode, printed
+
+
+def results(folder):
+    """(rows of the one CSV without the times, arrays of last_model, arrays of best_model)."""
+    table, = folder.glob("logs/*.csv")
+    with open(table, newline="") as file:
+        rows = [tuple(row.values())[:5] for row in csv.DictReader(file)]
+    return rows, *(Checkpoint.load(folder / "checkpoints" / f"{name}_model.safetensors")[0] for name in ("last", "best"))
+
+
+def assert_same(found, expected):
+    assert found[0] == expected[0]
+    for arrays, others in zip(found[1:], expected[1:]):
+        assert arrays.keys() == others.keys()
+        assert not [name for name in arrays if not np.array_equal(arrays[name], others[name])]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    write_set(folder / "data", [(64, 72)] * 5, [(48, 48)] * 2)
+    done = command("Main.py", *FLAGS, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def folder(unbroken, tmp_path):
+    """A folder with the data of the unbroken run."""
+    (tmp_path / "data").symlink_to(unbroken / "data")
+    return tmp_path
+
+
+# ------------------------------------------------------------------------------------------------------------ the same end
+def after_an_epoch(process, folder):
+    next(line for line in process.stdout if line.startswith("epoch"))
+    while process.poll() is None and not (folder / "checkpoints" / "last_model.safetensors").exists():
+        pass
+
+
+def within_an_epoch(process, folder):
+    lines = itertools.takewhile(lambda line: not line.startswith("epoch   1"), process.stdout)
+    assert sum(1 for _ in lines), "until the second epoch has ended"
+    time.sleep(0.15)
+
+
+def while_a_checkpoint_is_written(process, folder):
+    after_an_epoch(process, folder)
+    while process.poll() is None and not list((folder / "checkpoints").glob(".last_model-*")):
+        pass
+
+
+def test_killed_three_times(unbroken, folder):
+    process = start(folder, *FLAGS)
+    for moment in (after_an_epoch, within_an_epoch, while_a_checkpoint_is_written):
+        moment(process, folder)
+        code, printed = end(process, signal.SIGKILL)
+        assert code == -signal.SIGKILL and "python Main.py --resume goes on" in printed
+        Checkpoint.load(folder / "checkpoints" / "last_model.safetensors")
+        process = start(folder, "--resume")
+    assert process.wait(600) == 0
+    assert_same(results(folder), results(unbroken))
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [
+        ".lock", "best_model.safetensors", "last_model.safetensors"], "what was half-written is gone"
+
+
+def test_stopped_within_an_epoch(unbroken, folder):
+    process = start(folder, *FLAGS, "--save_every", "100", "--Checkpoint_directory", "a folder")
+    next(line for line in process.stdout if line.startswith("epoch"))
+    time.sleep(0.1)
+    code, printed = end(process, signal.SIGINT)
+    assert code == 130
+    go_on = shlex.split(printed.split("To go on: ")[1].splitlines()[0])
+    assert go_on == ["python", "Main.py", "--resume", "--Checkpoint_directory", "a folder"]
+    header = Checkpoint.load(folder / "a folder" / "last_model.safetensors")[1]
+    assert header["run"]["progress"]["epoch"] == len(header["run"]["records"]) > 0
+    done = command(*go_on[1:], cwd=folder)
+    assert done.returncode == 0 and "Resumed at epoch" in done.stdout
+    (folder / "a folder").rename(folder / "checkpoints")
+    assert_same(results(folder), results(unbroken))
+
+
+def test_more_epochs(unbroken, folder):
+    """Resuming with a larger number of epochs goes on as if it had been given at first."""
+    assert command("Main.py", *FLAGS, "--Total_epochs", "2", cwd=folder).returncode == 0
+    done = command("Main.py", "--resume", "--Total_epochs", "4", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert_same(results(folder), results(unbroken))
+
+
+# -------------------------------------------------------------------------------------------------------- what is refused
+@pytest.fixture
+def finished(unbroken, folder):
+    """A copy of what the unbroken run left, in which nothing is trained."""
+    (folder / "checkpoints").mkdir()
+    for name in ("last", "best"):
+        path = unbroken / "checkpoints" / f"{name}_model.safetensors"
+        (folder / "checkpoints" / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("flags, code, words", [
+    (["--Learning_rate", "0.5"], 2, "--Learning_rate 0.5 (was 0.01); leave them out, or add --force"),
+    (["--mode", "U2netS", "--seed", "3"], 2, "--mode U2netS (was Unet), --seed 3 (was 0)"),
+    (["--dropout_probs", "0", "0", "0", "0.1"], 2, "--dropout_probs [0.0, 0.0, 0.0, 0.1] (was [0.2, 0.3, 0.4, 0.5])"),
+    ([], 2, "--Total_epochs 4: so many epochs are done already"),
+    (["--Checkpoint_directory", "other"], 1, "other/last_model.safetensors: no such checkpoint, nothing to resume"),
+    (["--Total_epochs", "9", "--Data_directory", "less"], 1, "less: not the data that this run began with"),
+])
+def test_contradictions(finished, no_jittor, flags, code, words):  # noqa: F811
+    write_set(finished / "less", [(48, 56)] * 4, [(48, 48)] * 2)
+    before = {path: path.read_bytes() for path in (finished / "checkpoints").iterdir() if path.suffix}
+    done = command("Main.py", "--resume", *flags, cwd=finished, **no_jittor)
+    *bars, line = done.stderr.splitlines()
+    assert done.returncode == code and words in line and not any("Traceback" in each for each in bars)
+    assert {path: path.read_bytes() for path in before} == before and not list(finished.glob("logs/*"))
+
+
+def test_force_overrides(finished):
+    write_set(finished / "less", [(48, 56)] * 4, [(48, 48)] * 2)
+    done = command("Main.py", "--resume", "--force", "--Total_epochs", 5, "--Learning_rate", 0.002, "--Data_directory", "less",
+                   cwd=finished)
+    assert done.returncode == 0 and "Resumed at epoch 4, step 0" in done.stdout and "Learning_rate=0.002" in done.stdout
+
+
+def test_force_alone(folder, no_jittor):  # noqa: F811
+    assert command("Main.py", "--force", cwd=folder, **no_jittor).returncode == 2
+
+
+@pytest.mark.parametrize("change", [
+    lambda run: run.clear(), lambda run: run.update(settings=[]), lambda run: run.update(log="../../other"),
+    lambda run: run["settings"].update(seed=["x"]), lambda run: run["settings"].update(seed=[7, None]),
+    lambda run: run["settings"].update({"Log_directory": ["elsewhere"], "no_such_flag": ["1"]}),
+    lambda run: run.update(records=[{"epoch": "0"}]), lambda run: run["progress"].update(epoch="2"),
+    lambda run: run.update(progress=None), lambda run: run.update(data=None)])
+def test_damaged_runs(finished, no_jittor, change):  # noqa: F811
+    path = finished / "checkpoints" / "last_model.safetensors"
+    arrays, header = Checkpoint.load(path)
+    change(header["run"])
+    Checkpoint.save(path, arrays, header)
+    done = command("Main.py", "--resume", "--Total_epochs", 9, cwd=finished, **no_jittor)
+    assert done.returncode in (1, 2) and len(done.stderr.splitlines()) == 1 and "Traceback" not in done.stderr
+    assert not (finished / "elsewhere").exists()
+
+
+def test_best_model_is_no_run(finished, no_jittor):  # noqa: F811
+    (finished / "checkpoints" / "best_model.safetensors").rename(finished / "checkpoints" / "last_model.safetensors")
+    done = command("Main.py", "--resume", cwd=finished, **no_jittor)
+    assert done.returncode == 1 and "holds no run to resume" in done.stderr
+
+
+# ---------------------------------------------------------------------------------------------------------- one at a time
+@pytest.mark.parametrize("name", ["checkpoints", "results"])
+def test_a_second_training_is_refused(folder, no_jittor, name):  # noqa: F811
+    (folder / name).mkdir()
+    with lock_folder(folder / name):
+        done = command("Main.py", *FLAGS, cwd=folder, **no_jittor)
+    assert done.returncode == 1
+    assert f"{name}: process {os.getpid()} writes here already; wait for its end, or choose another folder" in done.stderr
+
+
+def test_a_lock_ends_with_its_block_and_clears_what_was_cut_off(tmp_path):
+    for _ in range(2):
+        with lock_folder(tmp_path), pytest.raises(DataError, match=f"process {os.getpid()} writes here"):
+            with lock_folder(tmp_path):
+                pass
+    with pytest.raises(ZeroDivisionError), atomic_write(tmp_path / "a.png") as temporary:
+        (tmp_path / temporary.name.replace(str(os.getpid()), "1")).touch()
+        (tmp_path / ".mine").touch()
+        1 / 0
+    with lock_folder(tmp_path):
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", ".mine"]
