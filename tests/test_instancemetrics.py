@@ -86,6 +86,11 @@ def test_components_grow_in_step():
     assert (regions[:, :9] == 1).all() and (regions[:, 9] == 0).all() and (regions[:, 10:] == 2).all()
 
 
+def test_a_slanting_border_is_one_pixel_wide():
+    row, column = np.indices((20, 20))
+    assert ((thin_borders(abs(row - column) > 3) == 0) == (row == column)).all()
+
+
 @pytest.mark.parametrize("value", [True, False])
 def test_a_mask_of_one_value_is_one_region(value):
     assert (thin_borders(np.full((4, 5), value)) == 1).all()
@@ -187,6 +192,12 @@ def test_missed_and_invented_objects():
     prediction = strip((0, 6), (1, 6), (0, 1), (2, 3))
     # object 2 is found exactly, object 1 (4 px) is missed, one of 3 px is invented
     assert instance_scores(prediction, label) == scores(6 / (6 + 4 + 3), 1 / (1 + 1 / 2 + 1 / 2), 1, 12 / 19)
+
+
+def test_the_best_match_is_by_jaccard_index_not_by_overlap():
+    label, prediction = strip((1, 5), (0, 17)), strip((1, 2), (2, 20))
+    # the large one shares 3 px of 22, the small one 2 of 5
+    assert instance_scores(prediction, label) == scores(2 / (5 + 20), 0, 0, 10 / 27)
 
 
 def test_a_shifted_object_at_and_above_half():

@@ -243,7 +243,7 @@ def test_the_command_writes_the_librarys_numbers(folders):
 
 def test_the_command_without_probabilities_and_of_several_classes(tmp_path):
     rng = np.random.default_rng(3)
-    label, prediction = rng.integers(0, 3, (2, 12, 9)).astype(np.uint8)
+    label, prediction = rng.choice(3, (2, 12, 9), p=(0.2, 0.2, 0.6)).astype(np.uint8)
     for folder, pixels in (("labels", label), ("predictions", prediction)):
         (tmp_path / folder).mkdir()
         write_png(tmp_path / folder / "x.png", pixels)
