@@ -12,7 +12,7 @@ from scipy import ndimage
 from Common import write_png
 from InstanceMetrics import at_best_threshold, connected_components, instance_scores, isbi_scores
 from Metrics import (all_foreground_baseline, average_precision, class_scores, confusion_matrix, mean_scores,
-                     precision_recall_curve, scores)
+                     precision_at_recalls, precision_recall_curve, scores)
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -158,6 +158,13 @@ def test_average_precision_by_hand():
     assert average_precision(*ignoring[:2]) == 1
     empty = precision_recall_curve(probability, label * 0)
     assert [len(part) for part in empty] == [0, 0, 0] and math.isnan(average_precision(*empty[:2]))
+
+
+def test_the_pictures_precision_is_that_of_the_curves_steps():
+    precision, recall, _ = precision_recall_curve(np.array([0.9, 0.8, 0.7, 0.6]), np.array([1, 0, 1, 0]))
+    found = precision_at_recalls(precision, recall)
+    assert (found[:51] == 1).all() and (found[51:] == 2 / 3).all() and len(found) == 101
+    assert found.mean() == pytest.approx(average_precision(precision, recall), abs=0.01)
 
 
 @pytest.mark.parametrize("probability, label", [

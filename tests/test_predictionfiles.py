@@ -1,6 +1,7 @@
 """PredictionFiles.py: what pairs with what, and which files are refused."""
 import io
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -84,6 +85,7 @@ GOOD = np.full((4, 5), 0.5, np.float32)
     (b"", "not a readable .npy"), (b"nonsense", "not a readable .npy"), (npy(GOOD)[:-1], "not a readable .npy"),
     (npy(GOOD)[:40], "not a readable .npy"), (npz(), "not an array of floats"),
     (npy(np.array([[Bomb()]], object), allow_pickle=True), "not a readable .npy"),
+    (pickle.dumps(Bomb()), "not a readable .npy"),
     (npy(GOOD > 0), "not an array of floats"), (npy((GOOD * 510).astype(np.uint8)), "not an array of floats"),
     (npy(GOOD.T), r"shape (5, 4), but --n_classes 2 and its label want (2, 4, 5) or (4, 5)"),
     (npy(np.stack([GOOD] * 3)), "shape (3, 4, 5)"), (npy(GOOD[:0]), "p.npy"), (npy(GOOD * np.nan), "NaN"),
