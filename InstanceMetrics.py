@@ -14,6 +14,18 @@ import numpy as np
 THRESHOLDS = np.arange(11) / 10
 
 
+def known_pixels(prediction, label, ignore_label=None):
+    """(prediction, label) as flat arrays, without the pixels whose label is `ignore_label`.
+
+    Raises ValueError for shapes that differ.
+    """
+    prediction, label = np.asarray(prediction), np.asarray(label)
+    if prediction.shape != label.shape:
+        raise ValueError(f"prediction {prediction.shape} and label {label.shape} differ in shape")
+    known = slice(None) if ignore_label is None else label.ravel() != ignore_label
+    return prediction.ravel()[known], label.ravel()[known]
+
+
 def connected_components(mask):
     """The 8-connected components of a mask (H, W), numbered from 1: (H, W) int32, 0 outside.  As in `WeightMap`."""
     from scipy import ndimage
@@ -161,13 +173,8 @@ def instance_scores(prediction, label, ignore_label=None):
 
 
 def _checked_objects(prediction, label, ignore_label):
-    """(label, prediction) as flat arrays, objects numbered anew 1, 2, ..., and only the pixels that count."""
-    prediction, label = np.asarray(prediction), np.asarray(label)
-    if prediction.shape != label.shape:
-        raise ValueError(f"prediction {prediction.shape} and label {label.shape} differ in shape")
-    if ignore_label is not None:
-        known = label != ignore_label
-        prediction, label = prediction[known], label[known]
+    """(label, prediction) as flat arrays of the pixels that count, objects numbered anew 1, 2, ..."""
+    prediction, label = known_pixels(prediction, label, ignore_label)
     for name, array in (("prediction", prediction), ("label", label)):
         if array.dtype.kind not in "biu" or array.min(initial=0) < 0:
             raise ValueError(f"{name}: expected integers >= 0")

@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from Common import IGNORED, DataError, Parser, atomic_write, make_folder, number, picture, run, use_agg
-from InstanceMetrics import at_best_threshold, instance_scores, isbi_scores
+from InstanceMetrics import at_best_threshold, instance_scores, isbi_scores, known_pixels
 from PredictionFiles import Answer, find_pairs, probability_file, read_pair
 
 METRICS = {  # what --metric chooses: the columns of the table
@@ -40,20 +40,15 @@ def confusion_matrix(prediction, label, n_classes=2, ignore_label=None):
     `ignore_label` are not counted, whatever the prediction says there.  Raises ValueError for fewer than two classes,
     for shapes that differ, and for values that are no class.
     """
-    prediction, label = np.asarray(prediction), np.asarray(label)
     if n_classes < 2:
         raise ValueError(f"n_classes must be at least 2, not {n_classes}")
-    if prediction.shape != label.shape:
-        raise ValueError(f"prediction {prediction.shape} and label {label.shape} differ in shape")
-    if ignore_label is not None:
-        known = label != ignore_label
-        prediction, label = prediction[known], label[known]
+    prediction, label = known_pixels(prediction, label, ignore_label)
     for name, array in (("prediction", prediction), ("label", label)):
         if array.dtype.kind not in "biu":
             raise ValueError(f"{name}: expected integer classes, got {array.dtype}")
         if array.size and not 0 <= array.min() <= array.max() < n_classes:
             raise ValueError(f"{name}: values {array.min()} ... {array.max()} do not fit {n_classes} classes")
-    pair = label.ravel().astype(np.int64) * n_classes + prediction.ravel().astype(np.int64)
+    pair = label.astype(np.int64) * n_classes + prediction.astype(np.int64)
     return np.bincount(pair, minlength=n_classes ** 2).reshape(n_classes, n_classes)
 
 
@@ -133,16 +128,11 @@ def precision_recall_curve(probability, label, ignore_label=None):
     fall, recall rises to 1.  Exact: pixels are sorted, not binned.  Three empty arrays where the label has no positive,
     for recall is then undefined.  Raises ValueError for shapes that differ, NaN, and labels that are neither 0 nor 1.
     """
-    probability, label = np.asarray(probability), np.asarray(label)
-    if probability.shape != label.shape:
-        raise ValueError(f"probability {probability.shape} and label {label.shape} differ in shape")
-    if ignore_label is not None:
-        known = label != ignore_label
-        probability, label = probability[known], label[known]
+    probability, label = known_pixels(probability, label, ignore_label)
     if np.isnan(probability).any() or ((label != 0) & (label != 1)).any():
         raise ValueError("probabilities must not be NaN, labels must be 0 or 1")
-    falling = np.argsort(probability, axis=None)[::-1]
-    thresholds, hits = probability.ravel()[falling], np.cumsum(label.ravel()[falling], dtype=np.int64)
+    falling = np.argsort(probability)[::-1]
+    thresholds, hits = probability[falling], np.cumsum(label[falling], dtype=np.int64)
     if not hits.size or hits[-1] == 0:
         return np.empty(0), np.empty(0), np.empty(0)
     last = np.append(np.flatnonzero(np.diff(thresholds)), hits.size - 1)  # of each run of equal probabilities
