@@ -20,6 +20,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 LOSSY_SUFFIXES = (".jpg", ".jpeg")
+IGNORED = -1  # in a class map: a pixel that counts nowhere
 MAX_PIXELS = 2 ** 28  # 16,384 x 16,384: above it a file is taken for a decompression bomb
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns at this number and refuses at twice this number
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -241,6 +242,24 @@ def read_label(path):
             raise DataError(f"{path}: a label in colour; store class numbers as one grey channel")
         return np.ascontiguousarray(channels[..., 0])
     return read_image(path, grayscale=True)
+
+
+def load_label(path, n_classes, ignore_label=None):
+    """A label file as (H, W) int32 class indices: `> 0` for two classes, the stored values for more.
+
+    Pixels of the stored value `ignore_label` become IGNORED.  Raises DataError for a value that is no class, and for a
+    lossy file (JPEG) where single values matter: with more than two classes, or with an `ignore_label`.
+    """
+    stored = read_label(path)
+    if (n_classes > 2 or ignore_label is not None) and Path(path).suffix.lower() in LOSSY_SUFFIXES:
+        raise DataError(f"{path}: JPEG changes class numbers; store labels as PNG or TIFF")
+    classes = (stored > 0 if n_classes == 2 else stored).astype(np.int32)
+    if ignore_label is not None:
+        classes[stored == ignore_label] = IGNORED
+    if classes.max() >= n_classes:
+        raise DataError(f"{path}: has the value {classes.max()}, but --n_classes {n_classes} allows "
+                        f"0 ... {n_classes - 1}")
+    return classes
 
 
 @contextlib.contextmanager

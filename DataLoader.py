@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from Common import LOSSY_SUFFIXES, DataError, atomic_write, check_same_size, image_size, read_image, read_label
+from Common import DataError, atomic_write, check_same_size, image_size, load_label, read_image
 from MirrorPadding import REFERENCE_SIDE, mirror_pad, mirrored_before, pad_for, reference_blocks
 from WeightMap import cached_weight_map
 
@@ -39,21 +39,6 @@ def load_image(path, n_channels):
     pixels = read_image(path, grayscale=n_channels == 1)
     scaled = pixels.astype(np.float32) / np.iinfo(pixels.dtype).max
     return scaled[None] if n_channels == 1 else np.ascontiguousarray(scaled.transpose(2, 0, 1))
-
-
-def load_label(path, n_classes):
-    """A label as (H, W) int32 class indices: `> 0` for two classes, the stored values for more.
-
-    Raises DataError for a value that is no class, and for a lossy file (JPEG) with more than two classes.
-    """
-    stored = read_label(path)
-    if n_classes == 2:
-        return (stored > 0).astype(np.int32)
-    if Path(path).suffix.lower() in LOSSY_SUFFIXES:
-        raise DataError(f"{path}: JPEG changes class numbers; store labels as PNG or TIFF")
-    if stored.max() >= n_classes:
-        raise DataError(f"{path}: has the value {stored.max()}, but --n_classes {n_classes} allows 0 ... {n_classes - 1}")
-    return stored.astype(np.int32)
 
 
 def check_pairs(pairs, tile):

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 import Common
-from Common import (DataError, Parser, atomic_write, boolean, image_size, list_images, make_folder, number,
-                    pair_by_name, png_bytes, read_image, read_label, run, write_png)
+from Common import (IGNORED, DataError, Parser, atomic_write, boolean, image_size, list_images, load_label, make_folder,
+                    number, pair_by_name, png_bytes, read_image, read_label, run, write_png)
 
 needs_permissions = pytest.mark.skipif(os.geteuid() == 0, reason="root may do everything")
 
@@ -310,6 +310,19 @@ def test_permissions(tmp_path):
         make_folder(tmp_path / "closed")
     with pytest.raises(DataError, match=r"closed/a: cannot make this folder \(Permission denied\)"):
         make_folder(tmp_path / "closed" / "a")
+
+
+def test_ignored_pixels_of_a_label(tmp_path):
+    stored = np.array([[0, 1, 2, 7, 255]], np.uint8)
+    write_png(tmp_path / "a.png", stored)
+    assert load_label(tmp_path / "a.png", 2, 7).tolist() == [[0, 1, 1, IGNORED, 1]]
+    assert load_label(tmp_path / "a.png", 2, 0).tolist() == [[IGNORED, 1, 1, 1, 1]]
+    assert load_label(tmp_path / "a.png", 8, 255).tolist() == [[0, 1, 2, 7, IGNORED]], "the ignored value is no class"
+    with pytest.raises(DataError, match="has the value 255"):
+        load_label(tmp_path / "a.png", 8, 7)
+    Image.fromarray(stored).save(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match="JPEG changes class numbers"):
+        load_label(tmp_path / "a.jpg", 2, 7)
 
 
 # ------------------------------------------------------------------------------------------------------------- writing

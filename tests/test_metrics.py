@@ -1,8 +1,21 @@
-"""Scores against counts made by hand and against sets of pixels."""
+"""Scores against counts made by hand and against sets of pixels; the command against the library."""
+import csv
+import math
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from Metrics import all_foreground_baseline, confusion_matrix, mean_scores, scores
+from Common import write_png
+from InstanceMetrics import at_best_threshold, connected_components, instance_scores, isbi_scores
+from Metrics import (all_foreground_baseline, average_precision, class_scores, confusion_matrix, mean_scores,
+                     precision_at_recalls, precision_recall_curve, scores)
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
 
 LABEL = np.array([[0, 0, 0, 0, 0],
                   [0, 1, 1, 1, 0],
@@ -80,6 +93,8 @@ def test_refuses_what_does_not_fit(prediction, label, n_classes):
 def test_mean_scores():
     found = mean_scores([{"iou": 0.2, "dice": 1.0}, {"iou": 0.4, "dice": 0.0}])
     assert found == pytest.approx({"iou": 0.3, "dice": 0.5})
+    assert mean_scores([{"iou": 0.2}, {"iou": math.nan}])["iou"] == 0.2, "undefined scores are left out"
+    assert math.isnan(mean_scores([{"iou": math.nan}])["iou"])
     with pytest.raises(ValueError):
         mean_scores([])
 
@@ -92,3 +107,197 @@ def test_all_foreground_baseline():
 def test_all_foreground_baseline_takes_the_best_class():
     label = np.array([[0, 1, 2, 2]], np.uint8)
     assert all_foreground_baseline([label], 3) == pytest.approx(scores(np.full((1, 4), 2), label, 3))
+
+
+# --------------------------------------------------------------------------------------------- ignored pixels, each class
+def test_ignored_pixels_count_nowhere():
+    marked = LABEL.copy()
+    marked[:2] = 255
+    prediction = PREDICTION.copy()
+    prediction[0, 0] = 9  # what a prediction says of an ignored pixel does not matter, a class or not
+    assert confusion_matrix(prediction, marked, 2, 255).tolist() == confusion_matrix(PREDICTION[2:], LABEL[2:]).tolist()
+    assert scores(prediction, marked, ignore_label=255) == scores(PREDICTION[2:], LABEL[2:])
+    assert scores(prediction, marked * 0 + 255, ignore_label=255) == {"iou": 1, "dice": 1, "f1": 1}
+    assert all_foreground_baseline([marked], ignore_label=255) == all_foreground_baseline([LABEL[2:]])
+    with pytest.raises(ValueError):
+        scores(prediction, marked)
+
+
+def test_class_scores_by_hand():
+    label, prediction = np.array([[0, 0, 1, 1, 2, 2]]), np.array([[0, 1, 1, 1, 2, 0]])
+    found = class_scores(confusion_matrix(prediction, label, 4))
+    assert found["iou"].tolist() == pytest.approx([1 / 3, 2 / 3, 1 / 2, math.nan], nan_ok=True)
+    assert found["dice"].tolist() == pytest.approx([2 / 4, 4 / 5, 2 / 3, math.nan], nan_ok=True)
+    assert found["mean_iou"] == pytest.approx((1 / 3 + 2 / 3 + 1 / 2) / 3)
+    assert math.isnan(class_scores(np.zeros((2, 2), np.int64))["mean_iou"])
+
+
+# ------------------------------------------------------------------------------------------------- precision and recall
+@pytest.mark.parametrize("levels", [3, 10, 10 ** 6])
+def test_average_precision_by_brute_force_over_the_thresholds(levels):
+    rng = np.random.default_rng(levels)
+    label = rng.random((13, 17)) > 0.7
+    probability = (rng.integers(0, levels, label.shape) / levels * 0.7 + 0.3 * label).astype(np.float32)
+    area, recall_before, curve = 0, 0, []
+    for threshold in sorted(set(probability.ravel()), reverse=True):
+        positive = probability >= threshold
+        precision, recall = (positive & label).sum() / positive.sum(), (positive & label).sum() / label.sum()
+        area, recall_before = area + (recall - recall_before) * precision, recall
+        curve.append((precision, recall, threshold))
+    found = precision_recall_curve(probability, label)
+    np.testing.assert_allclose(np.transpose(found), curve)
+    assert average_precision(*found[:2]) == pytest.approx(area)
+
+
+def test_average_precision_by_hand():
+    probability, label = np.array([0.9, 0.8, 0.7, 0.6, 0.5]), np.array([1, 0, 1, 0, 0])
+    assert average_precision(*precision_recall_curve(probability, label)[:2]) == pytest.approx(1 / 2 * 1 + 1 / 2 * 2 / 3)
+    assert average_precision(*precision_recall_curve(label * 1.0, label)[:2]) == 1
+    assert average_precision(*precision_recall_curve(label * 0.0, label)[:2]) == 2 / 5, "a constant: the share of positives"
+    ignoring = precision_recall_curve(probability, np.array([1, 7, 1, 0, 0]), ignore_label=7)
+    assert average_precision(*ignoring[:2]) == 1
+    empty = precision_recall_curve(probability, label * 0)
+    assert [len(part) for part in empty] == [0, 0, 0] and math.isnan(average_precision(*empty[:2]))
+
+
+def test_the_pictures_precision_is_that_of_the_curves_steps():
+    precision, recall, _ = precision_recall_curve(np.array([0.9, 0.8, 0.7, 0.6]), np.array([1, 0, 1, 0]))
+    found = precision_at_recalls(precision, recall)
+    assert (found[:51] == 1).all() and (found[51:] == 2 / 3).all() and len(found) == 101
+    assert found.mean() == pytest.approx(average_precision(precision, recall), abs=0.01)
+
+
+@pytest.mark.parametrize("probability, label", [
+    ([0.1, 0.2], [1]), ([0.1, math.nan], [0, 1]), ([0.1, 0.2], [0, 2]), ([0.1, 0.2], [-1, 1])])
+def test_the_curve_refuses_what_does_not_fit(probability, label):
+    with pytest.raises(ValueError):
+        precision_recall_curve(np.array(probability), np.array(label))
+
+
+# -------------------------------------------------------------------------------------------------------------- the command
+def command(*flags, cwd=ROOT):
+    return subprocess.run([sys.executable, str(ROOT / "Metrics.py"), *map(str, flags)], cwd=cwd, text=True,
+                          capture_output=True, timeout=120, encoding="utf-8")
+
+
+def read_csv(path):
+    """{name of the row: {column: float or None}}"""
+    with open(path, newline="", encoding="utf-8") as file:
+        return {row.pop("image"): {key: float(value) if value else None for key, value in row.items()}
+                for row in csv.DictReader(file)}
+
+
+def of_two_classes(seed, shape):
+    rng = np.random.default_rng(seed)
+    label = ndimage.gaussian_filter(rng.random(shape), 1.5) > 0.49
+    probability = np.clip(ndimage.gaussian_filter(label.astype(float), 1) + 0.1 * rng.standard_normal(shape), 0, 1)
+    return label, probability.astype(np.float32)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two predictions with probabilities, and their labels, in which the value 128 marks what is to be ignored."""
+    content = {}
+    (tmp_path / "results").mkdir()
+    (tmp_path / "labels").mkdir()
+    for seed, (stem, shape) in enumerate({"b": (30, 41), "a": (27, 22)}.items()):
+        label, probability = of_two_classes(seed, shape)
+        stored = np.where(label, 255, 0).astype(np.uint8)
+        stored[-4:] = 128
+        write_png(tmp_path / "labels" / f"{stem}.png", stored)
+        write_png(tmp_path / "results" / f"{stem}_pred.png", np.where(probability > 0.5, 255, 0).astype(np.uint8))
+        np.save(tmp_path / "results" / f"{stem}_prob.npy", probability)
+        content[stem] = (np.where(stored == 128, -1, label), probability)
+    write_png(tmp_path / "results" / "overview.png", np.zeros((5, 5), np.uint8))
+    return tmp_path, content
+
+
+def test_the_command_writes_the_librarys_numbers(folders):
+    folder, content = folders
+    done = command("--Prediction_directory", "results", "--Label_directory", "labels", "--ignore_label", 128,
+                   "--curve_picture", "pictures/curve.png", cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = read_csv(folder / "results" / "scores.csv")
+    assert list(found) == ["a", "b", "mean", "all foreground", "all background", "best threshold", "all pixels together"]
+
+    def expected(stem, classes, probability):
+        label = content[stem][0]
+        per_class = class_scores(confusion_matrix(classes, label, 2, -1))
+        true = connected_components(label > 0)
+        objects = instance_scores(connected_components(classes > 0), np.where(label < 0, -1, true), -1)
+        curve = precision_recall_curve(probability, label, -1)
+        return {**scores(classes, label, 2, -1), **objects, "mean_iou": per_class["mean_iou"],
+                **{f"{key}_{k}": per_class[key][k] for key in ("iou", "dice") for k in (0, 1)},
+                "ap": average_precision(*curve[:2])}
+    of_isbi, thresholds = at_best_threshold([isbi_scores(content[stem][1], content[stem][0], -1) for stem in "ab"])
+    rows = [{**expected(stem, content[stem][1] > 0.5, content[stem][1]), **of_isbi[k]} for k, stem in enumerate("ab")]
+    assert [found[stem] for stem in "ab"] == [pytest.approx(row, rel=1e-12) for row in rows]
+    assert found["mean"] == pytest.approx(mean_scores(rows))
+    assert {key: value for key, value in found["best threshold"].items() if value is not None} == thresholds
+    for name, value in (("all foreground", 1), ("all background", 0)):
+        constant = mean_scores([expected(stem, np.full(content[stem][0].shape, value),
+                                         np.full(content[stem][0].shape, float(value))) for stem in "ab"])
+        assert {key: found[name][key] for key in constant} == pytest.approx(constant)
+    together = sum(confusion_matrix(content[stem][1] > 0.5, content[stem][0], 2, -1) for stem in "ab")
+    assert found["all pixels together"]["iou_1"] == class_scores(together)["iou"][1]
+    assert found["all pixels together"]["mean_iou"] == class_scores(together)["mean_iou"]
+
+    table = {line.split("  ")[0]: line.split() for line in done.stdout.splitlines()}
+    assert table["mean"][1:5] == [f"{found['mean'][key]:.4f}" for key in ("iou", "dice", "f1", "mean_iou")]
+    assert table["all foreground"][2] == f"{found['all foreground']['iou']:.4f}"
+    assert Image.open(folder / "pictures" / "curve.png").size[0] > 300
+
+
+def test_the_command_without_probabilities_and_of_several_classes(tmp_path):
+    rng = np.random.default_rng(3)
+    label, prediction = rng.choice(3, (2, 12, 9), p=(0.2, 0.2, 0.6)).astype(np.uint8)
+    for folder, pixels in (("labels", label), ("predictions", prediction)):
+        (tmp_path / folder).mkdir()
+        write_png(tmp_path / folder / "x.png", pixels)
+    folders = ("--Prediction_directory", tmp_path / "predictions", "--Label_directory", tmp_path / "labels")
+    done = command(*folders, "--n_classes", 3, "--csv", tmp_path / "out" / "s.csv")
+    assert done.returncode == 0 and done.stderr.count("\n") == 1
+    assert "AP left out" in done.stderr and "x_prob.npy: no such file" in done.stderr
+    found = read_csv(tmp_path / "out" / "s.csv")
+    assert found["x"]["iou"] == pytest.approx(scores(prediction, label, 3)["iou"]) and "ap" not in found["x"]
+    assert found["x"]["v_rand"] == pytest.approx(isbi_scores(prediction > 0, label)["v_rand"].max())
+    assert found["all foreground"]["dice"] == pytest.approx(all_foreground_baseline([label], 3)["dice"])
+
+    for metric, columns in (("pixel", 10), ("isbi", 3), ("instances", 5)):
+        assert command(*folders, "--n_classes", 3, "--csv", tmp_path / "s.csv", "--metric", metric).returncode == 0
+        assert len(read_csv(tmp_path / "s.csv")["x"]) == columns
+    probability = rng.dirichlet([1, 1, 1], label.shape).transpose(2, 0, 1)
+    np.save(tmp_path / "predictions" / "x_prob.npy", probability)
+    done = command(*folders, "--n_classes", 3, "--csv", tmp_path / "s.csv", "--metric", "curve")
+    curves = [precision_recall_curve(probability[value], label == value) for value in (1, 2)]
+    assert read_csv(tmp_path / "s.csv")["x"]["ap"] == pytest.approx(
+        np.mean([average_precision(*curve[:2]) for curve in curves]))
+
+
+def test_the_command_refuses_in_one_line(folders):
+    folder, _ = folders
+    flags = ("--Prediction_directory", folder / "results", "--Label_directory", folder / "labels")
+    (folder / "results" / "b_prob.npy").unlink()
+    for more, code, words in ((("--metric", "curve"), 1, "b_prob.npy: no such file"),
+                              (("--curve_picture", folder / "c.png"), 1, "b_prob.npy: no such file"),
+                              (("--metric", "pixel", "--curve_picture", "c.png"), 2, "--curve_picture needs --metric"),
+                              (("--csv", folder / "labels" / "a.png"), 2, "ends in .csv"),
+                              (("--csv", folder / "labels" / "a.png" / "s.csv", "--metric", "pixel"), 1, "a.png"),
+                              (("--n_classes", 3, "--metric", "pixel"), 1, "a.png: has the value 255"),
+                              (("--Label_directory", folder), 1, "no images here")):
+        done = command(*flags, *more, cwd=folder)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (code, "", 1), done.stderr
+        assert words in done.stderr
+    assert not list(folder.glob("**/*.csv"))
+
+
+def test_a_set_without_foreground_has_no_curve(tmp_path):
+    write_png(tmp_path / "x.png", np.zeros((6, 5), np.uint8))
+    np.save(tmp_path / "x_prob.npy", np.zeros((6, 5), np.float32))
+    done = command("--Prediction_directory", tmp_path, "--Label_directory", tmp_path, "--csv", tmp_path / "s.csv")
+    found = read_csv(tmp_path / "s.csv")["x"]
+    assert done.returncode == 0 and found["ap"] is None and found["v_rand"] is None
+    assert (found["iou"], found["aji"], found["pixel_error"], found["iou_1"]) == (1, 1, 0, None)
+    done = command("--Prediction_directory", tmp_path, "--Label_directory", tmp_path, "--csv", tmp_path / "s.csv",
+                   "--curve_picture", tmp_path / "c.png")
+    assert done.returncode == 1 and "no label has foreground" in done.stderr and not (tmp_path / "c.png").exists()

@@ -1,0 +1,138 @@
+"""PredictionFiles.py: what pairs with what, and which files are refused."""
+import io
+import os
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from Common import IGNORED, DataError, write_png
+from PredictionFiles import find_pairs, read_instances, read_pair, read_probability
+
+PIXELS = np.zeros((4, 5), np.uint8)
+
+
+def make_files(folder, *names):
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        Image.fromarray(PIXELS).save(folder / name)
+    return folder
+
+
+def refused(call, *arguments):
+    """The message of the DataError that a call raises."""
+    with pytest.raises(DataError) as caught:
+        call(*arguments)
+    return str(caught.value)
+
+
+# ---------------------------------------------------------------------------------------------------------------- pairs
+def test_predictions_are_found_by_their_suffix(tmp_path):
+    labels = make_files(tmp_path / "labels", "b.png", "a.tif", "a_instances.tif")
+    predictions = make_files(tmp_path / "results", "a_pred.png", "b_pred.tif", "a_instances.tif", "overview.png")
+    assert find_pairs(predictions, labels) == [("a", predictions / "a_pred.png", labels / "a.tif"),
+                                               ("b", predictions / "b_pred.tif", labels / "b.png")]
+    plain = make_files(tmp_path / "plain", "b.bmp", "a.png", "b_instances.tif")
+    assert find_pairs(plain, labels) == [("a", plain / "a.png", labels / "a.tif"), ("b", plain / "b.bmp", labels / "b.png")]
+
+
+def test_a_file_without_its_partner_is_named(tmp_path):
+    labels = make_files(tmp_path / "labels", "a.png", "b.png")
+    assert "labels/b.png: no prediction b_pred.png or b.*" in refused(
+        find_pairs, make_files(tmp_path / "few", "a_pred.png", "b.png"), labels)
+    assert "many/c_pred.png: no label c.*" in refused(
+        find_pairs, make_files(tmp_path / "many", "a_pred.png", "b_pred.png", "c_pred.png"), labels)
+    assert "empty: no images here" in refused(find_pairs, make_files(tmp_path / "empty"), labels)
+    assert "empty: no images here" in refused(find_pairs, labels, tmp_path / "empty")
+    assert "nowhere: no such folder" in refused(find_pairs, tmp_path / "nowhere", labels)
+
+
+# -------------------------------------------------------------------------------------------------------- probabilities
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_probabilities_of_each_shape(tmp_path, dtype):
+    p = np.random.default_rng(0).random((4, 5)).astype(dtype)
+    for stored in (p, p[None], np.stack([1 - p, p]), np.asfortranarray(p)):
+        np.save(tmp_path / "p.npy", stored)
+        found = read_probability(tmp_path / "p.npy", (4, 5), 2)
+        assert found.shape == (2, 4, 5) and (found[1] == p).all() and np.allclose(found.sum(axis=0), 1)
+    three = np.stack([p / 2, p / 2, 1 - p])
+    np.save(tmp_path / "p.npy", three)
+    assert (read_probability(tmp_path / "p.npy", (4, 5), 3) == three).all()
+
+
+def npy(array, **options):
+    buffer = io.BytesIO()
+    np.save(buffer, array, **options)
+    return buffer.getvalue()
+
+
+def npz():
+    buffer = io.BytesIO()
+    np.savez(buffer, np.zeros((4, 5)))
+    return buffer.getvalue()
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.mkdir, ("the-bomb-went-off",)
+
+
+GOOD = np.full((4, 5), 0.5, np.float32)
+
+
+@pytest.mark.parametrize("content, words", [
+    (b"", "not a readable .npy"), (b"nonsense", "not a readable .npy"), (npy(GOOD)[:-1], "not a readable .npy"),
+    (npy(GOOD)[:40], "not a readable .npy"), (npz(), "not an array of floats"),
+    (npy(np.array([[Bomb()]], object), allow_pickle=True), "not a readable .npy"),
+    (pickle.dumps(Bomb()), "not a readable .npy"),
+    (npy(GOOD > 0), "not an array of floats"), (npy((GOOD * 510).astype(np.uint8)), "not an array of floats"),
+    (npy(GOOD.T), r"shape (5, 4), but --n_classes 2 and its label want (2, 4, 5) or (4, 5)"),
+    (npy(np.stack([GOOD] * 3)), "shape (3, 4, 5)"), (npy(GOOD[:0]), "p.npy"), (npy(GOOD * np.nan), "NaN"),
+    (npy(GOOD * 3), "outside 0 ... 1"), (npy(-GOOD), "outside 0 ... 1")])
+def test_bad_probabilities_are_refused(tmp_path, monkeypatch, content, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.npy").write_bytes(content)
+    message = refused(read_probability, tmp_path / "p.npy", (4, 5), 2)
+    assert words in message and "p.npy: " in message
+    assert not (tmp_path / "the-bomb-went-off").exists()
+
+
+# ------------------------------------------------------------------------------------------------------------ instances
+def test_where_instances_come_from(tmp_path):
+    path, numbers = tmp_path / "a_pred.png", np.array([[0, 700, 700, 3, 3]], np.uint16)
+    write_png(path, (numbers > 0).astype(np.uint8) * 255)
+    assert read_instances(path, "a", numbers > 0, 2).tolist() == [[0, 1, 1, 1, 1]], "components"
+    write_png(path, numbers)
+    assert read_instances(path, "a", numbers > 0, 2).tolist() == numbers.tolist(), "16 bits, several numbers"
+    assert read_instances(path, "a", numbers > 0, 701).tolist() == [[0, 1, 1, 1, 1]], "numbers of classes"
+    write_png(path, (numbers > 0).astype(np.uint16) * 65535)
+    assert read_instances(path, "a", numbers > 0, 2).tolist() == [[0, 1, 1, 1, 1]], "16 bits, but a mask"
+    Image.fromarray(numbers[:, ::-1].copy()).save(tmp_path / "a_instances.tif", compression="tiff_adobe_deflate")
+    assert read_instances(path, "a", numbers > 0, 2).tolist() == numbers[:, ::-1].tolist(), "a file of its own"
+    Image.fromarray(numbers[:, 1:].copy()).save(tmp_path / "a_instances.tif")
+    assert "a_instances.tif: 1 x 4 px" in refused(read_instances, path, "a", numbers > 0, 2)
+
+
+# ---------------------------------------------------------------------------------------------------------------- a pair
+def test_a_pair(tmp_path):
+    stored = np.array([[0, 255, 128, 255, 0]], np.uint8)
+    write_png(tmp_path / "a.png", stored)
+    write_png(tmp_path / "a_pred.png", stored)
+    np.save(tmp_path / "a_prob.npy", stored / 255)
+    files = ("a", tmp_path / "a_pred.png", tmp_path / "a.png")
+    answer, truth = read_pair(*files, 2, 128, True, True)
+    assert answer.classes.tolist() == [[0, 1, 1, 1, 0]] and truth.classes.tolist() == [[0, 1, IGNORED, 1, 0]]
+    assert answer.instances.tolist() == [[0, 1, 1, 1, 0]] and truth.instances.tolist() == [[0, 1, IGNORED, 2, 0]]
+    assert (answer.probability[1] == stored / 255).all() and truth.probability is None
+    answer, truth = read_pair(*files, 2, None, False, False)
+    assert truth.classes.tolist() == [[0, 1, 1, 1, 0]] and answer.instances is answer.probability is truth.instances is None
+
+
+def test_a_pair_that_does_not_fit(tmp_path):
+    write_png(tmp_path / "a.png", PIXELS)
+    write_png(tmp_path / "a_pred.png", PIXELS[:3])
+    files = ("a", tmp_path / "a_pred.png", tmp_path / "a.png")
+    message = refused(read_pair, *files, 2, None, False, False)
+    assert "a_pred.png: 3 x 5 px (height x width), but" in message and "a.png has 4 x 5 px" in message
+    assert "every pixel has the value 0" in refused(read_pair, *files, 2, 0, False, False)
