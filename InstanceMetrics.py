@@ -10,6 +10,7 @@ Neuroanatomy 9:142, 2015 (ISBI 2012).  Graham et al., "HoVer-Net", Medical Image
 import math
 
 import numpy as np
+import scipy  # its parts load when they are first used, which keeps --help fast
 
 THRESHOLDS = np.arange(11) / 10
 
@@ -28,8 +29,7 @@ def known_pixels(prediction, label, ignore_label=None):
 
 def connected_components(mask):
     """The 8-connected components of a mask (H, W), numbered from 1: (H, W) int32, 0 outside.  As in `WeightMap`."""
-    from scipy import ndimage
-    return ndimage.label(mask, np.ones((3, 3)))[0]
+    return scipy.ndimage.label(mask, np.ones((3, 3)))[0]
 
 
 def overlaps(first, second):
@@ -46,8 +46,7 @@ def thin_borders(mask):
     The components grow in step, by watershed, as in the challenge's program, for which a mask of one value is a single
     region without a border.
     """
-    from scipy import ndimage
-    components, count = ndimage.label(mask)
+    components, count = scipy.ndimage.label(mask)
     if count < 2:
         return np.ones(mask.shape, np.int32)
     from skimage.segmentation import watershed
@@ -95,13 +94,12 @@ def isbi_scores(probability, label, ignore_label=None):
     are compared with the label's 4-connected components (`rand_and_information`).  pixel_error: the fraction of pixels
     that are wrong, borders not thinned.  NaN where nothing is left to count.  Raises ValueError for shapes that differ.
     """
-    from scipy import ndimage
     probability, label = np.asarray(probability), np.asarray(label)
     if probability.shape != label.shape or label.ndim != 2:
         raise ValueError(f"probability {probability.shape} and label {label.shape} must be (H, W), of one shape")
     known = np.ones(label.shape, bool) if ignore_label is None else label != ignore_label
     cells = (label > 0) & known
-    truth = ndimage.label(cells)[0]
+    truth = scipy.ndimage.label(cells)[0]
     per_threshold, previous = [], None
     for threshold in THRESHOLDS:
         mask = probability > threshold
