@@ -15,8 +15,8 @@ import Runtime
 from Common import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
-WITHOUT_JITTOR = ("Checkpoint", "Common", "DataAugmentation", "DataLoader", "Loss", "Main", "MakeData", "MakeTxt",
-                  "Metrics", "MirrorPadding", "Report", "Runtime", "WeightMap")
+WITHOUT_JITTOR = ("Checkpoint", "Common", "DataAugmentation", "DataLoader", "Loss", "Main",
+                  "MakeData", "MakeTxt", "Metrics", "MirrorPadding", "Report", "Runtime", "SampleData", "WeightMap")
 
 
 def python(code, **environment):
