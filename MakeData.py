@@ -1,89 +1,150 @@
-"""Make a small sample data set: images that look like electron micrographs of neural tissue, with their labels.
+"""Make a data set in the layout that the other commands read, `{train,test}/{imgs,labels}`, and check one.
 
-    python MakeData.py sample                            # 12 training and 4 test pairs of 256 x 256 in ./data/sample
-    python MakeData.py sample --Data_directory ./data/large --size 512 --train 30 --test 10
+    python MakeData.py sample                            # drawn: 12 training and 4 test pairs in ./data/sample
+    python MakeData.py isbi --Source_directory ~/Downloads/ISBI-2012-challenge
+    python MakeData.py consep --Source_directory ~/Downloads/CoNSeP --labels typed
+    python MakeData.py folders --images ~/scans --labels ~/masks --Data_directory ./data/mine
+    python MakeData.py check --Data_directory ./data/mine
 
-Layout: `{train,test}/{imgs,labels}/cell_01.png` ..., 8-bit grey.  Labels, as in ISBI 2012: 255
-inside a cell, 0 on membrane.
+A file that is there with equal pixels is used as it is, one with others is never replaced: running a command again does
+no harm.  The last line says what to run next.
 """
 import re
+import shlex
 import sys
+from argparse import ArgumentTypeError
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
+from Common import Parser, number, run
 
-from Common import DataError, Parser, list_images, make_folder, number, read_image, run, write_png
-from MakeTxt import SPLITS
-from SampleData import make_pair
+# The modules that do the work are imported by the functions that use them: --help and a mistake are answered at once.
 
 
-# ----------------------------------------------------------------------------------------------------------- the set
-def sample_pairs(folder, counts):
-    """Where the pairs of a set lie: yields (split, index, image_path, label_path), split and index from 0."""
-    for split, (name, count) in enumerate(zip(SPLITS, counts)):
-        for index in range(count):
-            file = f"cell_{index + 1:02d}.png"
-            yield split, index, folder / name / "imgs" / file, folder / name / "labels" / file
-
-
-def check_folder(folder, counts, seed, size):
-    """The pairs of which a file is still missing, as `sample_pairs` yields them.
-
-    Raises DataError naming a file that would be overwritten by other pixels, or, where anything is missing, an image
-    that belongs to some other set.  Augmented copies (`cell_01-0.png`) may stay.
-    """
-    missing, ours = [], set()
-    for pair in sample_pairs(folder, counts):
-        split, index, *paths = pair
-        ours.update(paths)
-        there = [path.exists() for path in paths]
-        if not all(there):
-            missing.append(pair)
-        if any(there):
-            for path, pixels in zip(paths, make_pair(seed, split, index, size)):
-                if path.exists() and not np.array_equal(read_image(path), pixels):
-                    raise DataError(f"{path}: another file of this name is there already and is left as it is; "
-                                    "choose another --Data_directory")
-    for parent in sorted({path.parent for path in ours}) if missing else ():
-        for path in list_images(parent).values() if parent.is_dir() else ():
-            original = path.with_name(re.sub(r"-\d+\.png$", ".png", path.name))
-            if original not in ours:
-                raise DataError(f"{path}: not of this sample set; choose another --Data_directory")
-    return missing
+def say_next(folder, n_channels, n_classes):
+    """Print the two commands that come next."""
+    shown, images, labels = (shlex.quote(str(path)) for path in
+                             (folder, folder / "train" / "imgs", folder / "train" / "labels"))
+    print(f"next: python DataAugmentation.py --img_path {images} --mask_path {labels} && "
+          f"python Main.py --Data_directory {shown} --n_channels {n_channels} --n_classes {n_classes}")
 
 
 def make_sample(options):
-    """Write the set; files that are there with the same pixels are used as they are."""
-    folder, counts = Path(options.Data_directory), (options.train, options.test)
-    missing = check_folder(folder, counts, options.seed, options.size)
-    for split, index, *paths in tqdm(missing, "drawing", unit="pair", delay=2, leave=False, disable=None):
-        for path, pixels in zip(paths, make_pair(options.seed, split, index, options.size)):
-            if not path.exists():
-                make_folder(path.parent)
-                write_png(path, pixels)
-    print(f"{folder}: {options.train} training and {options.test} test pairs of {options.size} x {options.size}, "
-          + (f"{len(missing)} of them new" if missing else "all there already: used as they are"))
+    """Draw the sample set."""
+    from ImportData import Entry, write_set
+    from MakeTxt import SPLITS
+    from SampleData import make_pair
+    folder, entries = options.Data_directory, []
+    for split, (name, count) in enumerate(zip(SPLITS, (options.train, options.test))):
+        for index in range(count):
+            paths = tuple(folder / name / kind / f"cell_{index + 1:02d}.png" for kind in ("imgs", "labels"))
+            entries.append(Entry(paths, partial(make_pair, options.seed, split, index, options.size)))
+    write_set(entries, f"{folder}: {options.train} training and {options.test} test pairs of "
+                       f"{options.size} x {options.size}")
+    say_next(folder, n_channels=1, n_classes=2)
+
+
+def make_isbi(options):
+    """Lay out ISBI 2012's stacks."""
+    from ImportData import import_isbi
+    import_isbi(options.Source_directory, options.Data_directory, options.test_slices, options.hold_out, options.seed)
+    say_next(options.Data_directory, n_channels=1, n_classes=2)
+
+
+def make_consep(options):
+    """Lay out CoNSeP's images and MATLAB files."""
+    from ImportData import CONSEP_MERGED, import_consep
+    import_consep(options.Source_directory, options.Data_directory, options.layout, options.labels)
+    classes = CONSEP_MERGED.max() + 1 if options.labels == "typed" else 2
+    say_next(options.Data_directory, n_channels=3, n_classes=classes)
+
+
+def make_folders(options):
+    """Lay out two folders of images and labels, and check what came out."""
+    from ImportData import import_folders
+    import_folders(options.images, options.labels, options.Data_directory, options.test_fraction, options.seed,
+                   options.group)
+    return report(options.Data_directory)
+
+
+def check(options):
+    """Check a data set; returns the exit code."""
+    return report(options.Data_directory, options.n_channels, options.n_classes)
+
+
+def report(folder, *numbers):
+    """Print what CheckData says of a set (of these numbers of channels and classes); returns the exit code."""
+    from CheckData import check_set
+    sound, n_channels, n_classes = check_set(folder, *numbers)
+    if sound:
+        say_next(folder, n_channels, n_classes)
+    else:
+        print(f"next: mend these, then python MakeData.py check --Data_directory {shlex.quote(str(folder))}")
+    return 0 if sound else 1
 
 
 # ----------------------------------------------------------------------------------------------------- the command line
+def expression(text):
+    """A flag type: a regular expression with a group in parentheses."""
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
+    if not pattern.groups:
+        raise ArgumentTypeError(f"expected a regular expression with a group in parentheses, got {text!r}")
+    return pattern
+
+
 def parse_arguments():
     """The command's flags; `options.make` is the function to call with them."""
-    parser = Parser("Make a data set in the layout that the other commands read.")
+    parser = Parser("Make a data set in the layout that the other commands read, or check one.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    sample = commands.add_parser("sample", help="draw pictures like electron micrographs, with their labels",
-                                 description="Draw a sample set that looks like electron micrographs of neural tissue.")
-    sample.add_argument("--Data_directory", type=Path, default="./data/sample", help="folder of the set")
-    sample.add_argument("--seed", type=number(int, 0), default=0, help="same seed, same pictures")
-    sample.add_argument("--size", type=number(int, 64, 1025), default=256, help="height and width in pixels")
-    sample.add_argument("--train", type=number(int, 1, 1000), default=12, help="training pairs")
-    sample.add_argument("--test", type=number(int, 1, 1000), default=4, help="test pairs")
-    sample.set_defaults(make=make_sample)
+
+    def command(name, make, summary, data_directory):
+        """A subcommand; its function for adding flags."""
+        child = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        child.set_defaults(make=make)
+        child.add_argument("--Data_directory", type=Path, default=data_directory, required=data_directory is None,
+                           help="folder of the set: {train,test}/{imgs,labels}")
+        return child.add_argument
+
+    add = command("sample", make_sample, "draw pictures like electron micrographs, with their labels", "./data/sample")
+    add("--seed", type=number(int, 0), default=0, help="same seed, same pictures")
+    add("--size", type=number(int, 64, 1025), default=256, help="height and width in pixels")
+    add("--train", type=number(int, 1, 1000), default=12, help="training pairs")
+    add("--test", type=number(int, 1, 1000), default=4, help="test pairs")
+
+    add = command("isbi", make_isbi, "lay out ISBI 2012's stacks, some sections held out to test", "./data/ISBI2012")
+    add("--Source_directory", type=Path, required=True,
+        help="folder of train-volume.tif, train-labels.tif and test-volume.tif")
+    add("--test_slices", type=number(int, 1, 30), default=6, help="training sections held out for testing")
+    add("--hold_out", choices=("last", "spread"), default="last",
+        help="which: the last ones, or one of each of equally long runs of sections")
+    add("--seed", type=number(int, 0), default=0, help="same seed, same sections (--hold_out spread)")
+
+    add = command("consep", make_consep, "lay out CoNSeP: images, labels, instance maps", "./data/CoNSeP")
+    add("--Source_directory", type=Path, required=True, help="folder of Train and Test, each with Images and Labels")
+    add("--layout", choices=("tiles", "whole"), default="tiles",
+        help="tiles: four of 512 x 512 px at each image's corners; whole: the images as they are")
+    add("--labels", choices=("binary", "typed"), default="binary",
+        help="binary: 0 and 255 (nuclei); typed: 0, 1 other, 2 inflammatory, 3 epithelial, 4 spindle-shaped")
+
+    add = command("folders", make_folders, "lay out images and labels of your own, paired by name", None)
+    add("--images", type=Path, required=True, help="folder of the images")
+    add("--labels", type=Path, required=True, help="folder of the labels; their names may share an ending (_mask, say)")
+    add("--test_fraction", type=number(float, 0, 1, include_low=False), default=0.2, help="share of the test split")
+    add("--seed", type=number(int, 0), default=0, help="same seed, same split")
+    add("--group", type=expression, metavar="REGEX",
+        help="its first group names the slide (the patient) in an image's name; slides are not split")
+
+    add = command("check", check, "say that a data set is sound, or name each file that is not", None)
+    add("--n_channels", type=int, choices=(1, 3), help="as for Main.py (default: as most images)")
+    add("--n_classes", type=number(int, 2, 256), help="as for Main.py (default: as the labels have it)")
     return parser.parse_args()
 
 
 def main():
-    """Read the flags and make the set."""
+    """Read the flags and do what they say."""
     options = parse_arguments()
     return options.make(options)
 

@@ -15,7 +15,7 @@ import Runtime
 from Common import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
-WITHOUT_JITTOR = ("Checkpoint", "Common", "DataAugmentation", "DataLoader", "Loss", "Main",
+WITHOUT_JITTOR = ("CheckData", "Checkpoint", "Common", "DataAugmentation", "DataLoader", "ImportData", "Loss", "Main",
                   "MakeData", "MakeTxt", "Metrics", "MirrorPadding", "Report", "Runtime", "SampleData", "WeightMap")
 
 
