@@ -1,4 +1,4 @@
-"""Lets the tests import the modules of the repository's root from wherever pytest is started; what several tests use."""
+"""Lets the tests import the root's modules from wherever pytest is started; the fixtures that several files use."""
 import os
 import signal
 import sys
