@@ -112,10 +112,10 @@ def picture(text):
 
 
 # ------------------------------------------------------------------------------------------------------ folders and pairs
-def list_images(folder, ignore=frozenset()):
+def list_images(folder, ignore=frozenset(), suffixes=IMAGE_SUFFIXES):
     """The image files of a folder by stem: {stem: Path}, sorted by name, without the paths in `ignore`.
 
-    Hidden files and files of other kinds do not count.
+    Hidden files and files with other suffixes do not count.
 
     Raises DataError where the folder is missing or holds two images of one stem (`a.png` and `a.tif`).
     """
@@ -124,7 +124,7 @@ def list_images(folder, ignore=frozenset()):
         raise DataError(f"{folder}: no such folder")
     found = {}
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
+        if path.name.startswith(".") or path.suffix.lower() not in suffixes or not path.is_file():
             continue
         if path in ignore:
             continue
@@ -134,14 +134,14 @@ def list_images(folder, ignore=frozenset()):
     return found
 
 
-def pair_by_name(image_folder, label_folder, ignore=frozenset()):
+def pair_by_name(image_folder, label_folder, ignore=frozenset(), label_suffixes=IMAGE_SUFFIXES):
     """The (image, label) paths of two folders, matched by file stem: list of (Path, Path) sorted by name.
 
-    Paths in `ignore` are passed over.
+    Paths in `ignore` are passed over; labels are the files with `label_suffixes`.
 
     Raises DataError naming the first file without a partner, or a folder without images.
     """
-    images, labels = list_images(image_folder, ignore), list_images(label_folder, ignore)
+    images, labels = list_images(image_folder, ignore), list_images(label_folder, ignore, label_suffixes)
     if not images:
         raise DataError(f"{image_folder}: no images here ({', '.join(IMAGE_SUFFIXES)})")
     for stem, path in images.items():
@@ -174,6 +174,8 @@ def say_once(text):
 def _open(path):
     """An image file, decoded; every way in which a file can be broken becomes a DataError."""
     try:
+        with Image.open(path) as image:
+            image.verify()  # a PNG's check sums, which `load` passes over
         with Image.open(path) as image:
             if image.format == "TIFF" and image.n_frames > 1:
                 raise DataError(f"{path}: has {image.n_frames} pages; save each page as a file of its own")

@@ -1,302 +1,150 @@
-"""Make a small sample data set: images that look like electron micrographs of neural tissue, with their labels.
+"""Make a data set in the layout that the other commands read, `{train,test}/{imgs,labels}`, and check one.
 
-    python MakeData.py sample                            # 12 training and 4 test pairs of 256 x 256 in ./data/sample
-    python MakeData.py sample --Data_directory ./data/large --size 512 --train 30 --test 10
+    python MakeData.py sample                            # drawn: 12 training and 4 test pairs in ./data/sample
+    python MakeData.py isbi --Source_directory ~/Downloads/ISBI-2012-challenge
+    python MakeData.py consep --Source_directory ~/Downloads/CoNSeP --labels typed
+    python MakeData.py folders --images ~/scans --labels ~/masks --Data_directory ./data/mine
+    python MakeData.py check --Data_directory ./data/mine
 
-Layout: `{train,test}/{imgs,labels}/cell_01.png` ..., 8-bit grey.  Labels, as in ISBI 2012: 255
-inside a cell, 0 on membrane.
-
-Nothing here is a photograph.  A picture is drawn in the order of the sections below: the tissue is parted into cells of
-very different sizes, the membrane between them gets a width and a contrast that change along its way, the cells are
-filled with organelles, and the microscope adds uneven light, blur and shot noise.  The organelles are as dark as the
-membrane but belong to the cell: grey values alone do not solve the task, the shape of the neighbourhood does.
-
-Each picture has a random stream of its own, np.random.default_rng([seed, split, index]): the same arguments give the
-same pixels, and more pictures leave the first ones as they were.
+A file that is there with equal pixels is used as it is, one with others is never replaced: running a command again does
+no harm.  The last line says what to run next.
 """
 import re
+import shlex
 import sys
+from argparse import ArgumentTypeError
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-from scipy import ndimage
-from tqdm import tqdm
+from Common import Parser, number, run
 
-from Common import DataError, Parser, list_images, make_folder, number, read_image, run, write_png
-from MakeTxt import SPLITS
-
-MARGIN = 32  # pixels drawn around a picture and cut off: cells and organelles run on beyond its border
-
-# Lengths in pixels, grey values on the scale 0 ... 255.
-CELL_RADIUS = (8.0, 44.0)      # smallest and largest cell
-CELL_RARITY = 2.6              # the higher, the rarer are large cells
-CELL_CROWDING = 0.62           # two centres come no closer than this part of the sum of their radii
-CELL_STRETCH = 2.4             # a cell is up to this many times longer than wide
-SMALLEST_PIECE = 40            # pixels: less of a cell than this is lost in the membrane around it
-WOBBLE = ((5.0, 17.0), (1.1, 4.0))  # (amplitude, smoothness) of the two fields that bend the membranes
-MEMBRANE_HALF_WIDTH = (1.6, 3.7)
-MEMBRANE_DARKNESS = (34.0, 90.0)    # faint stretches, strong stretches
-MEMBRANE_SOFTNESS = (0.5, 1.6)      # of its edge: cut straight across, cut at a slant
-CYTOPLASM = (176.0, 11.0)      # mean and spread of the cells' grey values
-DARK_CELLS, DARKER_BY = 0.16, 34.0  # part of the cells with darker cytoplasm, and by how much
-MITOCHONDRIA_PER_PIXEL = 1 / 7000
-TUBULES_PER_PIXEL = 1 / 6000
-VESICLE_CLOUDS_PER_PIXEL = 1 / 4500
-LIGHT = 0.07                   # spread of the illumination, as a part of its mean
-BLUR, DETECTOR_BLUR = 0.7, 0.45
-ELECTRONS_PER_GREY_VALUE = 0.6  # the fewer, the more shot noise
+# The modules that do the work are imported by the functions that use them: --help and a mistake are answered at once.
 
 
-# -------------------------------------------------------------------------------------------------------------- helpers
-def smooth_noise(rng, shape, sigma):
-    """White noise behind a Gaussian filter (by FFT: `sigma` may be wide): float64, mean 0, deviation about 1."""
-    vertical, horizontal = np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])
-    response = np.exp(-2 * (np.pi * sigma) ** 2 * (vertical ** 2 + horizontal ** 2))
-    response[0, 0] = 0
-    return np.fft.irfft2(np.fft.rfft2(rng.standard_normal(shape)) * response, shape) * (2 * np.sqrt(np.pi) * sigma)
-
-
-def smooth_between(rng, shape, sigma, low, high):
-    """A smooth field whose values spread about evenly between `low` and `high`: float64 of `shape`."""
-    return low + (high - low) / (1 + np.exp(-1.7 * smooth_noise(rng, shape, sigma)))
-
-
-def window(shape, centre, reach):
-    """The pixels within `reach` of a centre: (slices, dy, dx), with their offsets from it as open grids."""
-    rows, columns = (slice(int(np.clip(c - reach, 0, length)), int(np.clip(c + reach + 2, 0, length)))
-                     for c, length in zip(centre, shape))
-    y, x = np.ogrid[rows, columns]
-    return (rows, columns), y - centre[0], x - centre[1]
-
-
-def pick(rng, allowed):
-    """A random pixel (y, x) among those that are True, or None where there is none."""
-    pixels = np.flatnonzero(allowed)
-    return np.unravel_index(pixels[rng.integers(pixels.size)], allowed.shape) if pixels.size else None
-
-
-# --------------------------------------------------------------------------------------------------- cells and membrane
-def place_cells(rng, shape):
-    """Throw discs of random radius, large ones first, and keep those that do not crowd: centres (N, 2), radii (N,)."""
-    area = shape[0] * shape[1]
-    low, high = CELL_RADIUS
-    radii = np.sort(low * (high / low) ** (rng.random(int(area / 40)) ** CELL_RARITY))[::-1]
-    points = rng.random((radii.size, 2)) * shape
-    centres, kept = np.empty_like(points), np.empty_like(radii)
-    count = 0
-    for point, radius in zip(points, radii):
-        gap = np.hypot(*(centres[:count] - point).T)
-        if (gap > CELL_CROWDING * (kept[:count] + radius)).all():
-            centres[count], kept[count] = point, radius
-            count += 1
-    return centres[:count], kept[:count]
-
-
-def part_into_cells(rng, shape):
-    """The number of the cell that owns each pixel: int64 (H, W).
-
-    A weighted Voronoi diagram: a pixel goes to the disc whose rim is nearest.  Distances are taken in coordinates that
-    a smooth random field has bent, and count less along a cell's own axis than across it.
-    """
-    centres, radii = place_cells(rng, shape)
-    y, x = np.indices(shape, dtype=np.float64)
-    for amplitude, sigma in WOBBLE:
-        y += amplitude * smooth_noise(rng, shape, sigma)
-        x += amplitude * smooth_noise(rng, shape, sigma)
-    nearest, owner = np.full(shape, np.inf), np.zeros(shape, dtype=np.int64)
-    for cell, (centre, radius) in enumerate(zip(centres, radii)):
-        angle, stretch = rng.random() * np.pi, CELL_STRETCH ** rng.random()
-        square, _, _ = window(shape, centre, 2.5 * radius + 40)
-        dy, dx = y[square] - centre[0], x[square] - centre[1]
-        along = (np.cos(angle) * dx + np.sin(angle) * dy) / np.sqrt(stretch)
-        across = (np.cos(angle) * dy - np.sin(angle) * dx) * np.sqrt(stretch)
-        distance = np.sqrt(along ** 2 + across ** 2) - radius
-        closer = distance < nearest[square]
-        nearest[square][closer], owner[square][closer] = distance[closer], cell
-    return owner
-
-
-def draw_membrane(rng, owner):
-    """The membrane between cells: (depth, darkness).
-
-    depth: float64 (H, W), the distance to the nearest membrane, 0 on it.  darkness: float64 (H, W), what the membrane
-    takes from the grey value; where it was cut at a slant its edge is soft.
-    """
-    border = np.zeros(owner.shape, dtype=bool)
-    border[:-1] |= owner[:-1] != owner[1:]
-    border[:, :-1] |= owner[:, :-1] != owner[:, 1:]
-    to_middle = ndimage.gaussian_filter(ndimage.distance_transform_edt(~border), 0.7)
-    is_cell = to_middle > smooth_between(rng, owner.shape, 14, *MEMBRANE_HALF_WIDTH)
-    # Rounded corners: where three cells meet, membrane fills the gap.  Slivers of cells vanish in it.
-    is_cell &= ndimage.gaussian_filter(is_cell.astype(np.float64), 1.5) > 0.47
-    pieces, _ = ndimage.label(is_cell)
-    is_cell &= (np.bincount(pieces.ravel()) >= SMALLEST_PIECE)[pieces]
-    depth = ndimage.distance_transform_edt(is_cell)
-    softness = smooth_between(rng, owner.shape, 16, *MEMBRANE_SOFTNESS)
-    edge = depth - ndimage.distance_transform_edt(~is_cell)
-    strength = smooth_between(rng, owner.shape, 11, *MEMBRANE_DARKNESS)
-    return depth, strength / (1 + np.exp(edge / softness))
-
-
-# ----------------------------------------------------------------------------------------------------------- organelles
-def draw_mitochondrion(rng, darkness, depth):
-    """Darken an oval with a wobbly rim and stripes (cristae) somewhere inside a cell, where there is room for it."""
-    half_width = rng.uniform(5.5, 10)
-    centre = pick(rng, depth > half_width + 2)
-    if centre is None:
-        return
-    half_length, angle = half_width * rng.uniform(1.0, 1.7), rng.random() * np.pi
-    square, dy, dx = window(depth.shape, centre, 1.3 * half_length)
-    along, across = np.cos(angle) * dx + np.sin(angle) * dy, np.cos(angle) * dy - np.sin(angle) * dx
-    bent = 1 + 0.07 * smooth_noise(rng, along.shape, 4)
-    # Towards a membrane the oval gives way, so that it never covers one.
-    inside = np.minimum((1 - np.hypot(along / half_length, across / half_width) * bent) * half_width,
-                        depth[square] - 2)
-    filled = 1 / (1 + np.exp(-inside / 0.5))
-    rim = np.exp(-0.5 * ((inside - 0.8) / 0.9) ** 2)
-    stripes = np.sin(2 * np.pi * (along * np.cos(0.6) + across * np.sin(0.6)) / rng.uniform(3.6, 5.2)
-                     + 1.2 * smooth_noise(rng, along.shape, 3))
-    matrix, cristae, outline = rng.uniform(22, 70), rng.uniform(8, 22), rng.uniform(22, 55)
-    oval = filled * (matrix + cristae * stripes) + outline * rim
-    darkness[square] = np.maximum(darkness[square], oval)
-
-
-def draw_vesicle(rng, darkness, depth, centre):
-    """Darken a small ring, or a dot where the radius is small, inside a cell."""
-    radius, strength = rng.uniform(0.2, 3.0), rng.uniform(22, 75)
-    square, dy, dx = window(depth.shape, centre, 6)
-    distance = np.hypot(dy * rng.uniform(0.8, 1.2), dx)
-    ring = strength * np.exp(-0.5 * ((distance - radius) / 0.85) ** 2) * (depth[square] > 1)
-    darkness[square] = np.maximum(darkness[square], ring)
-
-
-def draw_tubule(rng, darkness, depth):
-    """Darken a curved line with free ends (endoplasmic reticulum) inside a cell: a membrane never ends in a cell."""
-    centre = pick(rng, depth > 6)
-    if centre is None:
-        return
-    steps = np.arange(0, rng.uniform(9, 26), 0.7)
-    direction = rng.random() * 2 * np.pi + np.cumsum(rng.normal(0, 0.1, steps.size) + rng.normal(0, 0.07))
-    line = np.stack([np.sin(direction), np.cos(direction)], axis=1).cumsum(axis=0) * 0.7 + centre
-    strength, thickness = rng.uniform(30, 80), rng.uniform(0.8, 1.5)
-    for point in line:
-        square, dy, dx = window(depth.shape, point, 5)
-        stroke = strength * np.exp(-0.5 * (dy ** 2 + dx ** 2) / thickness ** 2) * (depth[square] > 4)
-        darkness[square] = np.maximum(darkness[square], stroke)
-
-
-def draw_organelles(rng, depth):
-    """All that is dark inside cells yet no membrane: float64 (H, W), what it takes from the grey value."""
-    darkness = np.zeros(depth.shape)
-    for _ in range(rng.poisson(TUBULES_PER_PIXEL * depth.size)):
-        draw_tubule(rng, darkness, depth)
-    for _ in range(rng.poisson(VESICLE_CLOUDS_PER_PIXEL * depth.size)):
-        middle = pick(rng, depth > 5)
-        if middle is None:
-            continue
-        for centre in rng.normal(middle, rng.uniform(6, 18), (rng.poisson(14), 2)):
-            if (centre >= 0).all() and (centre < depth.shape).all() and depth[tuple(centre.astype(int))] > 3:
-                draw_vesicle(rng, darkness, depth, centre)
-    for _ in range(rng.poisson(MITOCHONDRIA_PER_PIXEL * depth.size)):
-        draw_mitochondrion(rng, darkness, depth)
-    return darkness
-
-
-# ----------------------------------------------------------------------------------------------------------- microscope
-def expose(rng, grey):
-    """What the microscope makes of a section: uneven light, slight blur, shot noise.  (H, W) float64 -> uint8."""
-    light = 1 + LIGHT * smooth_noise(rng, grey.shape, 55)
-    blurred = ndimage.gaussian_filter(grey * light, BLUR)
-    electrons = rng.poisson(np.clip(blurred, 5, None) * ELECTRONS_PER_GREY_VALUE)
-    detected = ndimage.gaussian_filter(electrons / ELECTRONS_PER_GREY_VALUE, DETECTOR_BLUR)
-    return np.clip(np.rint(detected), 0, 255).astype(np.uint8)
-
-
-def make_pair(seed, split, index, size):
-    """One image and its label: uint8 (size, size) each, the label 255 inside a cell and 0 on membrane.
-
-    split: 0 for training, 1 for test.  The same four numbers give the same pixels.
-    """
-    rng = np.random.default_rng([seed, split, index])
-    shape = (size + 2 * MARGIN, size + 2 * MARGIN)
-    owner = part_into_cells(rng, shape)
-    depth, membrane = draw_membrane(rng, owner)
-    mean, spread = CYTOPLASM
-    cells = rng.normal(mean, spread, owner.max() + 1)
-    cells[rng.random(cells.size) < DARK_CELLS] -= DARKER_BY
-    cytoplasm = ndimage.gaussian_filter(cells[owner], 1.5) + 6 * smooth_noise(rng, shape, 12)
-    grain = 9 * smooth_noise(rng, shape, 1.1) + 6 * smooth_noise(rng, shape, 2.5)
-    grey = cytoplasm + grain - np.maximum(membrane, draw_organelles(rng, depth))
-    inner = (slice(MARGIN, MARGIN + size),) * 2
-    return expose(rng, grey)[inner], np.where(depth[inner] > 0, 255, 0).astype(np.uint8)
-
-
-# ----------------------------------------------------------------------------------------------------------- the set
-def sample_pairs(folder, counts):
-    """Where the pairs of a set lie: yields (split, index, image_path, label_path), split and index from 0."""
-    for split, (name, count) in enumerate(zip(SPLITS, counts)):
-        for index in range(count):
-            file = f"cell_{index + 1:02d}.png"
-            yield split, index, folder / name / "imgs" / file, folder / name / "labels" / file
-
-
-def check_folder(folder, counts, seed, size):
-    """The pairs of which a file is still missing, as `sample_pairs` yields them.
-
-    Raises DataError naming a file that would be overwritten by other pixels, or, where anything is missing, an image
-    that belongs to some other set.  Augmented copies (`cell_01-0.png`) may stay.
-    """
-    missing, ours = [], set()
-    for pair in sample_pairs(folder, counts):
-        split, index, *paths = pair
-        ours.update(paths)
-        there = [path.exists() for path in paths]
-        if not all(there):
-            missing.append(pair)
-        if any(there):
-            for path, pixels in zip(paths, make_pair(seed, split, index, size)):
-                if path.exists() and not np.array_equal(read_image(path), pixels):
-                    raise DataError(f"{path}: another file of this name is there already and is left as it is; "
-                                    "choose another --Data_directory")
-    for parent in sorted({path.parent for path in ours}) if missing else ():
-        for path in list_images(parent).values() if parent.is_dir() else ():
-            original = path.with_name(re.sub(r"-\d+\.png$", ".png", path.name))
-            if original not in ours:
-                raise DataError(f"{path}: not of this sample set; choose another --Data_directory")
-    return missing
+def say_next(folder, n_channels, n_classes):
+    """Print the two commands that come next."""
+    shown, images, labels = (shlex.quote(str(path)) for path in
+                             (folder, folder / "train" / "imgs", folder / "train" / "labels"))
+    print(f"next: python DataAugmentation.py --img_path {images} --mask_path {labels} && "
+          f"python Main.py --Data_directory {shown} --n_channels {n_channels} --n_classes {n_classes}")
 
 
 def make_sample(options):
-    """Write the set; files that are there with the same pixels are used as they are."""
-    folder, counts = Path(options.Data_directory), (options.train, options.test)
-    missing = check_folder(folder, counts, options.seed, options.size)
-    for split, index, *paths in tqdm(missing, "drawing", unit="pair", delay=2, leave=False, disable=None):
-        for path, pixels in zip(paths, make_pair(options.seed, split, index, options.size)):
-            if not path.exists():
-                make_folder(path.parent)
-                write_png(path, pixels)
-    print(f"{folder}: {options.train} training and {options.test} test pairs of {options.size} x {options.size}, "
-          + (f"{len(missing)} of them new" if missing else "all there already: used as they are"))
+    """Draw the sample set."""
+    from ImportData import Entry, write_set
+    from MakeTxt import SPLITS
+    from SampleData import make_pair
+    folder, entries = options.Data_directory, []
+    for split, (name, count) in enumerate(zip(SPLITS, (options.train, options.test))):
+        for index in range(count):
+            paths = tuple(folder / name / kind / f"cell_{index + 1:02d}.png" for kind in ("imgs", "labels"))
+            entries.append(Entry(paths, partial(make_pair, options.seed, split, index, options.size)))
+    write_set(entries, f"{folder}: {options.train} training and {options.test} test pairs of "
+                       f"{options.size} x {options.size}")
+    say_next(folder, n_channels=1, n_classes=2)
+
+
+def make_isbi(options):
+    """Lay out ISBI 2012's stacks."""
+    from ImportData import import_isbi
+    import_isbi(options.Source_directory, options.Data_directory, options.test_slices, options.hold_out, options.seed)
+    say_next(options.Data_directory, n_channels=1, n_classes=2)
+
+
+def make_consep(options):
+    """Lay out CoNSeP's images and MATLAB files."""
+    from ImportData import CONSEP_MERGED, import_consep
+    import_consep(options.Source_directory, options.Data_directory, options.layout, options.labels)
+    classes = CONSEP_MERGED.max() + 1 if options.labels == "typed" else 2
+    say_next(options.Data_directory, n_channels=3, n_classes=classes)
+
+
+def make_folders(options):
+    """Lay out two folders of images and labels, and check what came out."""
+    from ImportData import import_folders
+    import_folders(options.images, options.labels, options.Data_directory, options.test_fraction, options.seed,
+                   options.group)
+    return report(options.Data_directory)
+
+
+def check(options):
+    """Check a data set; returns the exit code."""
+    return report(options.Data_directory, options.n_channels, options.n_classes)
+
+
+def report(folder, *numbers):
+    """Print what CheckData says of a set (of these numbers of channels and classes); returns the exit code."""
+    from CheckData import check_set
+    sound, n_channels, n_classes = check_set(folder, *numbers)
+    if sound:
+        say_next(folder, n_channels, n_classes)
+    else:
+        print(f"next: mend these, then python MakeData.py check --Data_directory {shlex.quote(str(folder))}")
+    return 0 if sound else 1
 
 
 # ----------------------------------------------------------------------------------------------------- the command line
+def expression(text):
+    """A flag type: a regular expression with a group in parentheses."""
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
+    if not pattern.groups:
+        raise ArgumentTypeError(f"expected a regular expression with a group in parentheses, got {text!r}")
+    return pattern
+
+
 def parse_arguments():
     """The command's flags; `options.make` is the function to call with them."""
-    parser = Parser("Make a data set in the layout that the other commands read.")
+    parser = Parser("Make a data set in the layout that the other commands read, or check one.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    sample = commands.add_parser("sample", help="draw pictures like electron micrographs, with their labels",
-                                 description="Draw a sample set that looks like electron micrographs of neural tissue.")
-    sample.add_argument("--Data_directory", type=Path, default="./data/sample", help="folder of the set")
-    sample.add_argument("--seed", type=number(int, 0), default=0, help="same seed, same pictures")
-    sample.add_argument("--size", type=number(int, 64, 1025), default=256, help="height and width in pixels")
-    sample.add_argument("--train", type=number(int, 1, 1000), default=12, help="training pairs")
-    sample.add_argument("--test", type=number(int, 1, 1000), default=4, help="test pairs")
-    sample.set_defaults(make=make_sample)
+
+    def command(name, make, summary, data_directory):
+        """A subcommand; its function for adding flags."""
+        child = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        child.set_defaults(make=make)
+        child.add_argument("--Data_directory", type=Path, default=data_directory, required=data_directory is None,
+                           help="folder of the set: {train,test}/{imgs,labels}")
+        return child.add_argument
+
+    add = command("sample", make_sample, "draw pictures like electron micrographs, with their labels", "./data/sample")
+    add("--seed", type=number(int, 0), default=0, help="same seed, same pictures")
+    add("--size", type=number(int, 64, 1025), default=256, help="height and width in pixels")
+    add("--train", type=number(int, 1, 1000), default=12, help="training pairs")
+    add("--test", type=number(int, 1, 1000), default=4, help="test pairs")
+
+    add = command("isbi", make_isbi, "lay out ISBI 2012's stacks, some sections held out to test", "./data/ISBI2012")
+    add("--Source_directory", type=Path, required=True,
+        help="folder of train-volume.tif, train-labels.tif and test-volume.tif")
+    add("--test_slices", type=number(int, 1, 30), default=6, help="training sections held out for testing")
+    add("--hold_out", choices=("last", "spread"), default="last",
+        help="which: the last ones, or one of each of equally long runs of sections")
+    add("--seed", type=number(int, 0), default=0, help="same seed, same sections (--hold_out spread)")
+
+    add = command("consep", make_consep, "lay out CoNSeP: images, labels, instance maps", "./data/CoNSeP")
+    add("--Source_directory", type=Path, required=True, help="folder of Train and Test, each with Images and Labels")
+    add("--layout", choices=("tiles", "whole"), default="tiles",
+        help="tiles: four of 512 x 512 px at each image's corners; whole: the images as they are")
+    add("--labels", choices=("binary", "typed"), default="binary",
+        help="binary: 0 and 255 (nuclei); typed: 0, 1 other, 2 inflammatory, 3 epithelial, 4 spindle-shaped")
+
+    add = command("folders", make_folders, "lay out images and labels of your own, paired by name", None)
+    add("--images", type=Path, required=True, help="folder of the images")
+    add("--labels", type=Path, required=True, help="folder of the labels; their names may share an ending (_mask, say)")
+    add("--test_fraction", type=number(float, 0, 1, include_low=False), default=0.2, help="share of the test split")
+    add("--seed", type=number(int, 0), default=0, help="same seed, same split")
+    add("--group", type=expression, metavar="REGEX",
+        help="its first group names the slide (the patient) in an image's name; slides are not split")
+
+    add = command("check", check, "say that a data set is sound, or name each file that is not", None)
+    add("--n_channels", type=int, choices=(1, 3), help="as for Main.py (default: as most images)")
+    add("--n_classes", type=number(int, 2, 256), help="as for Main.py (default: as the labels have it)")
     return parser.parse_args()
 
 
 def main():
-    """Read the flags and make the set."""
+    """Read the flags and do what they say."""
     options = parse_arguments()
     return options.make(options)
 

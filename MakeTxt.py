@@ -17,7 +17,7 @@ from Common import DataError, Parser, atomic_write, make_folder, pair_by_name, r
 
 SPLITS = ("train", "test")
 HELP = ("`python MakeData.py sample` makes ./data/sample (then --Data_directory ./data/sample), "
-        "and data/README.md says how to lay out other data")
+        "`python MakeData.py --help` and data/README.md say how to lay out other data")
 
 
 def find_pairs(data_directory):

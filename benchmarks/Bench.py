@@ -29,8 +29,8 @@ import Runtime  # noqa: E402
 from Common import DataError, Parser, atomic_write, make_folder, number, read_image, run, write_png  # noqa: E402
 from DataAugmentation import augment_pair  # noqa: E402
 from DataLoader import SegmentationSet, TrainingLoader, dataset_statistics  # noqa: E402
-from MakeData import make_pair  # noqa: E402
 from MirrorPadding import geometry_of  # noqa: E402
+from SampleData import make_pair  # noqa: E402
 from Tables import CONTENDERS, KINDS, SIDE, draw, table  # noqa: E402
 from WeightMap import compute_weight_map  # noqa: E402
 from Worker import net_options  # noqa: E402

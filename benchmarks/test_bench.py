@@ -18,8 +18,8 @@ import Tables  # noqa: E402
 import Worker  # noqa: E402
 
 from DataLoader import SegmentationSet, Statistics, TrainingLoader  # noqa: E402
-from MakeData import make_pair  # noqa: E402
 from MirrorPadding import geometry_of  # noqa: E402
+from SampleData import make_pair  # noqa: E402
 
 COMMAND = [sys.executable, str(Path(Bench.__file__))]
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job begins with Ctrl-C ignored

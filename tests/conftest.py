@@ -1,4 +1,4 @@
-"""Lets the tests import the modules of the repository's root from wherever pytest is started; Jittor as a fixture."""
+"""Lets the tests import the root's modules from wherever pytest is started; the fixtures that several files use."""
 import os
 import signal
 import sys
@@ -14,6 +14,30 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # a shell's background job begins with Ctrl-C ignored, and so would the commands that the tests start
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def make_data(monkeypatch, capsys):
+    """`python MakeData.py FLAGS` within this process, as a function: (exit code, standard output, standard error)."""
+    import MakeData
+    from Common import run
+
+    def command(*flags):
+        monkeypatch.setattr(sys, "argv", ["MakeData.py", *map(str, flags)])
+        capsys.readouterr()
+        try:
+            code = run(MakeData.main)
+        except SystemExit as stop:
+            code = stop.code
+        return (code, *capsys.readouterr())
+    return command
+
+
+@pytest.fixture
+def snapshot():
+    """A function: content and time of every file of a folder, which may not change where nothing is to be written."""
+    return lambda folder: {path.relative_to(folder).as_posix(): (path.read_bytes(), path.stat().st_mtime_ns)
+                           for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")

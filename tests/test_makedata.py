@@ -1,4 +1,7 @@
-"""MakeData: the sample set is what data/README.md says, comes out the same each time and never replaces a file."""
+"""MakeData: its flags; the sample set is what data/README.md says, comes out the same and never replaces a file.
+
+The other commands are tested with the modules that do their work: test_importdata.py and test_checkdata.py.
+"""
 import subprocess
 import sys
 from pathlib import Path
@@ -6,9 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from scipy import ndimage
-
-from MakeData import make_pair
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ("--size", 64, "--train", 2, "--test", 1)
@@ -19,27 +19,19 @@ def command(*flags, cwd=ROOT):
                           capture_output=True, timeout=120, encoding="utf-8")
 
 
-def small(folder, *flags):
-    return command("sample", "--Data_directory", folder, *(flags or SMALL))
-
-
-def snapshot(folder):
-    """Content and time of every file: what may not change where nothing is to be written."""
-    return {path.relative_to(folder).as_posix(): (path.read_bytes(), path.stat().st_mtime_ns)
-            for path in folder.rglob("*") if path.is_file()}
+@pytest.fixture
+def small(make_data):
+    """The command for a small sample set, within this process."""
+    def command(folder, *flags):
+        flags = ("sample", "--Data_directory", folder, *(flags or SMALL))
+        return subprocess.CompletedProcess(flags, *make_data(*flags))
+    return command
 
 
 def read_set(folder):
     """{"train/imgs/cell_01.png": pixels, ...} of the files that MakeData makes."""
     return {path.relative_to(folder).as_posix(): np.asarray(Image.open(path))
             for path in sorted(folder.glob("*/*/cell_[0-9][0-9].png"))}
-
-
-def best_iou_of_a_threshold(image, label):
-    """The IoU of `image > t` with the cells for the best of all t."""
-    cell = label > 0
-    above = [image > t for t in np.unique(np.rint(image))]
-    return max((cell & mask).sum() / (cell | mask).sum() for mask in above)
 
 
 @pytest.fixture(scope="module")
@@ -73,35 +65,7 @@ def test_committed_sample_is_what_the_command_makes(fresh):
         assert np.array_equal(committed[name], made[name]), name
 
 
-def test_neither_one_class_nor_a_threshold_solves_it(fresh):
-    pictures = read_set(fresh)
-    pairs = [(pixels.astype(float), pictures[name.replace("/imgs/", "/labels/")])
-             for name, pixels in pictures.items() if "/imgs/" in name]
-    cells = np.array([(label > 0).mean() for _, label in pairs])  # also the IoU of "all foreground"
-    assert 0.70 < cells.mean() < 0.76 and (cells < 0.8).all()
-    for sigma in (0, 1, 2):
-        scores = [best_iou_of_a_threshold(ndimage.gaussian_filter(image, sigma), label) for image, label in pairs]
-        assert np.mean(scores) < 0.82, f"smoothed by {sigma}"
-
-
-def test_membrane_is_darker_than_the_cell_beside_it(fresh):
-    """What decides is there: across nearly every stretch of membrane the image gets darker."""
-    pictures = read_set(fresh)
-    for name in (name for name in pictures if "/imgs/" in name):
-        image, membrane = pictures[name].astype(float), pictures[name.replace("/imgs/", "/labels/")] == 0
-        inside = ndimage.gaussian_filter(image * membrane, 4) / ndimage.gaussian_filter(membrane * 1.0, 4).clip(1e-6)
-        beside = ndimage.gaussian_filter(image * ~membrane, 4) / ndimage.gaussian_filter(~membrane * 1.0, 4).clip(1e-6)
-        assert (inside < beside - 8)[membrane].mean() > 0.97, name
-
-
-def test_pairs_are_deterministic_and_independent_of_each_other():
-    first, again = make_pair(3, 0, 1, 64), make_pair(3, 0, 1, 64)
-    assert all(np.array_equal(a, b) for a, b in zip(first, again))
-    for other in (make_pair(4, 0, 1, 64), make_pair(3, 1, 1, 64), make_pair(3, 0, 2, 64)):
-        assert not np.array_equal(first[0], other[0])
-
-
-def test_second_run_uses_what_is_there(tmp_path):
+def test_second_run_uses_what_is_there(small, tmp_path, snapshot):
     assert small(tmp_path / "set").returncode == 0
     before = snapshot(tmp_path)
     done = small(tmp_path / "set")
@@ -109,7 +73,7 @@ def test_second_run_uses_what_is_there(tmp_path):
     assert snapshot(tmp_path) == before
 
 
-def test_augmented_copies_do_not_disturb(tmp_path):
+def test_augmented_copies_do_not_disturb(small, tmp_path, snapshot):
     folder = tmp_path / "set"
     assert small(folder).returncode == 0
     for kind in ("imgs", "labels"):
@@ -125,7 +89,7 @@ def test_augmented_copies_do_not_disturb(tmp_path):
            {name: content for name, (content, _) in before.items()}
 
 
-def test_more_pairs_are_added_to_the_same_set(tmp_path):
+def test_more_pairs_are_added_to_the_same_set(small, tmp_path, snapshot):
     assert small(tmp_path).returncode == 0
     before = snapshot(tmp_path)
     done = small(tmp_path, "--size", 64, "--train", 3, "--test", 1)
@@ -136,7 +100,7 @@ def test_more_pairs_are_added_to_the_same_set(tmp_path):
 
 @pytest.mark.parametrize("name", ["train/imgs/cell_02.png", "test/labels/cell_01.png"])
 @pytest.mark.parametrize("content", ["picture", "text"])
-def test_a_file_of_the_user_is_never_replaced(tmp_path, name, content):
+def test_a_file_of_the_user_is_never_replaced(small, tmp_path, name, content, snapshot):
     path = tmp_path / "set" / name
     path.parent.mkdir(parents=True)
     Image.new("L", (64, 64), 7).save(path) if content == "picture" else path.write_text("mine")
@@ -147,7 +111,7 @@ def test_a_file_of_the_user_is_never_replaced(tmp_path, name, content):
     assert snapshot(tmp_path) == before
 
 
-def test_another_data_set_is_not_mixed_with_the_sample(tmp_path):
+def test_another_data_set_is_not_mixed_with_the_sample(small, tmp_path, snapshot):
     path = tmp_path / "train" / "imgs" / "frame_0001.png"
     path.parent.mkdir(parents=True)
     Image.new("L", (64, 64)).save(path)
@@ -157,7 +121,7 @@ def test_another_data_set_is_not_mixed_with_the_sample(tmp_path):
     assert snapshot(tmp_path) == before
 
 
-def test_other_arguments_do_not_overwrite(tmp_path):
+def test_other_arguments_do_not_overwrite(small, tmp_path, snapshot):
     assert small(tmp_path).returncode == 0
     before = snapshot(tmp_path)
     done = small(tmp_path, *SMALL, "--seed", 1)
@@ -165,15 +129,36 @@ def test_other_arguments_do_not_overwrite(tmp_path):
     assert snapshot(tmp_path) == before
 
 
-@pytest.mark.parametrize("flags", [(), ("simple",), ("sample", "--size", "63"), ("sample", "--train", "0"),
-                                   ("sample", "--seed", "-1"), ("sample", "--siz", "64"), ("sample", "--size", "nan")])
-def test_mistakes_in_flags(tmp_path, flags):
-    done = command(*flags, cwd=tmp_path)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stdout == ""
+ISBI = ("isbi", "--Source_directory", ".")
+FOLDERS = ("folders", "--images", ".", "--labels", ".", "--Data_directory", "set")
+
+
+@pytest.mark.parametrize("flags", [
+    (), ("simple",), ("sample", "--size", "63"), ("sample", "--train", "0"), ("sample", "--seed", "-1"),
+    ("sample", "--siz", "64"), ("sample", "--size", "nan"), ("isbi",), (*ISBI, "--hold_out", "first"),
+    (*ISBI, "--test_slices", "30"), (*ISBI, "--test_slices", "0"),
+    ("consep",), ("consep", "--Source_directory", ".", "--layout", "strips"), FOLDERS[:5], FOLDERS[:3] + FOLDERS[5:],
+    (*FOLDERS, "--test_fraction", "1"), (*FOLDERS, "--test_fraction", "0"), (*FOLDERS, "--group", "slide"),
+    (*FOLDERS, "--group", "(slide"), ("check",), ("check", "--Data_directory", ".", "--n_channels", "2"),
+    ("check", "--Data_directory", ".", "--n_classes", "1")])
+def test_mistakes_in_flags(make_data, tmp_path, monkeypatch, flags):
+    monkeypatch.chdir(tmp_path)
+    code, output, error = make_data(*flags)
+    assert code == 2 and error.count("\n") == 1 and output == ""
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_made(tmp_path):
+@pytest.mark.parametrize("name", ["sample", "isbi", "consep", "folders", "check"])
+def test_help_imports_nothing_heavy(name):
+    code = ("import sys\nimport MakeData\n"
+            "try:\n    MakeData.main()\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
+            "print([name for name in ('scipy', 'tifffile', 'tqdm', 'jittor') if name in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", code, name, "--help"], cwd=ROOT, text=True, capture_output=True,
+                          timeout=60)
+    assert done.stdout.endswith("\n[]\n") and "--Data_directory" in done.stdout, done.stderr
+
+
+def test_a_folder_that_cannot_be_made(small, tmp_path):
     (tmp_path / "set").write_text("a file")
     done = small(tmp_path / "set")
     assert done.returncode == 1 and done.stderr.count("\n") == 1

@@ -15,8 +15,9 @@ import Runtime
 from Common import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
-WITHOUT_JITTOR = ("Checkpoint", "Common", "DataAugmentation", "DataLoader", "InstanceMetrics", "Loss", "Main",
-                  "MakeData", "MakeTxt", "Metrics", "MirrorPadding", "PredictionFiles", "Report", "Runtime", "WeightMap")
+WITHOUT_JITTOR = ("CheckData", "Checkpoint", "Common", "DataAugmentation", "DataLoader", "ImportData", "InstanceMetrics", "Loss",
+                  "Main", "MakeData", "MakeTxt", "Metrics", "MirrorPadding", "PredictionFiles", "Report", "Runtime", "SampleData",
+                  "WeightMap")
 
 
 def python(code, **environment):

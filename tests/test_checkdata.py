@@ -1,0 +1,233 @@
+"""CheckData, through `python MakeData.py check`: a sound set is called so, each planted defect is found and named."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from CheckData import some
+from Common import png_bytes
+from DataAugmentation import Manifest
+
+ROOT = Path(__file__).resolve().parents[1]
+LABEL = np.repeat(np.array([[0, 0, 0, 255]], np.uint8), 6, axis=0)  # three quarters background
+
+
+def noise(seed, *shape, dtype=np.uint8):
+    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, shape).astype(dtype)
+
+
+def save(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def write_set(folder, label=LABEL, channels=()):
+    """Four training and two test pairs of 6 x 4 px."""
+    for k, (split, stem) in enumerate([("train", f"a{k}") for k in range(4)] + [("test", f"b{k}") for k in range(2)]):
+        save(folder / split / "imgs" / f"{stem}.png", noise(k, 6, 4, *channels))
+        save(folder / split / "labels" / f"{stem}.png", label)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_set(tmp_path / "set")
+
+
+@pytest.fixture
+def check(make_data, folder):
+    """The command: (exit code, lines of its output)."""
+    def command(*flags):
+        code, output, error = make_data("check", "--Data_directory", folder, *flags)
+        assert error == "", error
+        return code, output.splitlines()
+    return command
+
+
+def test_a_sound_set(check, folder, snapshot):
+    before = snapshot(folder)
+    code, lines = check()
+    assert code == 0 and snapshot(folder) == before
+    assert lines[:3] == ["train: 4 pairs, 6 x 4 px, 8-bit grey, pixels with label 0: 75.0%, 255: 25.0%",
+                         "test: 2 pairs, 6 x 4 px, 8-bit grey, pixels with label 0: 75.0%, 255: 25.0%",
+                         "6 pairs, sound"]
+    assert lines[3].startswith("next: python DataAugmentation.py ") and len(lines) == 4
+    assert lines[3].endswith(f" && python Main.py --Data_directory {folder} --n_channels 1 --n_classes 2")
+
+
+@pytest.mark.parametrize("values, flags, shares, classes", [
+    ((0, 255), (), "0: 75.0%, 255: 25.0%", 2), ((0, 1), (), "0: 75.0%, 1: 25.0%", 2),
+    ((0, 1), ("--n_classes", 2), "0: 75.0%, 1: 25.0%", 2), ((0, 1), ("--n_classes", 5), "0: 75.0%, 1: 25.0%", 5),
+    ((0, 1, 2, 3), (), "0: 25.0%, 1: 25.0%, 2: 25.0%, 3: 25.0%", 4)])
+def test_numbers_of_classes(check, folder, values, flags, shares, classes):
+    label = np.repeat(np.array([[values[0]] * (4 - len(values)) + [*values]], np.uint8), 6, axis=0)
+    write_set(folder, label, channels=(3,))
+    code, lines = check("--n_channels", 3, *flags)
+    assert code == 0 and "6 pairs, sound" in lines and shares in lines[0]
+    assert lines[-1].endswith(f"--n_channels 3 --n_classes {classes}")
+    assert [line for line in lines if line.startswith("warning: ")] == (
+        [f"warning: {folder}/train/labels: 2, 3, 4 in no label"] if classes == 5 else [])
+
+
+def test_sizes_may_differ_between_pairs(check, folder):
+    for side, stem in ((9, "a0"), (30, "a1")):
+        save(folder / "train" / "imgs" / f"{stem}.png", noise(side, side, side))
+        save(folder / "train" / "labels" / f"{stem}.png", np.eye(side, dtype=np.uint8) * 255)
+    code, lines = check()
+    assert code == 0 and "train: 4 pairs, 6 x 4 to 30 x 30 px, " in lines[0]
+
+
+def plant(path, pixels):
+    return lambda folder: save(folder / path, pixels)
+
+
+def copy(source, target):
+    return lambda folder: (folder / target).write_bytes((folder / source).read_bytes())
+
+
+DEFECTS = {  # what is planted: (how, flags, the beginning of the line that tells of it)
+    "another size": (plant("train/labels/a1.png", np.eye(5, dtype=np.uint8)), (), "train/labels/a1.png: 5 x 5 px"),
+    "no picture": (lambda folder: (folder / "test/imgs/b0.png").write_text("x"), (), "test/imgs/b0.png: not a read"),
+    "a cut file": (lambda folder: os.truncate(folder / "test/labels/b0.png", 45), (), "test/labels/b0.png: not a read"),
+    "no label": (lambda folder: (folder / "train/labels/a0.png").unlink(), (), "train/imgs/a0.png: no label"),
+    "no image": (lambda folder: (folder / "test/imgs/b1.png").unlink(), (), "test/labels/b1.png: no image"),
+    "a colour image": (plant("train/imgs/a2.png", noise(9, 6, 4, 3)), (), "train/imgs/a2.png: 8-bit RGB, but most"),
+    "16 bits": (plant("test/imgs/b0.png", noise(9, 6, 4, dtype=np.uint16)), (), "test/imgs/b0.png: 16-bit grey, but"),
+    "an empty image": (plant("train/imgs/a0.png", np.full((6, 4), 7, np.uint8)), (), "train/imgs/a0.png: empty"),
+    "a colour label": (plant("train/labels/a3.png", noise(9, 6, 4, 3)), (), "train/labels/a3.png: a label in colour"),
+    "a strange value": (plant("train/labels/a1.png", LABEL // 2), (), "train/labels/a1.png: 127 in 25.00% of its pix"),
+    "soft edges": (plant("test/labels/b1.png", noise(9, 6, 4)), (), "test/labels/b1.png: "),
+    "1 for 255": (plant("train/labels/a0.png", LABEL // 255), (), "train/labels/a0.png: 1 in 25.00%"),
+    "255 for 4": (plant("train/labels/a0.png", LABEL), ("--n_classes", 5), "train/labels/a0.png: 255 in 25.00%"),
+    "a class too many": (plant("test/labels/b0.png", LABEL // 51), ("--n_classes", 5), "test/labels/b0.png: 5 in 25"),
+    "a leak": (copy("train/imgs/a3.png", "test/imgs/b0.png"), (), "test/imgs/b0.png: has the same pixels as "),
+}
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_a_planted_defect_is_found(check, folder, defect):
+    spoil, flags, line = DEFECTS[defect]
+    spoil(folder)
+    code, lines = check(*flags)
+    assert code == 1 and [found for found in lines if found.startswith(f"{folder}/{line}")], lines
+    problems = [found for found in lines if found.startswith(str(folder))]
+    assert lines[-2].endswith(f" pairs, {len(problems)} problem(s)")
+    assert len(problems) == 1 or defect in ("255 for 4", "a class too many")  # there every label has 255
+    assert lines[-1].startswith("next: mend these")
+
+
+def test_all_defects_at_once_are_each_named(check, folder):
+    for name in ("another size", "no label", "an empty image", "a leak"):
+        if name != "no label":
+            DEFECTS[name][0](folder)
+    (folder / "train/labels/a2.png").unlink()
+    code, lines = check()
+    assert code == 1 and sum(line.startswith(str(folder)) for line in lines) == 4
+
+
+@pytest.mark.parametrize("n_channels, channels, kind", [(1, (3,), "8-bit RGB"), (3, (), "8-bit grey")])
+def test_other_channels_than_asked_for(check, folder, n_channels, channels, kind):
+    write_set(folder, channels=channels)
+    code, lines = check("--n_channels", n_channels)
+    assert code == 1 and "6 pairs, 6 problem(s)" in lines
+    assert f"{folder}/train/imgs/a0.png: {kind}, but --n_channels is {n_channels}" in lines
+
+
+@pytest.mark.parametrize("row, named", [
+    ((0, 0, 0, 5), "5 in 25.00% of its pixels, but 1 is in no label"),
+    ((1, 1, 1, 2), "2 in 25.00% of its pixels, but 0 is in no label"),
+    ((0, 1, 2, 255), "255 in 25.00% of its pixels, but 3 is in no label"),
+    ((0, 127, 255, 255), "127 in 25.00% of its pixels, expected 0 and 255")])
+def test_strange_values_in_all_labels(check, folder, row, named):
+    write_set(folder, np.repeat(np.array([row], np.uint8), 6, axis=0))
+    code, lines = check()
+    assert code == 1 and "6 pairs, 6 problem(s)" in lines
+    assert any(line.startswith(f"{folder}/train/labels/a0.png: {named}") for line in lines), lines
+
+
+@pytest.mark.parametrize("spoil, line", [
+    (plant("train/labels/a1.png", np.zeros((6, 4), np.uint8)), "train/labels/a1.png: empty, all its pixels are 0"),
+    (plant("test/labels/b1.png", np.full((6, 4), 255, np.uint8)), "test/labels/b1.png: empty, all its pixels are 255"),
+    (copy("train/imgs/a3.png", "train/imgs/a1.png"), "train/imgs/a3.png: has the same pixels as "),
+    (copy("test/imgs/b0.png", "test/imgs/b1.png"), "test/imgs/b1.png: has the same pixels as ")])
+def test_what_may_be_meant_is_a_warning(check, folder, spoil, line):
+    spoil(folder)
+    code, lines = check()
+    assert code == 0 and "6 pairs, sound" in lines
+    assert len([found for found in lines if found.startswith(f"warning: {folder}/{line}")]) == 1
+
+
+def test_labels_that_are_all_empty(check, folder):
+    write_set(folder, np.zeros((6, 4), np.uint8))
+    code, lines = check()
+    assert code == 1 and f"{folder}/train/labels: every label is empty (has one value only)" in lines
+
+
+def test_a_duplicate_is_one_by_its_pixels_not_by_its_file(check, folder):
+    with Image.open(folder / "train/imgs/a0.png") as image:
+        image.save(folder / "test/imgs/b9.tif")
+    save(folder / "test/labels/b9.png", LABEL)
+    code, lines = check()
+    assert code == 1 and lines[-2] == "7 pairs, 1 problem(s)"
+    assert f"{folder}/test/imgs/b9.tif: has the same pixels as {folder}/train/imgs/a0.png; keep one of the two" in lines
+
+
+def test_the_same_bytes_in_another_shape_are_another_image(check, folder):
+    with Image.open(folder / "train/imgs/a0.png") as image:
+        save(folder / "test/imgs/b0.png", np.asarray(image).reshape(4, 6))
+    save(folder / "test/labels/b0.png", LABEL.T)
+    code, lines = check()
+    assert code == 0 and "6 pairs, sound" in lines
+
+
+def test_augmented_copies_are_no_duplicates(check, folder):
+    images, labels = folder / "train/imgs", folder / "train/labels"
+    contents = (images / "a0.png").read_bytes(), png_bytes(LABEL)
+    Manifest(images, labels).write_files((images / "a0-0.png", labels / "a0-0.png"), contents)
+    code, lines = check()
+    assert code == 0 and "7 pairs, sound" in lines and "train: 4 pairs and 1 augmented copies, " in lines[0]
+    assert not any(line.startswith("warning") for line in lines)
+    (images / "augmentation_manifest.jsonl").unlink()  # now it is a file like any other
+    code, lines = check()
+    assert code == 0 and any(line.startswith(f"warning: {images}/a0.png: has the same pixels") for line in lines)
+
+
+def test_augmented_copies_are_checked_too(check, folder):
+    images, labels = folder / "train/imgs", folder / "train/labels"
+    Manifest(images, labels).write_files((images / "a0-0.png", labels / "a0-0.png"),
+                                         (png_bytes(noise(9, 6, 4)), png_bytes(LABEL // 3)))
+    code, lines = check()
+    assert code == 1 and any(line.startswith(f"{labels}/a0-0.png: 85 in") for line in lines)
+
+
+@pytest.mark.parametrize("missing", ["test", "train/imgs", "test/labels"])
+def test_a_folder_that_is_missing(make_data, folder, tmp_path, missing):
+    (folder / missing).rename(tmp_path / "elsewhere")
+    code, output, error = make_data("check", "--Data_directory", folder)
+    assert code == 1 and output == "" and f"{folder}/{missing}" in error and error.count("\n") == 1
+
+
+def test_empty_folders(check, folder):
+    for path in folder.glob("test/*/*"):
+        path.unlink()
+    code, lines = check()
+    assert code == 1 and f"{folder}/test: no pair of an image and a label" in lines
+    for path in folder.glob("train/*/*"):
+        path.unlink()
+    code, lines = check()
+    assert code == 1 and "0 pairs, 2 problem(s)" in lines
+
+
+def test_some():
+    assert some([1, 2]) == "1, 2" and some([*range(8)]) == "0, 1, 2, 3, 4, 5, 6, 7"
+    assert some([*range(10)]) == "0, 1, 2, 3, 4, 5, 6, 7 and 2 more"
+
+
+def test_the_committed_sample_is_sound():
+    done = subprocess.run([sys.executable, str(ROOT / "MakeData.py"), "check", "--Data_directory", "data/sample"],
+                          cwd=ROOT, text=True, capture_output=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "") and "pairs, sound\n" in done.stdout
