@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from Common import DataError, atomic_write, check_same_size, image_size, load_label, read_image
+from Common import IGNORED, DataError, atomic_write, check_same_size, image_size, load_label, read_image
 from MirrorPadding import REFERENCE_SIDE, mirror_pad, mirrored_before, pad_for, reference_blocks
 from WeightMap import cached_weight_map
 
@@ -29,7 +29,7 @@ class Statistics:
 class Batch(NamedTuple):
     """One training step's arrays."""
     inputs: np.ndarray   # (N, C, h, w) float32, normalised and mirrored; four quadrants an image with tile='reference'
-    labels: np.ndarray   # (N, H, W) int32 class indices
+    labels: np.ndarray   # (N, H, W) int32 class indices; IGNORED pixels weigh 0
     weights: np.ndarray  # (N, H, W) float32 weight maps
 
 
@@ -86,9 +86,13 @@ def compute_statistics(images):
 
 # -------------------------------------------------------------------------------------------------------------- data set
 class SegmentationSet:
-    """Image/label pairs as normalised arrays: `image(i)` (C, H, W) float32, `label(i)` (H, W) int32, `name(i)`."""
+    """Image/label pairs as normalised arrays: `image(i)` (C, H, W) float32, `label(i)` (H, W) int32, `name(i)`.
 
-    def __init__(self, pairs, n_channels, n_classes, statistics):
+    Pixels that are stored as `ignore_label` have the class IGNORED (-1).
+    """
+
+    def __init__(self, pairs, n_channels, n_classes, statistics, ignore_label=None):
+        self.ignore_label = ignore_label
         self.pairs, self.n_channels, self.n_classes = pairs, n_channels, n_classes
         self.mean = np.asarray(statistics.mean, np.float32)[:, None, None]
         self.std = np.asarray(statistics.std, np.float32)[:, None, None]
@@ -103,14 +107,15 @@ class SegmentationSet:
         return (load_image(self.pairs[index][0], self.n_channels) - self.mean) / self.std
 
     def label(self, index):
-        return load_label(self.pairs[index][1], self.n_classes)
+        return load_label(self.pairs[index][1], self.n_classes, self.ignore_label)
 
 
 class TrainingLoader:
     """Batches of a SegmentationSet in a seeded order that differs from epoch to epoch: `for batch in loader.epoch(k)`.
 
     tile: 'full' (whole images), a side N in pixels (a random N x N crop of each), or 'reference' (four quadrants).
-    Images of different sizes share a batch: the smaller ones are mirrored further, and weigh nothing there.
+    Images of different sizes share a batch: the smaller ones are mirrored further, and weigh nothing there.  An image's
+    weights are such that the loss, a mean over all pixels, is one over those that count.
     """
 
     def __init__(self, dataset, geometry, tile="full", batch_size=1, seed=0, weight_directory="./weight_maps", w0=10,
@@ -157,7 +162,7 @@ class TrainingLoader:
         for k, (_, label, weight, _) in enumerate(samples):
             h, w = label.shape
             labels[k, :h, :w] = label
-            weights[k, :h, :w] = weight * (height * width / (h * w))  # the mean over the canvas is that over the image
+            weights[k, :h, :w] = weight * (height * width / max(1, np.count_nonzero(label != IGNORED)))
         return Batch(np.concatenate(inputs), labels, weights)
 
     def sample(self, index, epoch):

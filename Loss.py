@@ -14,8 +14,8 @@ from WeightMap import border_weights, class_weights
 def weighted_cross_entropy(logits, label, weight_map):
     """Ronneberger et al. 2015, section 3, eq. 1, as a mean over the pixels: mean of w * -log softmax(logits)[label].
 
-    logits: Var (N, C, H, W) float32; label: Var (N, H, W) int32 in 0 ... C-1 (not checked: that would wait for the
-    device); weight_map: Var (N, H, W) float32.  Returns a Var of one value, finite for any finite logits.
+    logits: Var (N, C, H, W) float32; label: Var (N, H, W) int32 in 0 ... C-1, or -1 where the weight is 0 (not checked:
+    that would wait for the device); weight_map: Var (N, H, W) float32.  Returns a Var of one value, finite for any finite logits.
     Raises ValueError where the shapes do not fit.
     """
     batch, _, *size = logits.shape

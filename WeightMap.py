@@ -20,7 +20,7 @@ import numpy as np
 import scipy  # its parts load when they are first used, which keeps --help fast
 from PIL import Image, PngImagePlugin
 
-from Common import atomic_write, make_folder, write_png
+from Common import IGNORED, atomic_write, make_folder, write_png
 
 FORMAT_VERSION = 1      # part of the cache's key: raise it when the computation changes
 NEGLIGIBLE = 1e-5       # a border term below this is left out, which bounds the distances that matter
@@ -32,21 +32,23 @@ def compute_weight_map(label, w0=10, sigma=5):
     """The weight of each pixel: `class_weights(label) + border_weights(label, w0, sigma)`.
 
     label: (H, W) integer classes, 0 is the background; w0: weight of a border of width 0; sigma: in pixels, how fast
-    the weight falls with the width.  Returns (H, W) float32, within 1e-4 of equation 2.  Raises ValueError for a label
-    that is not a non-empty (H, W) array of integers >= 0, for sigma <= 0 and for w0 < 0.
+    the weight falls with the width.  Pixels of the class IGNORED (-1) weigh nothing.  Returns (H, W) float32, within
+    1e-4 of equation 2.  Raises ValueError for a label that is not a non-empty (H, W) array of integers >= -1, for
+    sigma <= 0 and for w0 < 0.
     """
-    return class_weights(label) + border_weights(label, w0, sigma)
+    return (class_weights(label) + border_weights(label, w0, sigma)) * (np.asarray(label) != IGNORED)
 
 
 def class_weights(label):
     """w_c of equation 2: each class weighs as much as it is rare; the rarest class present weighs 1.
 
     label: (H, W) integer classes.  Returns (H, W) float32 in (0, 1]: pixels/count of the pixel's class, divided by the
-    largest such ratio, which is count of the rarest class / count of the pixel's class.
+    largest such ratio, which is count of the rarest class / count of the pixel's class.  IGNORED pixels weigh 0.
     """
     label = _checked(label)
-    count = np.bincount(label.ravel())
-    return (count[count > 0].min() / np.maximum(count, 1)).astype(np.float32)[label]
+    count = np.bincount(label[label != IGNORED], minlength=1)
+    weights = count[count > 0].min(initial=label.size) / np.maximum(count, 1)
+    return np.append(weights, 0).astype(np.float32)[label]  # -1, which is IGNORED, finds the 0
 
 
 def border_weights(label, w0=10, sigma=5):
@@ -124,8 +126,8 @@ def _last_two_on_the_left(objects, reach):
 
 def _checked(label):
     label = np.asarray(label)
-    if label.ndim != 2 or label.size == 0 or label.dtype.kind not in "biu" or label.min() < 0:
-        raise ValueError(f"a label is a non-empty (H, W) array of integers >= 0, not {label.shape} {label.dtype}")
+    if label.ndim != 2 or label.size == 0 or label.dtype.kind not in "biu" or label.min() < IGNORED:
+        raise ValueError(f"a label is a non-empty (H, W) array of integers >= {IGNORED}, not {label.shape} {label.dtype}")
     return label.astype(np.int64)
 
 

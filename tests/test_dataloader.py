@@ -285,6 +285,22 @@ def test_a_crop_shows_one_place(tmp_path, geometry):
     assert len(places) > 15, "other places in other epochs"
 
 
+@pytest.mark.parametrize("tile", ["full", 16])
+def test_the_loss_is_a_mean_over_the_pixels_that_count(tmp_path, tile):
+    pairs = make_pairs(tmp_path, [(24, 30), (20, 20)], values=3)
+    dataset = SegmentationSet(pairs, 1, 2, Statistics((0.5,), (0.2,)), ignore_label=2)
+    loader = TrainingLoader(dataset, U2NET, tile, batch_size=2, weight_directory=tmp_path / "weights")
+    batch = loader.batch([0, 1], 0)
+    losses = np.random.default_rng(1).random(batch.labels.shape).astype(np.float32)
+    for k in range(2):
+        known = batch.labels[k] != -1
+        _, label, weight, _ = loader.sample(k, 0)
+        inside = np.s_[:label.shape[0], :label.shape[1]]
+        assert 0 < (label == -1).sum() and (known[inside] == (label != -1)).all() and not batch.weights[k][~known].any()
+        expected = (weight * losses[k][inside])[label != -1].mean()
+        np.testing.assert_allclose((batch.weights[k] * losses[k]).mean(), expected, rtol=1e-5)
+
+
 def test_crops_reach_every_place(tmp_path):
     loader = make_loader(tmp_path, [(18, 17)], tile=16)
     assert {loader.sample(0, epoch)[3] for epoch in range(60)} == {(y, x) for y in range(3) for x in range(2)}

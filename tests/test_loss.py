@@ -44,6 +44,13 @@ def test_equals_numpy(classes, scale):
     compare(*problem(classes, scale))
 
 
+def test_pixels_of_no_class_and_no_weight_have_no_gradient():
+    logits, label, weight_map = problem()
+    label[:, 2:4], weight_map[:, 2:4] = -1, 0
+    compare(logits, label, weight_map)
+    assert not in_jittor(logits, label, weight_map)[1][:, :, 2:4].any()
+
+
 @pytest.mark.parametrize("right", [True, False])
 def test_extreme_logits(right):
     _, label, weight_map = problem()

@@ -91,6 +91,18 @@ def test_one_class_only(value):
     assert (compute_weight_map(np.full((6, 4), value)) == 1).all()
 
 
+def test_ignored_pixels_count_nowhere():
+    """They are no part of an object, of a class's number of pixels, or of the map."""
+    label = blobs(np.random.default_rng(2), 40, 50, 3).astype(int)
+    ignored = np.zeros(label.shape, bool)
+    ignored[5:20, 10:30] = True
+    marked, cut = np.where(ignored, -1, label), np.where(ignored, 0, label)
+    counts = np.bincount(label[~ignored])
+    expected = (counts.min() / counts)[cut] + border_weights(cut)
+    np.testing.assert_allclose(compute_weight_map(marked), np.where(ignored, 0, expected), rtol=1e-6)
+    assert not compute_weight_map(np.full((5, 5), -1)).any()
+
+
 def test_no_border_term():
     one_object = np.eye(9, dtype=int)
     assert not border_weights(one_object).any()  # a diagonal is one 8-connected object
@@ -111,7 +123,7 @@ def test_refuses_wrong_parameters(arguments):
 
 
 @pytest.mark.parametrize("label", [np.zeros((2, 2, 2), int), np.zeros((2, 2)), np.zeros((0, 3), int),
-                                   -np.eye(3, dtype=int)])
+                                   -2 * np.eye(3, dtype=int)])
 def test_refuses_what_is_no_label(label):
     with pytest.raises(ValueError):
         compute_weight_map(label)
