@@ -2,7 +2,7 @@
 
     scores(prediction, label)["iou"]        of one image
     mean_scores([scores(...), ...])         of a set of images
-    all_foreground_baseline(labels)         what a constant answer would score: print it beside every result
+    constant_baselines(labels)              what a constant answer would score: print it beside every result
 """
 import numpy as np
 
@@ -62,11 +62,18 @@ def mean_scores(many):
     return {key: float(np.mean([one[key] for one in many])) for key in many[0]}
 
 
-def all_foreground_baseline(labels, n_classes=2):
-    """The mean scores of answering one foreground class everywhere, the one with the highest IoU: dict as `scores`.
+def constant_baselines(labels, n_classes=2):
+    """The mean scores of answering one class everywhere: {"all foreground", "all background": dicts as `scores`}.
 
-    labels: iterable of integer arrays; with two classes this predicts 1 everywhere.
+    labels: iterable of integer arrays.  All foreground: the foreground class with the highest IoU; with two classes this
+    predicts 1.  All background scores 1 in an image without foreground and 0 in any other.
     """
-    foreground = range(1, n_classes)
-    per_image = [[scores(np.full(label.shape, value), label, n_classes) for value in foreground] for label in labels]
-    return max(map(mean_scores, map(list, zip(*per_image))), key=lambda constant: constant["iou"])
+    per_image = [[scores(np.full(label.shape, value), label, n_classes) for value in range(n_classes)]
+                 for label in labels]
+    background, *foreground = map(mean_scores, map(list, zip(*per_image)))
+    return {"all foreground": max(foreground, key=lambda constant: constant["iou"]), "all background": background}
+
+
+def all_foreground_baseline(labels, n_classes=2):
+    """The first of the `constant_baselines`."""
+    return constant_baselines(labels, n_classes)["all foreground"]

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from Metrics import all_foreground_baseline, confusion_matrix, mean_scores, scores
+from Metrics import all_foreground_baseline, confusion_matrix, constant_baselines, mean_scores, scores
 
 LABEL = np.array([[0, 0, 0, 0, 0],
                   [0, 1, 1, 1, 0],
@@ -92,3 +92,12 @@ def test_all_foreground_baseline():
 def test_all_foreground_baseline_takes_the_best_class():
     label = np.array([[0, 1, 2, 2]], np.uint8)
     assert all_foreground_baseline([label], 3) == pytest.approx(scores(np.full((1, 4), 2), label, 3))
+
+
+def test_constant_baselines():
+    """Background everywhere is right only where there is nothing else."""
+    empty = np.zeros_like(LABEL)
+    found = constant_baselines(label for label in (LABEL, empty, empty, LABEL))
+    assert found == {"all foreground": pytest.approx({"iou": 6 / 50, "dice": 12 / 62, "f1": 12 / 62}),
+                     "all background": {"iou": 0.5, "dice": 0.5, "f1": 0.5}}
+    assert constant_baselines([LABEL * 2], 3)["all background"] == {"iou": 0, "dice": 0, "f1": 0}
