@@ -3,8 +3,9 @@
     python DataAugmentation.py --img_path ./data/ISBC2012/train/imgs --mask_path ./data/ISBC2012/train/labels
     python Main.py --Data_directory ./data/ISBC2012 --Total_epochs 200 --Val_epochs 50 --mode Unet
 
-Writes logs/ (text, CSV, curves), checkpoints/ (best_model, last_model), results/ (predictions of the best model),
-weight_maps/ and DataTxt/.  Epochs count from 0: testing begins once epoch >= Val_epochs.
+Writes logs/ (text, CSV, curves, a page with all of it, TensorBoard's events), checkpoints/ (best_model, last_model),
+results/ (predictions of the best model), weight_maps/ and DataTxt/.  Epochs count from 0: testing begins once
+epoch >= Val_epochs.
 Flags and files are checked before Jittor is imported: a mistake is answered in a second.
 """
 import sys
@@ -18,9 +19,9 @@ from Common import DataError, Parser, boolean, make_folder, number, run
 from Checkpoint import save, state_arrays
 from DataLoader import SegmentationSet, TrainingLoader, check_pairs, dataset_statistics
 from MakeTxt import SPLITS, make_lists, read_list
-from Metrics import all_foreground_baseline
+from Metrics import constant_baselines
 from MirrorPadding import exact_spans, geometry_of
-from Report import RunLog, draw_curves, draw_overview, duration, run_name, write_predictions
+from Report import EventLog, RunLog, draw_curves, draw_overview, duration, run_name, write_predictions
 
 MEMORY_WORDS = ("memory", "alloc")  # in the errors of Jittor's and CUDA's allocators
 LESS_MEMORY = "try --tile 256, a smaller --base_channels or --Batch_size 1"
@@ -42,7 +43,7 @@ def parse_arguments():
     add = parser.add_argument
     add("--Data_directory", type=Path, default=Path("./data/ISBC2012"), help="data set: {train,test}/{imgs,labels}")
     add("--Datatxt_directory", type=Path, default=Path("./DataTxt"), help="folder of the lists of files")
-    add("--Log_directory", type=Path, default=Path("./logs"), help="folder of log, CSV and curves")
+    add("--Log_directory", type=Path, default=Path("./logs"), help="folder of log, CSV, curves and page")
     add("--Checkpoint_directory", type=Path, default=Path("./checkpoints"), help="folder of best_model and last_model")
     add("--Result_directory", type=Path, default=Path("./results"), help="folder of the best model's predictions")
     add("--Weight_directory", type=Path, default=Path("./weight_maps"), help="folder of the weight maps")
@@ -87,6 +88,11 @@ def parse_arguments():
     return args
 
 
+def settings_of(args):
+    """The flags' values, for people."""
+    return {name: value for name, value in vars(args).items() if name != "geometry"}
+
+
 def net_options(args):
     """The options of Model.build_model, as they are kept in the checkpoint."""
     if args.mode != "Unet":
@@ -102,7 +108,7 @@ def sound_labels(test_set):
 
 
 def prepare_data(args):
-    """Lists, statistics and weight maps: (TrainingLoader, test SegmentationSet, all-foreground scores, Statistics)."""
+    """Lists, statistics and weight maps: (TrainingLoader, test SegmentationSet, constant_baselines, Statistics)."""
     make_lists(args.Data_directory, args.Datatxt_directory)
     train_pairs, test_pairs = (read_list(args.Datatxt_directory, split) for split in SPLITS)
     check_pairs(train_pairs + test_pairs, args.tile)
@@ -112,16 +118,17 @@ def prepare_data(args):
     loader = TrainingLoader(train_set, args.geometry, args.tile, args.Batch_size, args.seed, args.Weight_directory,
                             args.Loss_w0, args.Loss_sigma)
     loader.prepare_weight_maps()
-    baseline = all_foreground_baseline(sound_labels(test_set), args.n_classes)
-    return loader, test_set, baseline, statistics
+    baselines = constant_baselines(sound_labels(test_set), args.n_classes)
+    return loader, test_set, baselines, statistics
 
 
 class Recorder:
-    """Receives the Trainer's epochs: writes log, curves and checkpoints."""
+    """Receives the Trainer's epochs: writes log, curves, checkpoints and the page."""
 
-    def __init__(self, args, log, model, header, test_set, baseline):
+    def __init__(self, args, log, model, header, loader, test_set, baselines):
         self.args, self.log, self.model, self.header = args, log, model, header
-        self.test_set, self.baseline = test_set, baseline
+        self.loader, self.test_set, self.baselines = loader, test_set, baselines
+        self.events, self.predictions = EventLog(log.events_folder), {}
         self.last_path = args.Checkpoint_directory / "last_model.safetensors"
         self.best_path = args.Checkpoint_directory / "best_model.safetensors"
         self.epoch_started = self.last_saved = self.last_drawn = time.monotonic()
@@ -130,6 +137,7 @@ class Recorder:
         now = time.monotonic()
         record["whole_time"], self.epoch_started = now - self.epoch_started, now
         self.log.epoch(record, self.args.Total_epochs)
+        self.events.epoch(record)
         amount, unit = self.args.save_every
         if (record["epoch"] + 1) % amount == 0 if unit == "epochs" else now - self.last_saved >= 60 * amount:
             self.save_last(record["epoch"])
@@ -140,30 +148,46 @@ class Recorder:
 
     def on_best(self, epoch, scores, predictions):
         save(self.best_path, state_arrays(self.model), {**self.header, "epoch": epoch, "scores": scores})
-        write_predictions(self.args.Result_directory, predictions)
+        write_predictions(self.args.Result_directory, {name: each.mask for name, each in predictions.items()})
+        self.events.predictions(epoch, self.test_set, predictions)
+        self.predictions = predictions
 
     def save_last(self, epoch):
         save(self.last_path, state_arrays(self.model), {**self.header, "epoch": epoch})
 
     def draw(self):
         if self.log.records:
-            draw_curves(self.log.records, self.baseline, self.log.curves_path)
+            draw_curves(self.log.records, self.baselines["all foreground"], self.log.curves_path)
 
-    def finish(self, seconds):
-        """Draw, and log the closing block: what came out and where it lies."""
+    def finish(self, seconds, outcome):
+        """Draw, log what came out and where it lies, write the page; outcome: "", or why the run ended early."""
         self.draw()
         best, say, args = self.log.closing_block(), self.log.say, self.args
-        say(f"All foreground would score: IoU {self.baseline['iou']:.4f}  Dice {self.baseline['dice']:.4f}")
+        foreground = self.baselines["all foreground"]
+        say(f"All foreground would score: IoU {foreground['iou']:.4f}  Dice {foreground['dice']:.4f}")
         say(f"Whole run: {duration(seconds)}")
         say(f"Log          {self.log.text_path} and .csv")
         if self.log.records:
-            say(f"Curves       {self.log.curves_path}")
+            say(f"Curves       {self.log.curves_path} (live: tensorboard --logdir {args.Log_directory})")
         say(f"Weight maps  {args.Weight_directory}/")
         say(f"Checkpoints  {args.Checkpoint_directory}/")
         if best:
             overview = args.Result_directory / "overview.png"
             draw_overview(self.test_set, args.Result_directory, overview)
             say(f"Predictions  {args.Result_directory}/ (the best epoch's; {overview.name} shows some)")
+        try:
+            self.write_page(seconds, outcome)
+            say(f"Page         {self.log.page_path} (all of this in one file)")
+        except Exception as error:  # noqa: BLE001 - all else is on disk: a page is no reason to end in an error
+            say(f"Page         not written: {error}")
+
+    def write_page(self, seconds, outcome):
+        import HtmlReport
+        from jittorsummary import count_parameters
+        HtmlReport.write_page(self.log.page_path, HtmlReport.Run(
+            log=self.log, settings=settings_of(self.args), outcome=outcome, seconds=seconds,
+            command=["python", *sys.argv], device=Runtime.device_name(), parameters=count_parameters(self.model)[0],
+            baselines=self.baselines, loader=self.loader, test_set=self.test_set, predictions=self.predictions))
 
 
 def train(trainer, recorder):
@@ -182,7 +206,8 @@ def train(trainer, recorder):
         failure = DataError(f"out of memory: {LESS_MEMORY}")
     if failure:
         recorder.log.say(f"Stopped: {failure}")
-    recorder.finish(time.monotonic() - started)
+    outcome = str(failure or ("" if finished else f"stopped on request in epoch {trainer.epoch}"))
+    recorder.finish(time.monotonic() - started, outcome)
     if failure:
         raise failure
     return 0 if finished else 130
@@ -194,7 +219,7 @@ def main():
     for folder in (args.Datatxt_directory, args.Log_directory, args.Checkpoint_directory, args.Result_directory,
                    args.Weight_directory):
         make_folder(folder)
-    loader, test_set, baseline, statistics = prepare_data(args)
+    loader, test_set, baselines, statistics = prepare_data(args)
 
     Runtime.start(args.device)
     Runtime.seed_everything(args.seed)
@@ -207,13 +232,14 @@ def main():
     log = RunLog(args.Log_directory, run_name(args.mode, args.Log_directory))
     log.say(f"{args.mode} on {args.Data_directory}: {len(loader.dataset)} training pairs, {len(test_set)} test pairs; "
             f"{Runtime.device_name()}")
-    log.say("Settings: " + "  ".join(f"{key}={value}" for key, value in vars(args).items() if key != "geometry"))
-    log.say(f"All foreground would score: IoU {baseline['iou']:.4f}  Dice {baseline['dice']:.4f}")
+    log.say("Settings: " + "  ".join(f"{key}={value}" for key, value in settings_of(args).items()))
+    foreground = baselines["all foreground"]
+    log.say(f"All foreground would score: IoU {foreground['iou']:.4f}  Dice {foreground['dice']:.4f}")
     if isinstance(args.tile, int) and args.geometry.edge is None:
         log.say(f"{args.mode} sees beyond any tile: tests blend overlapping tiles of {args.tile} px, close to --tile full")
     log.say("The first steps also compile the net's operators: 1 to 3 minutes, once for this environment.")
 
-    recorder = Recorder(args, log, model, header, test_set, baseline)
+    recorder = Recorder(args, log, model, header, loader, test_set, baselines)
     optimizer = build_optimizer(args.optimizer, model, args.Learning_rate)
     trainer = Trainer(model, optimizer, loader, test_set, args.Total_epochs, args.Val_epochs, recorder.on_epoch,
                       recorder.on_best, log.say)
