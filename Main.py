@@ -3,17 +3,14 @@
     python DataAugmentation.py --img_path ./data/ISBC2012/train/imgs --mask_path ./data/ISBC2012/train/labels
     python Main.py --Data_directory ./data/ISBC2012 --Total_epochs 200 --Val_epochs 50 --mode Unet
 
-Writes logs/ (text, CSV, curves), checkpoints/ (best_model, last_model), results/ (predictions of the best model),
-weight_maps/ and DataTxt/.  Epochs count from 0: testing begins once epoch >= Val_epochs.
+Writes logs/ (text, CSV, curves, a page with all of it, TensorBoard's events), checkpoints/ (best_model, last_model),
+results/ (predictions of the best model), weight_maps/ and DataTxt/.  Epochs count from 0: testing begins once
+epoch >= Val_epochs.
 
     python Main.py --resume                  # go on with the run whose last_model lies in checkpoints/
 
 Flags and files are checked before Jittor is imported: a mistake is answered in a second.
 """
-import hashlib
-import json
-import math
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -22,19 +19,17 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 import Runtime
-from Common import DataError, Parser, boolean, lock_folder, make_folder, number, run
-from Checkpoint import assign, load, save, state_arrays
+from Checkpoint import assign
+from Common import IGNORED, DataError, Parser, boolean, lock_folder, make_folder, number, run
 from DataLoader import SegmentationSet, TrainingLoader, check_pairs, dataset_statistics
 from MakeTxt import make_lists
-from Metrics import all_foreground_baseline
+from Metrics import constant_baselines
 from MirrorPadding import exact_spans, geometry_of
-from Report import RunLog, draw_curves, draw_overview, duration, run_name, write_predictions
+from Recorder import Recorder
+from Report import RunLog, run_name
+from Resume import LAST, OUTPUT_FOLDERS, check_resumed, data_of, flags_of, load_run, resume_command, settings_of
 
 MEMORY_WORDS = ("memory", "alloc")  # in the errors of Jittor's and CUDA's allocators
-LAST, BEST = "last_model.safetensors", "best_model.safetensors"
-OUTPUT_FOLDERS = ("Datatxt_directory", "Log_directory", "Checkpoint_directory", "Result_directory", "Weight_directory")
-FREE_TO_CHANGE = {*OUTPUT_FOLDERS, "Data_directory", "Total_epochs", "device", "save_every",
-                  "resume", "force"}  # where a run is resumed
 LESS_MEMORY = "try --tile 256, a smaller --base_channels or --Batch_size 1"
 
 
@@ -63,13 +58,14 @@ def build_parser():
     add = parser.add_argument
     add("--Data_directory", type=Path, default=Path("./data/ISBC2012"), help="data set: {train,test}/{imgs,labels}")
     add("--Datatxt_directory", type=Path, default=Path("./DataTxt"), help="folder of the lists of files")
-    add("--Log_directory", type=Path, default=Path("./logs"), help="folder of log, CSV and curves")
+    add("--Log_directory", type=Path, default=Path("./logs"), help="folder of log, CSV, curves and page")
     add("--Checkpoint_directory", type=Path, default=Path("./checkpoints"), help="folder of best_model and last_model")
     add("--Result_directory", type=Path, default=Path("./results"), help="folder of the best model's predictions")
     add("--Weight_directory", type=Path, default=Path("./weight_maps"), help="folder of the weight maps")
     add("--is_grayscale", type=boolean, help="True or False; must suit n_channels (default: True when n_channels is 1)")
     add("--n_channels", type=int, choices=(1, 3), default=1, help="image channels: 1 grey, 3 RGB")
     add("--n_classes", type=number(int, 2, 256), default=2, help="classes, background among them")
+    add("--ignore_label", type=number(int, 0, 2 ** 16), help="pixels of this value in a label count nowhere")
     add("--Total_epochs", type=number(int, 1), default=200, help="epochs to train")
     add("--Val_epochs", type=number(int, 0), default=50, help="epoch from which on to test, counted from 0")
     add("--Batch_size", type=number(int, 1), default=1, help="images per step")
@@ -110,47 +106,6 @@ def parse_arguments():
     return args, resumed
 
 
-def load_run(path):
-    """(arrays, header) of a last_model; DataError where no run can be resumed from it."""
-    if not path.exists():
-        raise DataError(f"{path}: no such checkpoint, nothing to resume; start without --resume")
-    arrays, header = load(path)
-    try:
-        run, number = header["run"], (int, float)
-        sound = (all(isinstance(name, str) and all(isinstance(text, str) for text in texts)
-                     for name, texts in run["settings"].items())
-                 and Path(run["log"]).name == run["log"]  # no path that leads elsewhere
-                 and all(isinstance(value, number) for record in run["records"] for value in record.values())
-                 and all(isinstance(run["progress"][name], number) for name in ("epoch", "step", "n_step", "best_iou"))
-                 and isinstance(run["data"], str))
-    except (KeyError, TypeError, AttributeError):
-        sound = False
-    if not sound:
-        raise DataError(f"{path}: holds no run to resume; start without --resume")
-    return arrays, header
-
-
-def settings_of(args):
-    """The flags that a resumed run needs again: {name: texts}; not where it writes."""
-    kept = {name: value for name, value in vars(args).items() if name not in (*OUTPUT_FOLDERS, "resume", "force", "geometry")}
-    return {name: list(map(str, value if isinstance(value, list) else [value])) for name, value in kept.items()}
-
-
-def flags_of(settings):
-    return [text for name, texts in settings.items() for text in (f"--{name}", *texts)]
-
-
-def check_resumed(args, before, run, parser):
-    """Refuse flags that contradict the run that is resumed."""
-    changed = [f"--{name} {value} (was {getattr(before, name)})" for name, value in vars(args).items()
-               if name not in FREE_TO_CHANGE and value != getattr(before, name)]
-    if changed and not args.force:
-        parser.error(f"--resume: another run than that of {args.Checkpoint_directory / LAST}: {', '.join(changed)}; "
-                     "leave them out, or add --force")
-    if args.Total_epochs <= run["progress"]["epoch"]:
-        parser.error(f"--Total_epochs {args.Total_epochs}: so many epochs are done already; give a larger number")
-
-
 def check_flags(args, parser):
     """End with exit code 2 for flags that do not go together; settle those that follow from others."""
     if args.Val_epochs >= args.Total_epochs:
@@ -185,88 +140,17 @@ def sound_labels(test_set):
 
 
 def prepare_data(args):
-    """Lists, statistics and weight maps: (TrainingLoader, test SegmentationSet, all-foreground scores, Statistics)."""
+    """Lists, statistics and weight maps: (TrainingLoader, test SegmentationSet, constant_baselines, Statistics)."""
     train_pairs, test_pairs = make_lists(args.Data_directory, args.Datatxt_directory).values()
     check_pairs(train_pairs + test_pairs, args.tile)
     statistics = dataset_statistics(train_pairs, args.n_channels, args.Datatxt_directory)
-    train_set, test_set = (SegmentationSet(pairs, args.n_channels, args.n_classes, statistics)
+    train_set, test_set = (SegmentationSet(pairs, args.n_channels, args.n_classes, statistics, args.ignore_label)
                            for pairs in (train_pairs, test_pairs))
     loader = TrainingLoader(train_set, args.geometry, args.tile, args.Batch_size, args.seed, args.Weight_directory,
                             args.Loss_w0, args.Loss_sigma)
     loader.prepare_weight_maps()
-    baseline = all_foreground_baseline(sound_labels(test_set), args.n_classes)
-    return loader, test_set, baseline, statistics
-
-
-def data_of(train_set, test_set):
-    """What tells data from other data: names and sizes of all files, mean and std of the training images."""
-    files = [[path.name, path.stat().st_size] for each in (train_set, test_set) for pair in each.pairs for path in pair]
-    text = json.dumps([files, len(train_set), train_set.mean.tolist(), train_set.std.tolist()])
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-class Recorder:
-    """Receives the Trainer's epochs: writes log, curves and checkpoints.
-
-    run: what a resumed run must have again: settings, data, the log's name, its records so far.
-    """
-
-    def __init__(self, args, log, model, header, run, test_set, baseline):
-        self.args, self.log, self.model, self.header, self.run = args, log, model, header, run
-        self.test_set, self.baseline = test_set, baseline
-        self.epoch_started = self.last_saved = self.last_drawn = time.monotonic()
-        self.trainer = None  # set once there is one: it takes this recorder's methods
-
-    def on_epoch(self, record):
-        now = time.monotonic()
-        record["whole_time"], self.epoch_started = now - self.epoch_started, now
-        self.log.epoch(record, self.args.Total_epochs)
-        amount, unit = self.args.save_every
-        if now - self.last_saved >= 60 * amount if unit == "m" else (record["epoch"] + 1) % amount == 0:
-            self.save_last()
-            self.last_saved = now
-        if now - self.last_drawn > 60:
-            self.draw()
-            self.last_drawn = now
-
-    def on_best(self, epoch, scores, predictions):
-        save(self.args.Checkpoint_directory / BEST, state_arrays(self.model), {**self.header, "epoch": epoch, "scores": scores})
-        write_predictions(self.args.Result_directory, predictions)
-
-    def save_last(self):
-        """Write all that --resume needs."""
-        arrays = {name: var.numpy() for name, var in self.trainer.state().items()}
-        records = [{name: value for name, value in record.items() if math.isfinite(value)} for record in self.log.records]
-        run = {**self.run, "progress": self.trainer.progress(), "records": records}
-        save(self.args.Checkpoint_directory / LAST, arrays, {**self.header, "epoch": self.trainer.epoch, "run": run})
-
-    def draw(self):
-        if self.log.records:
-            draw_curves(self.log.records, self.baseline, self.log.curves_path)
-
-    def finish(self, seconds):
-        """Draw, and log the closing block: what came out and where it lies."""
-        self.draw()
-        best, say, args = self.log.closing_block(), self.log.say, self.args
-        say(f"All foreground would score: IoU {self.baseline['iou']:.4f}  Dice {self.baseline['dice']:.4f}")
-        say(f"Whole run: {duration(seconds)}")
-        say(f"Log          {self.log.text_path} and .csv")
-        if self.log.records:
-            say(f"Curves       {self.log.curves_path}")
-        say(f"Weight maps  {args.Weight_directory}/")
-        say(f"Checkpoints  {args.Checkpoint_directory}/")
-        if best:
-            overview = args.Result_directory / "overview.png"
-            draw_overview(self.test_set, args.Result_directory, overview)
-            say(f"Predictions  {args.Result_directory}/ (the best epoch's; {overview.name} shows some)")
-
-
-def resume_command(args):
-    """The command that goes on with this run: the flags that --resume does not know by itself are those of folders."""
-    parser, chosen = build_parser(), vars(args)
-    folders = [f"--{name} {shlex.quote(str(chosen[name]))}" for name in OUTPUT_FOLDERS
-               if chosen[name] != parser.get_default(name)]
-    return " ".join(["python Main.py --resume", *folders])
+    baselines = constant_baselines(sound_labels(test_set), args.n_classes, IGNORED)
+    return loader, test_set, baselines, statistics
 
 
 def train(trainer, recorder):
@@ -274,7 +158,7 @@ def train(trainer, recorder):
     started, failure = time.monotonic(), None
     try:
         with Runtime.last_words("Main.py: error: the training was killed, for lack of memory perhaps: "
-                                f"{LESS_MEMORY}; {resume_command(recorder.args)} goes on"):
+                                f"{LESS_MEMORY}; {resume_command(recorder.args, build_parser())} goes on"):
             finished = trainer.run()
         recorder.save_last()
     except DataError as error:  # the loss does not recover, or a file has gone: the weights are good ones
@@ -286,28 +170,28 @@ def train(trainer, recorder):
         failure = DataError(f"out of memory: {LESS_MEMORY}")
     if failure:
         recorder.log.say(f"Stopped: {failure}")
-    recorder.finish(time.monotonic() - started)
+    outcome = str(failure or ("" if finished else f"stopped on request in epoch {trainer.epoch}"))
+    recorder.finish(time.monotonic() - started, outcome)
     if failure:
         raise failure
     if not finished:
-        recorder.log.say(f"To go on: {resume_command(recorder.args)}")
+        recorder.log.say(f"To go on: {resume_command(recorder.args, build_parser())}")
     return 0 if finished else 130
 
 
 def main():
     args, resumed = parse_arguments()
     Runtime.check(args.device)
-    for folder in (args.Datatxt_directory, args.Log_directory, args.Checkpoint_directory, args.Result_directory,
-                   args.Weight_directory):
-        make_folder(folder)
+    for name in OUTPUT_FOLDERS:
+        make_folder(getattr(args, name))
     with lock_folder(args.Checkpoint_directory), lock_folder(args.Result_directory):
         return train_locked(args, resumed)
 
 
 def train_locked(args, resumed):
     """Everything once this run has its folders to itself."""
-    loader, test_set, baseline, statistics = prepare_data(args)
-    run = {"settings": settings_of(args), "data": data_of(loader.dataset, test_set)}
+    loader, test_set, baselines, statistics = prepare_data(args)
+    run = {"settings": settings_of(args), "data": data_of(loader.dataset, test_set, statistics)}
     if resumed and resumed[1]["run"]["data"] != run["data"] and not args.force:
         raise DataError(f"{args.Data_directory}: not the data that this run began with (other files, or changed ones); "
                         "bring those back, start without --resume, or add --force")
@@ -322,10 +206,12 @@ def train_locked(args, resumed):
               "mean": statistics.mean, "std": statistics.std, "tile": args.tile}
     before = resumed[1]["run"] if resumed else {"records": [], "log": run_name(args.mode, args.Log_directory)}
     run["log"] = before["log"]
-    log = RunLog(args.Log_directory, run["log"], before["records"])
-    greet(log, args, loader, test_set, baseline)
+    records = [{"train_loss": float("nan"), **record} for record in before["records"]]  # JSON has no NaN
+    log = RunLog(args.Log_directory, run["log"], records)
+    settings = {name: value for name, value in vars(args).items() if name != "geometry"}
+    greet(log, args, settings, loader, test_set, baselines)
 
-    recorder = Recorder(args, log, model, header, run, test_set, baseline)
+    recorder = Recorder(args, settings, log, model, header, run, loader, test_set, baselines)
     optimizer = build_optimizer(args.optimizer, model, args.Learning_rate)
     trainer = recorder.trainer = Trainer(model, optimizer, loader, test_set, args.Total_epochs, args.Val_epochs,
                                          recorder.on_epoch, recorder.on_best, log.say)
@@ -336,12 +222,13 @@ def train_locked(args, resumed):
     return train(trainer, recorder)
 
 
-def greet(log, args, loader, test_set, baseline):
+def greet(log, args, settings, loader, test_set, baselines):
     """Log what is trained on what, and how."""
     log.say(f"{args.mode} on {args.Data_directory}: {len(loader.dataset)} training pairs, {len(test_set)} test pairs; "
             f"{Runtime.device_name()}")
-    log.say("Settings: " + "  ".join(f"{key}={value}" for key, value in vars(args).items() if key != "geometry"))
-    log.say(f"All foreground would score: IoU {baseline['iou']:.4f}  Dice {baseline['dice']:.4f}")
+    log.say("Settings: " + "  ".join(f"{key}={value}" for key, value in settings.items()))
+    foreground = baselines["all foreground"]
+    log.say(f"All foreground would score: IoU {foreground['iou']:.4f}  Dice {foreground['dice']:.4f}")
     if isinstance(args.tile, int) and args.geometry.edge is None:
         log.say(f"{args.mode} sees beyond any tile: tests blend overlapping tiles of {args.tile} px, close to --tile full")
     log.say("The first steps also compile the net's operators: 1 to 3 minutes, once for this environment.")

@@ -4,7 +4,7 @@
 
     scores(prediction, label)["iou"]                   of one image
     mean_scores([scores(...), ...])                    of a set of images
-    all_foreground_baseline(labels)                    what a constant answer would score: print it beside every result
+    constant_baselines(labels)                         what a constant answer would score: print it beside every result
     class_scores(confusion_matrix(...))                IoU and Dice of each class
     average_precision(precision, recall)               from precision_recall_curve(probability, label)
 
@@ -109,14 +109,16 @@ def _mean(values):
     return float(np.mean(values)) if values.size else math.nan
 
 
-def all_foreground_baseline(labels, n_classes=2, ignore_label=None):
-    """The mean scores of answering one foreground class everywhere, the one with the highest IoU: dict as `scores`.
+def constant_baselines(labels, n_classes=2, ignore_label=None):
+    """The mean scores of answering one class everywhere: {"all foreground", "all background": dicts as `scores`}.
 
-    labels: iterable of integer arrays; with two classes this predicts 1 everywhere.
+    labels: iterable of integer arrays.  All foreground: the foreground class with the highest IoU; with two classes this
+    predicts 1.  All background scores 1 in an image without foreground and 0 in any other.
     """
-    per_image = [[scores(np.full(label.shape, value), label, n_classes, ignore_label) for value in range(1, n_classes)]
+    per_image = [[scores(np.full(label.shape, value), label, n_classes, ignore_label) for value in range(n_classes)]
                  for label in labels]
-    return max(map(mean_scores, map(list, zip(*per_image))), key=lambda constant: constant["iou"])
+    background, *foreground = map(mean_scores, map(list, zip(*per_image)))
+    return {"all foreground": max(foreground, key=lambda constant: constant["iou"]), "all background": background}
 
 
 # ----------------------------------------------------------------------------------------------- threshold by threshold

@@ -11,12 +11,13 @@ import sys
 import threading
 import time
 from collections import deque
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from Checkpoint import OPTIMIZER
-from Common import DataError, png_bytes
+from Common import IGNORED, DataError, png_bytes
 from Loss import deep_supervision_loss, weighted_cross_entropy
 from Metrics import mean_scores, scores
 from MirrorPadding import crop_logits, overlap_tile, stitch_reference
@@ -25,6 +26,13 @@ from Runtime import jt
 
 class TrainingFailed(DataError):
     """The loss does not recover; the message says what to try."""
+
+
+class Prediction(NamedTuple):
+    """A tested image's result, small enough to keep that of every image."""
+    mask: bytes         # PNG of the predicted classes, as `mask_pixels` shows them
+    probability: bytes  # PNG of `foreground_probability`
+    scores: dict        # Metrics.scores
 
 
 class Adam(jt.optim.Adam):
@@ -62,6 +70,12 @@ def predict_image(model, image, geometry, tile="full"):
 def mask_pixels(prediction, n_classes):
     """A predicted class map (H, W) as a picture's uint8 values: 0/255 for two classes, the class numbers for more."""
     return (prediction * (255 if n_classes == 2 else 1)).astype(np.uint8)
+
+
+def foreground_probability(logits):
+    """1 - softmax(logits)[0], how probably a pixel is no background: (K, H, W) float32 -> (H, W) uint8, 255 means 1."""
+    likelihood = np.exp(logits - logits.max(axis=0))
+    return np.rint(255 * (1 - likelihood[0] / likelihood.sum(axis=0))).astype(np.uint8)
 
 
 def batch_loss(model, batch, tile="full"):
@@ -130,7 +144,7 @@ class Trainer:
 
     loader: TrainingLoader; test_set: SegmentationSet; tile: as for the loader; on_epoch(record) is called after each epoch
     with {epoch, train_loss, iou, dice, f1, epoch_time (s, training alone), throughput (images/s), skipped};
-    on_best(epoch, scores, predictions) after each epoch of a new best mean IoU, predictions: {name: bytes of a PNG};
+    on_best(epoch, scores, predictions) after each epoch of a new best mean IoU, predictions: {name: Prediction};
     say(text) receives what the user should know.
     """
     BAD_IN_A_ROW = 3  # skipped batches, after which the run goes back to the last good state
@@ -255,17 +269,18 @@ class Trainer:
     def validate_epoch(self):
         """Mean scores over the test set: {iou, dice, f1}, {} when asked to stop; a new best goes to `on_best`."""
         self.model.eval()
-        predictions, results = {}, []
+        predictions = {}
         with tqdm(total=len(self.test_set), desc="testing", unit="image", leave=False, disable=None) as bar:
             for index in range(len(self.test_set)):
                 logits = predict_image(self.model, self.test_set.image(index), self.loader.geometry, self.loader.tile)
-                prediction = logits.argmax(axis=0)
-                results.append(scores(prediction, self.test_set.label(index), self.test_set.n_classes))
-                predictions[self.test_set.name(index)] = png_bytes(mask_pixels(prediction, self.test_set.n_classes))
+                classes, n_classes = logits.argmax(axis=0), self.test_set.n_classes
+                predictions[self.test_set.name(index)] = Prediction(
+                    png_bytes(mask_pixels(classes, n_classes)), png_bytes(foreground_probability(logits)),
+                    scores(classes, self.test_set.label(index), n_classes, IGNORED))
                 bar.update()
                 if self.stop.requested:
                     return {}
-        mean = mean_scores(results)
+        mean = mean_scores([prediction.scores for prediction in predictions.values()])
         if mean["iou"] > self.best_iou:
             self.best_iou = mean["iou"]
             self.on_best(self.epoch, mean, predictions)

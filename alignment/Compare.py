@@ -20,11 +20,12 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import Runtime  # noqa: E402
-from Common import Parser, atomic_write, boolean, make_folder, number, run, use_agg  # noqa: E402
+from Common import Parser, atomic_write, boolean, make_folder, number, run  # noqa: E402
 from DataLoader import SegmentationSet, TrainingLoader, check_pairs, dataset_statistics  # noqa: E402
 from MakeTxt import find_pairs  # noqa: E402
-from Metrics import all_foreground_baseline, mean_scores, scores  # noqa: E402
+from Metrics import constant_baselines, mean_scores, scores  # noqa: E402
 from MirrorPadding import geometry_of, overlap_tile  # noqa: E402
+from Report import draw_scores, figure  # noqa: E402
 
 # biases whose gradient is 0 by mathematics: a BatchNorm takes the constant away again
 BEFORE_BATCH_NORM = re.compile(r"(double_conv\.[03]|conv_s1|up\d\.up)\.bias$")
@@ -221,35 +222,22 @@ def compare_training(table, histories, baseline):
 
 def draw(path, mode, losses, histories, baseline):
     """Four panels: the loss of every step, IoU, Dice = F1, and the table of the best epochs."""
-    pyplot = use_agg()
-    figure, axes = pyplot.subplots(2, 2, figsize=(11, 7.5), layout="constrained")
-    steps = axes[0, 0]
-    steps.plot(losses[0], color="#1f77b4", linewidth=3, alpha=0.5, label="Jittor")
-    steps.plot(losses[1], color="#c0392b", linewidth=1, label="PyTorch")
-    steps.plot(losses[2], color="#c0392b", linewidth=1, linestyle=":", label="PyTorch, weights changed in the last bit")
-    steps.set(title=f"{mode}: loss of each Adam step, from the same weights", xlabel="step", ylabel="loss (nats per pixel)")
-    steps.legend()
     styles = dict(zip(histories, ({"color": "#1f77b4", "linewidth": 3, "alpha": 0.5}, {"color": "#c0392b"},
                                   {"color": "#c0392b", "linestyle": ":"}, {"color": "#c0392b", "linestyle": "--"})))
-    for axis, column, title in ((axes[0, 1], 1, "IoU"), (axes[1, 0], 2, "Dice = F1")):
-        for name, history in histories.items():
-            axis.plot([row[column] for row in history], marker=".", label=name, **styles[name])
-        axis.axhline(baseline["iou" if column == 1 else "dice"], color="gray", linestyle="--", linewidth=1,
-                     label="all foreground")
-        axis.set(title=f"{title} on the test images", xlabel="epoch, from 0", ylabel="score (0 to 1)")
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.legend(fontsize=8)
-    rows = [[name, *(f"{value:.4f}" for value in max(history, key=lambda row: row[1]))]
-            for name, history in histories.items()]
-    axes[1, 1].set_axis_off()
-    axes[1, 1].set_title("best epoch")
-    if rows:
-        table = axes[1, 1].table(rows, colLabels=["", "loss", "IoU", "Dice", "F1"], loc="center", cellLoc="center",
-                                 colWidths=[0.36, 0.16, 0.16, 0.16, 0.16])
-        table.scale(1, 2)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=100)
-    pyplot.close(figure)
+    runs = {name: [dict(zip(("epoch", "train_loss", "iou", "dice", "f1"), (epoch, *row)))
+                   for epoch, row in enumerate(history)] for name, history in histories.items()}
+    rows = [["", "loss", "IoU", "Dice", "F1"]]
+    rows += [[name, *(f"{value:.4f}" for value in max(history, key=lambda row: row[1]))]
+             for name, history in histories.items()]
+    with figure(path, 2, 2, (11, 7.5)) as axes:
+        steps = axes[0, 0]
+        steps.plot(losses[0], color="#1f77b4", linewidth=3, alpha=0.5, label="Jittor")
+        steps.plot(losses[1], color="#c0392b", linewidth=1, label="PyTorch")
+        steps.plot(losses[2], color="#c0392b", linewidth=1, linestyle=":", label="PyTorch, weights changed in the last bit")
+        steps.set(title=f"{mode}: loss of each Adam step, from the same weights", xlabel="step",
+                  ylabel="loss (nats per pixel)")
+        steps.legend()
+        draw_scores(axes, runs, styles, rows, baseline)
 
 
 # ------------------------------------------------------------------------------------------------------------ the command
@@ -264,7 +252,7 @@ class Experiment:
         normalisation = dataset_statistics(pairs["train"], args.n_channels, scratch)
         self.train_set, self.test_set = (SegmentationSet(pairs[split], args.n_channels, 2, normalisation)
                                          for split in ("train", "test"))
-        self.baseline = all_foreground_baseline(map(self.test_set.label, range(len(self.test_set))))
+        self.baseline = constant_baselines(map(self.test_set.label, range(len(self.test_set))))["all foreground"]
 
     def loader(self, seed, tile=None):
         return TrainingLoader(self.train_set, self.geometry, tile or self.tile, 1, seed, self.scratch)

@@ -3,6 +3,7 @@ import csv
 import itertools
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from PIL import Image
 import Checkpoint
 import Runtime
 from Common import DataError
+from Report import HIT
 from WeightMap import compute_weight_map
+from test_report import Page, events_in
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = sorted(path.name for path in ROOT.glob("*.py") if "__main__" in path.read_text("utf-8"))
@@ -85,7 +88,7 @@ def test_the_documented_defaults(monkeypatch):
     assert {name: str(found.pop(name)) for name in folders} == folders
     assert found.pop("geometry").margin == 184
     assert found == {"is_grayscale": True, "n_channels": 1, "n_classes": 2, "Total_epochs": 200, "Val_epochs": 50,
-                     "Batch_size": 1, "bilinear": True, "dropout_probs": [0.2, 0.3, 0.4, 0.5], "Learning_rate": 0.001,
+                     "Batch_size": 1, "ignore_label": None, "bilinear": True, "dropout_probs": [0.2, 0.3, 0.4, 0.5], "Learning_rate": 0.001,
                      "Loss_w0": 10.0, "Loss_sigma": 5.0, "mode": "Unet", "device": "auto", "seed": 0,
                      "base_channels": 64, "tile": "full", "optimizer": "adam", "save_every": (1, ""),
                      "resume": False, "force": False}
@@ -189,6 +192,11 @@ def predictions_of(folder):
     return {path.name: np.asarray(Image.open(path)) for path in (folder / "results").glob("*_pred.png")}
 
 
+def page_of(folder):
+    (path,) = (folder / "logs").glob("report_*.html")
+    return Page(path)
+
+
 def trained(folder, data, *flags, code=0):
     folder.mkdir()
     done = command("Main.py", "--Data_directory", data, *SMALL, *flags, cwd=folder)
@@ -212,7 +220,9 @@ def test_a_run_leaves_what_it_promises(full_run):
     folder, data, done = full_run
     (text,) = (folder / "logs").glob("*.log")
     assert re.fullmatch(r"Unet_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", text.stem)
+    (events,) = (folder / "logs" / text.stem).iterdir()
     expected = {f"logs/{text.stem}.{kind}" for kind in ("log", "csv", "png")}
+    expected |= {f"logs/report_{text.stem}.html", f"logs/{text.stem}/{events.name}"}
     expected |= {f"checkpoints/{kind}_model.safetensors" for kind in ("best", "last")}
     expected |= {f"results/{name}.png" for name in ("cell_0_pred", "cell_1_pred", "overview")}
     expected |= {"DataTxt/dataset_stats.json", "checkpoints/.lock", "results/.lock"}
@@ -238,11 +248,49 @@ def test_a_run_leaves_what_it_promises(full_run):
     for promised in ("Mean epoch time (middle half of 12 epochs): ", "Mean throughput", "Whole run: ",
                      "All foreground would score: IoU 0.", f"Best epoch: {best['epoch']}  ",
                      f"logs/{text.name} and .csv",
-                     f"logs/{text.stem}.png", "checkpoints/", "weight_maps/", "results/"):
+                     f"logs/{text.stem}.png", "checkpoints/", "weight_maps/", "results/",
+                     f"logs/report_{text.stem}.html"):
         assert promised in closing
     shown = re.search(r"Best epoch: .*  IoU (\S+)  Dice (\S+)  F1 (\S+)  loss (\S+)$", closing, re.M).groups()
     written = [float(best[key]) for key in ("iou", "dice", "f1", "train_loss")]
     assert [float(value) for value in shown] == pytest.approx(written, abs=6e-5)
+
+
+@pytest.mark.jittor
+def test_the_page_and_the_events_tell_what_the_csv_does(full_run):
+    from Metrics import scores
+    folder, data, _ = full_run
+    found, rows = page_of(folder), rows_of(folder)
+    keys = ("iou", "dice", "f1", "train_loss")
+    shown = found.table("epoch")
+    assert len(shown) == 12
+    for row, expected in zip(shown, rows):
+        assert row[:5] == [expected["epoch"], *(expected[key] and f"{float(expected[key]):.4f}" for key in keys)]
+    best = max(rows[9:], key=lambda row: float(row["iou"]))
+    assert found.table("mean over test images")[0] == [f"best epoch, {best['epoch']}",
+                                                       *(f"{float(best[key]):.4f}" for key in keys)]
+    assert {row[0] for row in found.table("image")} == {"cell_0", "cell_1"}
+    for name, *values in found.table("image"):
+        label = np.asarray(Image.open(data / "test" / "labels" / f"{name}.png")) > 0
+        prediction, shown = predictions_of(folder)[f"{name}_pred.png"] > 0, found.pictures(name)
+        again = scores(prediction, label)
+        assert values == [f"{again[key]:.4f}" for key in ("iou", "dice", "f1")]
+        assert ((shown["probability"][..., 0] > 127) != prediction).mean() < 0.01, "foreground is where it is probable"
+        assert ((shown["errors"] == HIT).all(axis=2) == prediction & label).all()
+    (command,) = found.texts["pre"]
+    assert shlex.split(command)[1:] == [str(ROOT / "Main.py"), "--Data_directory", str(data), *map(str, SMALL + FULL)]
+    assert "12 of 12 epochs" in found.text and "Not complete" not in found.text
+
+    events = events_in(next(path for path in (folder / "logs").iterdir() if path.is_dir()))
+    scalars = {(value.tag, event.step): value.simple_value for event in events for value in event.summary.value
+               if value.HasField("simple_value")}
+    assert len(scalars) == 12 * 2 + 3 * 3
+    for row in rows:
+        for key, tag in (("train_loss", "train/loss"), ("iou", "test/IoU"), ("dice", "test/Dice")):
+            assert (tag, int(row["epoch"])) in scalars or row[key] == ""
+            assert row[key] == "" or scalars[tag, int(row["epoch"])] == pytest.approx(float(row[key]), rel=1e-5)
+    pictures = [event.step for event in events for value in event.summary.value if value.HasField("image")]
+    assert pictures[-2:] == [int(best["epoch"])] * 2
 
 
 @pytest.mark.jittor
@@ -338,6 +386,10 @@ def test_a_stopped_run_saves_and_exits_with_130(full_run, tmp_path, number):
     assert 3 <= len(rows) < 200 and rows[0]["train_loss"] != rows_of(full_run[0])[0]["train_loss"], "another seed"
     weights, header = Checkpoint.load(tmp_path / "checkpoints" / "last_model.safetensors")
     assert header["epoch"] >= len(rows) - 1 and all(np.isfinite(array).all() for array in weights.values())
+    found = page_of(tmp_path)
+    assert f"No epoch was tested; {len(rows)} of 200 epochs in " in found.text
+    assert [row[0] for row in found.table("epoch")] == [row["epoch"] for row in rows]
+    assert re.search(r"^Not complete: stopped on request in epoch \d+$", found.text, re.M)
     assert not (tmp_path / "checkpoints" / "best_model.safetensors").exists()
 
 
@@ -360,3 +412,14 @@ def test_a_hopeless_learning_rate_ends_in_one_line(tmp_path):
                         done.stderr.splitlines()[-1])
     weights, _ = Checkpoint.load(tmp_path / "run" / "checkpoints" / "last_model.safetensors")
     assert all(np.isfinite(array).all() for array in weights.values())
+    assert "--Learning_rate, or look for damaged images" in page_of(tmp_path / "run").text
+
+
+@pytest.mark.jittor
+def test_a_page_that_cannot_be_written_spoils_nothing(tmp_path):
+    data = write_set(tmp_path / "set", [(52, 44)], [(52, 44)])
+    (data / "train" / "imgs" / "augmentation_manifest.jsonl").write_text("no JSON\n\n")
+    done = trained(tmp_path / "run", data, "--Total_epochs", 1, "--Val_epochs", 0)
+    assert re.search(r"^Page +not written: .*manifest.jsonl: line 1 is damaged; delete this line$", done.stdout, re.M)
+    assert len(rows_of(tmp_path / "run")) == 1 and predictions_of(tmp_path / "run")
+    assert not list((tmp_path / "run" / "logs").glob("*report*"))

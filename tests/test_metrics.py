@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from Common import write_png
 from InstanceMetrics import at_best_threshold, connected_components, instance_scores, isbi_scores
-from Metrics import (all_foreground_baseline, average_precision, class_scores, confusion_matrix, mean_scores,
+from Metrics import (average_precision, class_scores, confusion_matrix, constant_baselines, mean_scores,
                      precision_at_recalls, precision_recall_curve, scores)
 from PIL import Image
 
@@ -99,14 +99,18 @@ def test_mean_scores():
         mean_scores([])
 
 
-def test_all_foreground_baseline():
-    found = all_foreground_baseline(label for label in (LABEL, np.ones_like(LABEL)))
-    assert found == pytest.approx({"iou": (6 / 25 + 1) / 2, "dice": (12 / 31 + 1) / 2, "f1": (12 / 31 + 1) / 2})
+def test_constant_baselines():
+    """Background everywhere is right only where there is nothing else."""
+    empty = np.zeros_like(LABEL)
+    found = constant_baselines(label for label in (LABEL, empty, empty, LABEL))
+    assert found == {"all foreground": pytest.approx({"iou": 6 / 50, "dice": 12 / 62, "f1": 12 / 62}),
+                     "all background": {"iou": 0.5, "dice": 0.5, "f1": 0.5}}
+    assert constant_baselines([LABEL * 2], 3)["all background"] == {"iou": 0, "dice": 0, "f1": 0}
 
 
-def test_all_foreground_baseline_takes_the_best_class():
+def test_all_foreground_is_the_best_class():
     label = np.array([[0, 1, 2, 2]], np.uint8)
-    assert all_foreground_baseline([label], 3) == pytest.approx(scores(np.full((1, 4), 2), label, 3))
+    assert constant_baselines([label], 3)["all foreground"] == pytest.approx(scores(np.full((1, 4), 2), label, 3))
 
 
 # --------------------------------------------------------------------------------------------- ignored pixels, each class
@@ -118,7 +122,7 @@ def test_ignored_pixels_count_nowhere():
     assert confusion_matrix(prediction, marked, 2, 255).tolist() == confusion_matrix(PREDICTION[2:], LABEL[2:]).tolist()
     assert scores(prediction, marked, ignore_label=255) == scores(PREDICTION[2:], LABEL[2:])
     assert scores(prediction, marked * 0 + 255, ignore_label=255) == {"iou": 1, "dice": 1, "f1": 1}
-    assert all_foreground_baseline([marked], ignore_label=255) == all_foreground_baseline([LABEL[2:]])
+    assert constant_baselines([marked], ignore_label=255) == constant_baselines([LABEL[2:]])
     with pytest.raises(ValueError):
         scores(prediction, marked)
 
@@ -261,7 +265,7 @@ def test_the_command_without_probabilities_and_of_several_classes(tmp_path):
     found = read_csv(tmp_path / "out" / "s.csv")
     assert found["x"]["iou"] == pytest.approx(scores(prediction, label, 3)["iou"]) and "ap" not in found["x"]
     assert found["x"]["v_rand"] == pytest.approx(isbi_scores(prediction > 0, label)["v_rand"].max())
-    assert found["all foreground"]["dice"] == pytest.approx(all_foreground_baseline([label], 3)["dice"])
+    assert found["all foreground"]["dice"] == pytest.approx(constant_baselines([label], 3)["all foreground"]["dice"])
 
     for metric, columns in (("pixel", 10), ("isbi", 3), ("instances", 5)):
         assert command(*folders, "--n_classes", 3, "--csv", tmp_path / "s.csv", "--metric", metric).returncode == 0

@@ -272,17 +272,33 @@ def test_only_a_new_best_is_reported(build, dataset, tmp_path):
     for (epoch, scores, predictions), value, iou in zip(trainer.bests, (0, 255), (0, expected)):
         assert epoch == (value > 0) and scores["iou"] == pytest.approx(iou)
         sizes = {}
-        for name, content in predictions.items():
-            pixels = np.asarray(Image.open(io.BytesIO(content)))
-            assert pixels.dtype == np.uint8 and (pixels == value).all()
-            sizes[name] = pixels.shape
+        for name, prediction in predictions.items():
+            for content in (prediction.mask, prediction.probability):
+                pixels = np.asarray(Image.open(io.BytesIO(content)))
+                assert pixels.dtype == np.uint8 and (pixels == value).all()
+                sizes[name] = pixels.shape
         assert sizes == {"image0": (20, 20), "image1": (36, 20)}
+        each = [predictions[name].scores["iou"] for name in ("image0", "image1")]
+        assert each == ([110 / 400, 110 / 720] if value else [0, 0])
 
 
 def test_class_numbers_stay_as_they_are_with_more_than_two_classes():
     from Process import mask_pixels
     classes = np.array([[0, 1, 2]])
     assert mask_pixels(classes, 3).tolist() == [[0, 1, 2]] and mask_pixels(classes[:, :2], 2).tolist() == [[0, 255]]
+
+
+@pytest.mark.parametrize("n_classes", [2, 5])
+def test_foreground_probability(n_classes):
+    from Process import foreground_probability
+    logits = np.random.default_rng(n_classes).normal(0, 3, (n_classes, 9, 7)).astype(np.float32)
+    found = foreground_probability(logits)
+    exact = np.exp(logits.astype(np.float64))
+    assert found.dtype == np.uint8
+    assert np.abs(found - 255 * exact[1:].sum(axis=0) / exact.sum(axis=0)).max() < 0.501
+    sure = np.zeros((n_classes, 1, 2), np.float32)
+    sure[0, 0, 0] = sure[1, 0, 1] = 1e5  # exp() of it would overflow
+    assert foreground_probability(sure).tolist() == [[0, 255]]
 
 
 # -------------------------------------------------------------------------------------------------------- being stopped

@@ -1,16 +1,33 @@
-"""Report.py: the log and its closing block against values made by hand, the pictures read back."""
+"""Report.py and HtmlReport.py: the log against values made by hand; pictures, events and page read back."""
+import base64
 import csv
+import io
+import os
 import re
+import shlex
+import struct
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from Common import png_bytes, write_png
-from DataLoader import SegmentationSet, Statistics
-from Report import (COLUMNS, EXTRA, HIT, MISSED, RunLog, compare, draw_curves, draw_overview, duration, run_name,
-                    write_predictions)
+from Common import DataError, png_bytes, write_png
+from DataAugmentation import Manifest
+from DataLoader import SegmentationSet, Statistics, TrainingLoader
+from HtmlReport import Run, chosen, write_page
+from Metrics import constant_baselines, scores
+from Report import (COLUMNS, EXTRA, HIT, MISSED, EventLog, RunLog, best_row, compare, draw_curves, draw_overview,
+                    duration, panels, read_records, run_name, shown_image, shown_label, write_predictions)
+from WeightMap import compute_weight_map
 
+ROOT = Path(__file__).resolve().parent.parent
 BASELINE = {"iou": 0.7, "dice": 0.82, "f1": 0.82}
 
 
@@ -181,3 +198,407 @@ def test_draw_overview_without_predictions(tmp_path):
     with pytest.raises(FileNotFoundError):
         draw_overview(dataset, tmp_path, tmp_path / "overview.png")
     assert not (tmp_path / "overview.png").exists()
+
+
+# ------------------------------------------------------------------------------------------------------ shown pictures
+def test_shown_image(tmp_path):
+    """8 bits stay as they are, 16 bits are stretched, large files shrink, grey becomes RGB."""
+    small, deep = np.array([[3, 9], [200, 100]], np.uint8), np.array([[1000, 1510], [1255, 2020]], np.uint16)
+    for name, pixels in (("small", small), ("deep", deep), ("flat", deep * 0 + 7), ("large", np.zeros((90, 300), np.uint8))):
+        write_png(tmp_path / f"{name}.png", pixels)
+    shown = {path.stem: shown_image(path, 100) for path in tmp_path.iterdir()}
+    assert all(pixels.dtype == np.uint8 and pixels.shape[2] == 3 for pixels in shown.values())
+    assert (shown["small"] == small[..., None]).all()
+    assert shown["deep"][..., 0].tolist() == [[0, 128], [64, 255]] and not shown["flat"].any()
+    assert shown["large"].shape == (30, 100, 3)
+
+
+def test_shown_label():
+    """Shrinking blends no two classes, and each class has a colour of its own."""
+    label = np.random.default_rng(1).integers(0, 4, (300, 200))
+    colours = {tuple(pixel) for pixel in shown_label(np.arange(4)[None], 4, 100)[0].tolist()}
+    assert len(colours) == 4
+    shown = shown_label(label, 4, 150)
+    assert shown.shape == (150, 100, 3) and {tuple(pixel) for pixel in shown.reshape(-1, 3).tolist()} == colours
+    assert shown_label(np.array([[0, 1]]), 2, 9).tolist() == [[[0, 0, 0], [255, 255, 255]]]
+
+
+def predicted(dataset):
+    """{name: what Process.Prediction holds} of a set: each image's label, moved to the right by 2 px an image."""
+    found = {}
+    for index in range(len(dataset)):
+        label = dataset.label(index)
+        classes = np.roll(label, 2 * index, axis=1)
+        mask = classes * (255 if dataset.n_classes == 2 else 1)
+        probability = np.clip(200 * (classes > 0) + np.arange(label.shape[1]) % 40, 0, 255)
+        found[dataset.name(index)] = SimpleNamespace(
+            mask=png_bytes(mask.astype(np.uint8)), probability=png_bytes(probability.astype(np.uint8)),
+            scores=scores(classes, label, dataset.n_classes))
+    return found
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_panels(tmp_path, n_classes):
+    dataset = make_set(tmp_path, ["a", "b", "c"], n_classes)
+    shown = panels(dataset, 2, predicted(dataset)["c"], 512)
+    assert list(shown) == ["image", "label", "probability", "errors"]
+    label = dataset.label(2)
+    assert (shown["image"] == np.asarray(Image.open(dataset.pairs[2][0]))[..., None]).all()
+    assert (shown["label"].any(axis=2) == (label > 0)).all()
+    assert shown["probability"][0, :, 0].tolist() == [k % 40 for k in range(60)]
+    assert (shown["errors"] == compare(label, np.roll(label, 4, axis=1))).all()
+    assert [pixels.shape for pixels in panels(dataset, 2, predicted(dataset)["c"], 30).values()] == [(20, 30, 3)] * 4
+
+
+# ------------------------------------------------------------------------------------------------------- TensorBoard
+def crc32c(data):
+    """Castagnoli's checksum, bit by bit."""
+    value = 0xffffffff
+    for byte in data:
+        value ^= byte
+        for _ in range(8):
+            value = value >> 1 ^ (0x82f63b78 if value & 1 else 0)
+    return value ^ 0xffffffff
+
+
+def masked(data):
+    value = crc32c(data)
+    return ((value >> 15 | value << 17) + 0xa282ead8) & 0xffffffff
+
+
+def events_in(folder):
+    """The events of a folder's only file, read by the format: length, its checksum, an Event, its checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+    (path,) = folder.iterdir()
+    assert path.name.startswith("events.out.tfevents.")
+    content, found = path.read_bytes(), []
+    while content:
+        length, = struct.unpack("<Q", content[:8])
+        data = content[12:12 + length]
+        assert struct.unpack("<I", content[8:12])[0] == masked(content[:8])
+        assert struct.unpack("<I", content[12 + length:16 + length])[0] == masked(data)
+        found.append(Event.FromString(data))
+        content = content[16 + length:]
+    return found
+
+
+def test_events_are_there_after_each_epoch(tmp_path):
+    events = EventLog(tmp_path / "logs" / "run")
+    records = [record(0, loss=float("nan")), record(1, iou=0.7, throughput=12.5)]
+    for count, each in enumerate(records, start=1):
+        events.epoch(each)
+        head, *found = events_in(tmp_path / "logs" / "run")
+        assert head.file_version == "brain.Event:2"
+        assert [event.step for event in found] == list(range(count)), "live: nothing waits to be written"
+    assert abs(found[0].wall_time - time.time()) < 600
+    first, second = ({value.tag: value.simple_value for value in event.summary.value} for event in found)
+    assert first.keys() == {"train/loss", "train/images_per_s"} and np.isnan(first["train/loss"])
+    assert second == pytest.approx({"train/loss": 0.25, "train/images_per_s": 12.5, "test/IoU": 0.7, "test/Dice": 0.8,
+                                    "test/F1": 0.75})
+
+
+def test_events_show_predictions(tmp_path):
+    names = ["<b> 细胞", "b", "c\udcff", "d"]  # the third is no UTF-8
+    dataset = make_set(tmp_path, names, 2)
+    events, predictions = EventLog(tmp_path / "events"), predicted(dataset)
+    events.predictions(7, dataset, predictions, count=3, longest=30)
+    _, event = events_in(tmp_path / "events")
+    assert event.step == 7
+    assert [value.tag.split("/")[1] for value in event.summary.value] == ["<b> 细胞", "b", "c?"]
+    for index, value in enumerate(event.summary.value):
+        pixels = np.asarray(Image.open(io.BytesIO(value.image.encoded_image_string)))
+        assert pixels.shape == (value.image.height, value.image.width, 3) == (20, 120, 3)
+        assert (pixels == np.hstack(list(panels(dataset, index, predictions[names[index]], 30).values()))).all()
+
+
+def test_events_do_without_pytorch(tmp_path):
+    """It is not imported where it is installed, and can be afterwards."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("print('torch')")
+    program = "from Report import EventLog; EventLog('events'); print('made'); import torch"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"})
+    assert (done.stdout, done.returncode) == ("made\ntorch\n", 0), done.stderr
+
+
+# ----------------------------------------------------------------------------------------------------------- the page
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+NAMES = ["<script>alert('1')<", "细胞 \"quoted\" & more", "a&amp;b", "plain"]
+
+
+class Page(HTMLParser):
+    """A page as a browser would see it; fails where its tags are not balanced."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.open, self.attributes, self.images, self.texts, self.tables = [], [], [], {}, []
+        self.feed(path.read_text("utf-8"))
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += [(tag, *attribute) for attribute in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        elif tag == "img":
+            self.images.append(dict(attrs))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open:
+            self.texts.setdefault(self.open[-1], []).append(data)
+            if self.open[-1] in ("td", "th"):
+                self.tables[-1][-1][-1] += data
+
+    @property
+    def text(self):
+        return "\n".join(each for tag, found in self.texts.items() if tag != "style" for each in found)
+
+    def table(self, head):
+        """The rows below the head row that begins with `head`."""
+        (found,) = [rows[1:] for rows in self.tables if rows[0][0] == head]
+        return found
+
+    def pictures(self, file):
+        """The pictures about a file, by what they show."""
+        shown = {image["alt"].removesuffix(f" of {file}"): image["src"] for image in self.images
+                 if image["alt"].endswith(f" of {file}")}
+        return {what: np.asarray(Image.open(io.BytesIO(decoded(source, "image/png"))).convert("RGB"))
+                for what, source in shown.items()}
+
+
+def decoded(source, kind):
+    head, _, content = source.partition(",")
+    assert head == f"data:{kind};base64"
+    return base64.b64decode(content, validate=True)
+
+
+def make_run(folder, log, names=NAMES, n_classes=2, predictions=True, copies=0, outcome=""):
+    """A Run with test images of these names; its training set has `copies` of each image, listed as augmented ones."""
+    for part in ("train", "test"):
+        (folder / part).mkdir()
+    test_set, train_set = make_set(folder / "test", names, n_classes), make_set(folder / "train", ["<1>", "2"], n_classes)
+    manifest = Manifest(*(path.parent for path in train_set.pairs[0]))
+    for image, label in list(train_set.pairs):
+        for k in range(copies):
+            paths = [path.with_name(f"{path.stem}-{k}.png") for path in (image, label)]
+            manifest.write_files(paths, [path.read_bytes() for path in (image, label)])
+            train_set.pairs.insert(0, tuple(paths))
+    settings = {"Data_directory": folder, "mode": "Unet", "Total_epochs": 5, "dropout_probs": [0.2, 0.5], "tile": "<N>"}
+    return Run(log=log, settings=settings, outcome=outcome, seconds=754.0,
+               command=["python", "Main.py", "--Data_directory", "my 'own' <data>", "--tile", "64"], device="A & B <CPU>",
+               parameters=17266306, baselines=constant_baselines(map(test_set.label, range(len(names))), n_classes),
+               loader=TrainingLoader(train_set, None, weight_directory=folder / "weights"), test_set=test_set,
+               predictions=predicted(test_set) if predictions else {})
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """(the Page of a whole run, the Run)."""
+    folder = tmp_path_factory.mktemp("<page>")
+    log = RunLog(folder, "Unet_now")
+    for k, iou in enumerate((None, 0.61234567, 0.81234567, 0.7, 0.5)):
+        log.epoch(record(k, iou, loss=1 / (k + 3), seconds=k + 0.123456), 5)
+    made = make_run(folder, log, copies=3)
+    write_page(log.page_path, made)
+    return Page(log.page_path), made
+
+
+def test_a_page_asks_nobody_for_anything(page):
+    found, _ = page
+    for tag, name, value in found.attributes:
+        assert not name.startswith("on") and name not in ("href", "srcset", "action", "data", "poster")
+        assert name != "src" or value.startswith("data:"), (tag, value)
+        assert name != "style" or "url" not in value
+    assert not {"script", "link", "iframe", "object", "form"} & ({tag for tag, *_ in found.attributes} | set(found.texts))
+    (style,) = found.texts["style"]
+    assert "url" not in style and "@import" not in style
+    assert ("meta", "content", "default-src 'none'; img-src data:; style-src 'unsafe-inline'") in found.attributes
+
+
+def test_a_pages_pictures_can_be_decoded(page):
+    found, made = page
+    assert len(found.images) == 2 + 3 * 4 + 3 * 3
+    for image in found.images[:2]:
+        curve = ElementTree.fromstring(decoded(image["src"], "image/svg+xml"))
+        assert curve.tag == "{http://www.w3.org/2000/svg}svg"
+        links = [value for each in curve.iter() for name, value in each.attrib.items() if name.endswith("href")]
+        assert links and all(link.startswith("#") for link in links)
+    for image in found.images[2:]:
+        assert Image.open(io.BytesIO(decoded(image["src"], "image/png"))).size == (60, 40)
+    index = NAMES.index("plain")
+    shown = found.pictures("plain")
+    expected = panels(made.test_set, index, made.predictions["plain"], 512)
+    assert shown.keys() == expected.keys() and all((shown[what] == expected[what]).all() for what in shown)
+
+
+def test_a_page_shows_names_as_they_are(page):
+    found, made = page
+    rows = {row[0]: row[1:] for row in found.table("image")}
+    assert set(rows) == set(NAMES)
+    for name in NAMES:
+        assert rows[name] == [f"{made.predictions[name].scores[key]:.4f}" for key in ("iou", "dice", "f1")]
+    assert "A & B <CPU>" in found.text and "<N>" in found.text and made.settings["Data_directory"].name in found.texts["h1"][0]
+    assert shlex.split("".join(found.texts["pre"])) == made.command
+
+
+def test_a_pages_numbers_are_the_csvs(page):
+    found, made = page
+    with open(made.log.csv_path, newline="") as file:
+        written = [[row[key] for key in ("epoch", "iou", "dice", "f1", "train_loss", "epoch_time", "throughput")]
+                   for row in csv.DictReader(file)]
+    shown = found.table("epoch")
+    assert len(shown) == len(written) == 5
+    for row, expected in zip(shown, written):
+        assert row[0] == expected[0]
+        for one, other in zip(row[1:], expected[1:]):
+            assert one == other == "" or float(one) == pytest.approx(float(other), abs=5.1e-3 if one == row[5] else 5.1e-5)
+    best, last, foreground, background = found.table("mean over test images")
+    assert best == ["best epoch, 2", "0.8123", "0.9123", "0.8623", "0.2000"]
+    assert last == ["last epoch, 4", "0.5000", "0.6000", "0.5500", "0.1429"]
+    assert foreground == ["all foreground", "0.2500", "0.4000", "0.4000", ""], "20 x 30 px of 40 x 60"
+    assert background == ["all background", "0.0000", "0.0000", "0.0000", ""]
+    (verdict,) = [text for text in found.texts["p"] if text.startswith("Best ")]
+    assert verdict == ("Best IoU / Dice: 0.8123 / 0.9123 at epoch 2 (all foreground 0.2500 / 0.4000, all background "
+                       "0.0000 / 0.0000); 5 of 5 epochs in 13 min.")
+    assert "2.12 s per epoch, 1.5000 images/s" in found.text, "of epochs 1, 2 and 3"
+    assert "17,266,306 trainable parameters; 8 training images, 4 test images" in found.text
+
+
+def test_a_page_is_in_the_order_of_interest(page):
+    assert page[0].texts["h2"] == ["Curves", "Scores", "Best, median and worst test image", "What the net learns from",
+                                   "Settings", "Machine, software and speed", "To repeat this run"]
+
+
+def test_a_page_shows_the_best_the_median_and_the_worst(page):
+    """The k-th prediction is off by 2 k px: they get worse in the order of the names."""
+    found, _ = page
+    captions = [text for text in found.texts["figcaption"] if "test image" in text and "by IoU" in text]
+    assert captions == ["Best test image by IoU, ", "Median test image by IoU, ", "Worst test image by IoU, "]
+    assert found.texts["b"][:3] == [NAMES[0], NAMES[2], NAMES[3]]
+
+
+@pytest.mark.parametrize("ious, expected", [
+    ([0.3], ["Best 0"]), ([0.3, 0.4], ["Best 1", "Worst 0"]), ([0.4, 0.4], ["Best 0", "Worst 1"]),
+    ([0.1, 0.3, 0.2], ["Best 1", "Median 2", "Worst 0"]), ([0.5, 0.1, 0.2, 0.9], ["Best 3", "Median 2", "Worst 1"]),
+    ([0.5, 0.1, 0.2, 0.9, 0.0], ["Best 3", "Median 2", "Worst 4"])])
+def test_chosen(ious, expected):
+    predictions = {str(k): SimpleNamespace(scores={"iou": iou}) for k, iou in enumerate(ious)}
+    assert [f"{rank} {name}" for rank, name in chosen(predictions)] == expected
+
+
+def test_a_page_shows_weights_and_augmented_copies(page):
+    """Of the first image that is no copy, and its first two copies; all weights on one scale."""
+    found, made = page
+    names = [made.loader.dataset.name(index) for index in range(8)]
+    assert names == ["2-2", "2-1", "2-0", "<1>-2", "<1>-1", "<1>-0", "<1>", "2"]
+    assert [name for name in names if found.pictures(name)] == ["<1>-2", "<1>-1", "<1>"]
+    assert found.texts["b"][3:] == ["<1>", "<1>-2", "<1>-1"]
+    weights = compute_weight_map(made.loader.dataset.label(6))
+    assert f"weight {weights.min():.2f} {weights.max():.2f}" in " ".join(" ".join(found.texts["span"]).split())
+    shown = found.pictures("<1>")["weight"]
+    assert (shown[weights == weights.min()] == [68, 1, 84]).all(), "viridis from end to end"
+    assert (shown[weights == weights.max()] == [253, 231, 36]).all()
+
+
+@pytest.mark.parametrize("tested", [False, True])
+def test_a_page_of_a_stopped_run(tmp_path, log, tested):
+    """With nothing tested, or nothing at all, it tells of the rest; and what it says of the end is escaped."""
+    if tested:
+        log.epoch(record(0), 5)
+    made = make_run(tmp_path, log, ["a"], predictions=False, outcome="a <bad> end & more")
+    write_page(log.page_path, made)
+    found = Page(log.page_path)
+    assert "Not complete: a <bad> end & more" in found.texts["p"]
+    assert f"No epoch was tested; {int(tested)} of 5 epochs in 13 min." in found.texts["p"]
+    assert ("Curves" in found.texts["h2"]) == tested and "Best, median and worst test image" not in found.texts["h2"]
+    assert set(found.pictures("<1>")) == {"image", "label", "weight"} and found.texts["b"] == ["<1>"]
+
+
+def test_a_page_of_three_classes_and_colours(tmp_path, log):
+    log.epoch(record(0, 0.5), 1)
+    made = make_run(tmp_path, log, ["a", "b\udcff"], n_classes=3)  # the second is no UTF-8
+    Image.new("RGB", (60, 40), (10, 200, 30)).save(made.test_set.pairs[0][0])
+    write_page(log.page_path, made)
+    found = Page(log.page_path)
+    assert "false positive or wrong class" in found.text
+    assert (found.pictures("a")["image"] == (10, 200, 30)).all()
+    assert found.texts["b"] == ["a", "b\\udcff", "<1>"]
+
+
+def test_a_page_that_fails_leaves_the_old_one(tmp_path, log):
+    made = make_run(tmp_path, log, ["a"])
+    log.page_path.write_text("old")
+    made.test_set.pairs[0][0].unlink()
+    before = set(tmp_path.iterdir())
+    with pytest.raises(DataError, match="a.png: no such file"):
+        write_page(log.page_path, made)
+    assert log.page_path.read_text() == "old" and set(tmp_path.iterdir()) - before <= {tmp_path / "weights"}
+
+
+# ------------------------------------------------------------------------------------------------------- runs compared
+def report(*flags, cwd):
+    return subprocess.run([sys.executable, str(ROOT / "Report.py"), *map(str, flags)], cwd=cwd, capture_output=True,
+                          text=True, encoding="utf-8")
+
+
+def write_run(folder, name, ious, loss=0.5):
+    folder.mkdir(exist_ok=True)
+    log = RunLog(folder, name)
+    for epoch, iou in enumerate(ious):
+        log.epoch(record(epoch, iou, loss=loss / (epoch + 1)), len(ious))
+    return log
+
+
+def test_a_csv_gives_its_records_back(tmp_path):
+    log = write_run(tmp_path, "Unet_a", [None, 0.25, 0.75])
+    expected = [{key: value for key, value in each.items() if key in COLUMNS} for each in log.records]
+    assert read_records(log.csv_path) == [pytest.approx(each, rel=1e-5) for each in expected]
+    assert best_row("Unet_a_b", log.records) == ["Unet\na_b", "2", "0.1667", "0.7500", "0.8500", "0.8000"]
+    assert best_row("x", log.records[:1]) == best_row("x", []) == ["x", *"-----"]
+
+
+def test_runs_are_compared(tmp_path):
+    """CSVs, or their paths without .csv; a colour for each run; those of one name in two folders stay apart."""
+    for folder, name, ious in (("logs", "Unet_a", [None, 0.3, 0.8]), ("logs", "U2netS_b", [0.2, 0.5, 0.4]),
+                               ("other", "Unet_a", [None] * 3)):
+        write_run(tmp_path / folder, name, ious)
+    colours = (0x1f, 0x77, 0xb4), (0xff, 0x7f, 0x0e), (0x2c, 0xa0, 0x2c)
+    done = report("--compare", "logs/Unet_a", "logs/U2netS_b.csv", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Wrote logs/comparison.png\n", "")
+    size, (one, two, three) = shares(tmp_path / "logs" / "comparison.png", *colours)
+    assert size == (750, 1100) and min(one, two) > 300 and three == 0
+    done = report("--compare", "logs/Unet_a", "logs/U2netS_b", "other/Unet_a", "--picture", "new/细胞.png", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert min(shares(tmp_path / "new" / "细胞.png", *colours)[1]) > 100
+
+
+@pytest.mark.parametrize("content, message", [
+    (None, "run.csv: no such file; name a run's CSV, or its log without .log"),
+    (b"", "run.csv: not a run's CSV, whose first line is epoch,train_loss,iou,dice,f1,epoch_time,throughput"),
+    (b"a,b\n1,2\n", "run.csv: not a run's CSV, whose first line"),
+    (b"\xff\xfe\0", "run.csv: not a run's CSV ("),
+    (",".join(COLUMNS).encode() + b"\n0,0.5,,,,1,2\n1,bad,,,,1,2\n", "run.csv: not a run's CSV (could not convert"),
+    (",".join(COLUMNS).encode() + b"\n0,0.5,,,,1,2\n1,0.4\n", "run.csv: not a run's CSV ("),
+    (",".join(COLUMNS).encode() + b"\n0,0.5,,,,1,2\n1,0.4,0.5,,,1,2\n", "run.csv: line 3 is not complete; delete this line")])
+def test_what_is_no_run(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "run.csv").write_bytes(content)
+    done = report("--compare", "run", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
+    assert done.stderr.startswith(f"Report.py: error: {message}")
+    assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.parametrize("flags", [(), ("--compare",), ("--compare", "a", "--picture", "a.jpg")])
+def test_mistakes_in_reports_flags(tmp_path, flags):
+    done = report(*flags, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
