@@ -232,7 +232,7 @@ def score_tables(run):
     if run.records:
         rows = [[*row(str(record["epoch"]), record), f"{record['epoch_time']:.2f}", f"{record['throughput']:.4f}"]
                 for record in run.records]
-        yield folded("All epochs", table(["epoch", *SCORES.values(), "training loss", "s", "images/s"], rows))
+        yield folded("All epochs", table(["epoch", *SCORES.values(), "training loss", "time (s)", "images/s"], rows))
     if run.predictions:
         rows = [[name, *(f"{run.predictions[name].scores[key]:.4f}" for key in SCORES)]
                 for name in ranked(run.predictions)]
@@ -282,9 +282,9 @@ def training_pairs(run):
             for index, label in labels.items()]
     caption = ["Training image ", element("b", dataset.name(original))]
     for index in copies:
-        caption += [" and its augmented copy " if index == copies[0] else ", ", element("b", dataset.name(index))]
-    yield element("figure", *rows, element("figcaption", *caption, ", each with its label and the weight of each pixel "
-                                                                   "in the loss."))
+        caption += ["; warped copies: " if index == copies[0] else ", ", element("b", dataset.name(index))]
+    caption.append(". Each with its label and the weight of its pixels in the loss.")
+    yield element("figure", *rows, element("figcaption", *caption))
 
 
 def example_pair(dataset):

@@ -362,7 +362,8 @@ def main():
     options = parser.parse_args()
     paths = [path if path.suffix == ".csv" else Path(f"{path}.csv") for path in options.compare]
     same = len({path.stem for path in paths}) < len(paths)
-    runs = {str(path) if same else path.stem: read_records(path) for path in paths}
+    names = [str(path if same else path.stem).replace("$", r"\$") for path in paths]  # to Matplotlib $ is mathematics
+    runs = dict(zip(names, map(read_records, paths)))
     make_folder(options.picture.parent)
     draw_comparison(runs, options.picture)
     print(f"Wrote {options.picture}")

@@ -247,7 +247,11 @@ def test_panels(tmp_path, n_classes):
     assert (shown["label"].any(axis=2) == (label > 0)).all()
     assert shown["probability"][0, :, 0].tolist() == [k % 40 for k in range(60)]
     assert (shown["errors"] == compare(label, np.roll(label, 4, axis=1))).all()
-    assert [pixels.shape for pixels in panels(dataset, 2, predicted(dataset)["c"], 30).values()] == [(20, 30, 3)] * 4
+    small = panels(dataset, 2, predicted(dataset)["c"], 21)
+    assert [pixels.shape for pixels in small.values()] == [(14, 21, 3)] * 4
+    for what in ("label", "errors"):  # no colour between two others
+        assert ({tuple(pixel) for pixel in small[what].reshape(-1, 3).tolist()}
+                <= {tuple(pixel) for pixel in shown[what].reshape(-1, 3).tolist()})
 
 
 # ------------------------------------------------------------------------------------------------------- TensorBoard
@@ -568,15 +572,15 @@ def test_a_csv_gives_its_records_back(tmp_path):
 
 def test_runs_are_compared(tmp_path):
     """CSVs, or their paths without .csv; a colour for each run; those of one name in two folders stay apart."""
-    for folder, name, ious in (("logs", "Unet_a", [None, 0.3, 0.8]), ("logs", "U2netS_b", [0.2, 0.5, 0.4]),
+    for folder, name, ious in (("logs", "Unet_a", [None, 0.3, 0.8]), ("logs", "U2netS_$^$", [0.2, 0.5, 0.4]),
                                ("other", "Unet_a", [None] * 3)):
         write_run(tmp_path / folder, name, ious)
     colours = (0x1f, 0x77, 0xb4), (0xff, 0x7f, 0x0e), (0x2c, 0xa0, 0x2c)
-    done = report("--compare", "logs/Unet_a", "logs/U2netS_b.csv", cwd=tmp_path)
+    done = report("--compare", "logs/Unet_a", "logs/U2netS_$^$.csv", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "Wrote logs/comparison.png\n", "")
     size, (one, two, three) = shares(tmp_path / "logs" / "comparison.png", *colours)
     assert size == (750, 1100) and min(one, two) > 300 and three == 0
-    done = report("--compare", "logs/Unet_a", "logs/U2netS_b", "other/Unet_a", "--picture", "new/细胞.png", cwd=tmp_path)
+    done = report("--compare", "logs/Unet_a", "logs/U2netS_$^$", "other/Unet_a", "--picture", "new/细胞.png", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert min(shares(tmp_path / "new" / "细胞.png", *colours)[1]) > 100
 
