@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -51,23 +52,37 @@ def check_pairs(pairs, tile):
                             f"{REFERENCE_SIDE} x {REFERENCE_SIDE} px; use --tile full")
 
 
-# --------------------------------------------------------------------------------------------------------------- statistics
+# ------------------------------------------------------------------------------------------- what is done once for a set
+def files_key(paths, *settings):
+    """A digest of files, by name, size and time of change, and of settings."""
+    files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    return hashlib.sha256(json.dumps([settings, files]).encode()).hexdigest()
+
+
+def read_kept(path, key):
+    """What `keep` wrote, a dict, or None where there is nothing of this key."""
+    try:
+        kept = json.loads(path.read_text())
+        return kept if kept["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # not there yet, or damaged: it is made anew
+
+
+def keep(path, key, **values):
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps({"key": key, **values}, indent=1))
+
+
 def dataset_statistics(pairs, n_channels, datatxt_directory):
     """Statistics of the training images, kept in `dataset_stats.json` until the list or one of its files changes."""
     path = Path(datatxt_directory) / "dataset_stats.json"
-    files = [(str(image), image.stat().st_size, image.stat().st_mtime_ns) for image, _ in pairs]
-    key = hashlib.sha256(json.dumps([n_channels, files]).encode()).hexdigest()
-    try:
-        kept = json.loads(path.read_text())
-        if kept["key"] == key:
-            return Statistics(tuple(map(float, kept["mean"])), tuple(map(float, kept["std"])))
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # not there yet, or damaged: it is made anew
+    key = files_key([image for image, _ in pairs], n_channels)
+    with suppress(KeyError, TypeError, ValueError):  # damaged
+        kept = read_kept(path, key) or {}
+        return Statistics(tuple(map(float, kept["mean"])), tuple(map(float, kept["std"])))
     images = (load_image(image, n_channels) for image, _ in tqdm(pairs, "mean and std", unit="image", disable=None))
     statistics = compute_statistics(images)
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps({"key": key, "images": len(pairs), "mean": statistics.mean,
-                                         "std": statistics.std}, indent=1))
+    keep(path, key, images=len(pairs), mean=statistics.mean, std=statistics.std)
     return statistics
 
 
@@ -127,10 +142,22 @@ class TrainingLoader:
     def __len__(self):
         return -(-len(self.dataset) // self.batch_size)
 
-    def prepare_weight_maps(self):
-        """Compute the weight maps that are not yet on disk, with progress; every label is read and checked on the way."""
+    def prepare(self, datatxt_directory):
+        """Check all pairs, and compute the weight maps that are not yet on disk, with progress.
+
+        Where neither files nor settings have changed since (`checked.json`) there is nothing to do: training checks
+        whatever it reads again.
+        """
+        pairs, path = self.dataset.pairs, Path(datatxt_directory) / "checked.json"
+        key = files_key([file for pair in pairs for file in pair], self.tile, self.dataset.n_classes,
+                        self.dataset.ignore_label, self.w0, self.sigma)
+        maps = {file.stem for file in Path(self.weight_directory).glob("*.npy")}
+        if read_kept(path, key) and all(label.stem in maps for _, label in pairs):
+            return
+        check_pairs(pairs, self.tile)
         for index in tqdm(range(len(self.dataset)), "weight maps", unit="label", disable=None):
             self.weight_map(index, self.dataset.label(index))
+        keep(path, key, pairs=len(pairs))
 
     def weight_map(self, index, label):
         return cached_weight_map(self.dataset.pairs[index][1], label, self.weight_directory, self.w0, self.sigma)

@@ -142,13 +142,13 @@ def sound_labels(test_set):
 def prepare_data(args):
     """Lists, statistics and weight maps: (TrainingLoader, test SegmentationSet, constant_baselines, Statistics)."""
     train_pairs, test_pairs = make_lists(args.Data_directory, args.Datatxt_directory).values()
-    check_pairs(train_pairs + test_pairs, args.tile)
+    check_pairs(test_pairs, args.tile)
     statistics = dataset_statistics(train_pairs, args.n_channels, args.Datatxt_directory)
     train_set, test_set = (SegmentationSet(pairs, args.n_channels, args.n_classes, statistics, args.ignore_label)
                            for pairs in (train_pairs, test_pairs))
     loader = TrainingLoader(train_set, args.geometry, args.tile, args.Batch_size, args.seed, args.Weight_directory,
                             args.Loss_w0, args.Loss_sigma)
-    loader.prepare_weight_maps()
+    loader.prepare(args.Datatxt_directory)
     baselines = constant_baselines(sound_labels(test_set), args.n_classes, IGNORED)
     return loader, test_set, baselines, statistics
 

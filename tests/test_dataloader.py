@@ -205,7 +205,7 @@ def test_every_sample_once_an_epoch_in_seeded_order(tmp_path, batch_size):
 @pytest.mark.parametrize("tile", ["full", 24])
 def test_any_number_of_workers_gives_the_same_batches(tmp_path, tile):
     loader = make_loader(tmp_path, [(30 + k, 50 - 3 * k) for k in range(6)], batch_size=2, tile=tile)
-    loader.prepare_weight_maps()
+    loader.prepare(tmp_path)
     assert len(list((tmp_path / "weight_maps").glob("*.npy"))) == 6
     epochs = []
     for loader.workers in (1, 2, 7):
@@ -283,6 +283,32 @@ def test_a_crop_shows_one_place(tmp_path, geometry):
             assert not batch.weights[k, :, w:].any()
             places.add((k, top, left))
     assert len(places) > 15, "other places in other epochs"
+
+
+def test_a_set_is_prepared_once(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(TrainingLoader, "weight_map", lambda self, index, label: made.append(index))
+    loader = make_loader(tmp_path, [(18, 17), (20, 20)], tile=16)
+    for label in (label for _, label in loader.dataset.pairs):
+        (loader.weight_directory / f"{label.stem}.npy").parent.mkdir(exist_ok=True)
+        (loader.weight_directory / f"{label.stem}.npy").touch()
+
+    def prepared():
+        made.clear()
+        loader.prepare(tmp_path)
+        return made
+    assert prepared() == [0, 1] and prepared() == []
+    label = loader.dataset.pairs[1][1]
+    for change in (lambda: os.utime(label, ns=(0, 0)), lambda: setattr(loader, "sigma", 4), lambda: setattr(loader, "tile", "full"),
+                   lambda: (loader.weight_directory / f"{label.stem}.npy").unlink(),
+                   lambda: (tmp_path / "checked.json").write_text("{")):
+        change()
+        assert prepared() == [0, 1]
+        (loader.weight_directory / f"{label.stem}.npy").touch()
+        assert prepared() == []
+    write_png(label, noise((7, 7)))
+    with pytest.raises(DataError, match="7 x 7 px"):
+        prepared()
 
 
 @pytest.mark.parametrize("tile", ["full", 16])

@@ -225,7 +225,7 @@ def test_a_run_leaves_what_it_promises(full_run):
     expected |= {f"logs/report_{text.stem}.html", f"logs/{text.stem}/{events.name}"}
     expected |= {f"checkpoints/{kind}_model.safetensors" for kind in ("best", "last")}
     expected |= {f"results/{name}.png" for name in ("cell_0_pred", "cell_1_pred", "overview")}
-    expected |= {"DataTxt/dataset_stats.json", "checkpoints/.lock", "results/.lock"}
+    expected |= {"DataTxt/dataset_stats.json", "DataTxt/checked.json", "checkpoints/.lock", "results/.lock"}
     expected |= {f"weight_maps/cell_{k}.{kind}" for k in range(4) for kind in ("npy", "png")}
     expected |= {f"DataTxt/{split}_{kind}.txt" for split in ("train", "test") for kind in ("image", "label")}
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == expected
