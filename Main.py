@@ -14,21 +14,15 @@ from pathlib import Path
 from tqdm import tqdm
 
 import Runtime
-from Common import DataError, Parser, boolean, make_folder, number, run
+from Common import DataError, Parser, boolean, make_folder, number, run, tile
 from Checkpoint import save, state_arrays
 from DataLoader import SegmentationSet, TrainingLoader, check_pairs, dataset_statistics
 from MakeTxt import SPLITS, make_lists, read_list
 from Metrics import all_foreground_baseline
-from MirrorPadding import exact_spans, geometry_of
+from MirrorPadding import check_tile, geometry_of
 from Report import RunLog, draw_curves, draw_overview, duration, run_name, write_predictions
 
-MEMORY_WORDS = ("memory", "alloc")  # in the errors of Jittor's and CUDA's allocators
 LESS_MEMORY = "try --tile 256, a smaller --base_channels or --Batch_size 1"
-
-
-def tile(text):
-    """A flag type: 'full', 'reference', or a side in pixels."""
-    return text if text in ("full", "reference") else number(int, 16)(text)
 
 
 def save_every(text):
@@ -79,11 +73,10 @@ def parse_arguments():
     if args.base_channels % 2:
         parser.error(f"--base_channels {args.base_channels} must be even")
     args.geometry = geometry_of(args.mode, args.bilinear)
-    if isinstance(args.tile, int) and args.geometry.edge is not None:
-        try:
-            exact_spans(args.geometry.output_side(10 * args.tile), args.tile, args.geometry)
-        except DataError as error:
-            parser.error(str(error))
+    try:
+        check_tile(args.tile, args.geometry)
+    except DataError as error:
+        parser.error(str(error))
     return args
 
 
@@ -177,7 +170,7 @@ def train(trainer, recorder):
         failure = error
         recorder.save_last(trainer.epoch)
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and not any(word in str(error).lower() for word in MEMORY_WORDS):
+        if not Runtime.is_out_of_memory(error):
             raise
         failure = DataError(f"out of memory: {LESS_MEMORY}")
     if failure:
