@@ -103,6 +103,11 @@ def number(kind, low, high=float("inf"), include_low=True):
     return parse
 
 
+def tile(text):
+    """A flag type: 'full', 'reference', or a side in pixels."""
+    return text if text in ("full", "reference") else number(int, 16)(text)
+
+
 def picture(text):
     """A flag type: the path of a picture to write, a PNG file."""
     path = Path(text)
@@ -171,16 +176,12 @@ def say_once(text):
         print(text, file=sys.stderr)
 
 
-def _open(path):
-    """An image file, decoded; every way in which a file can be broken becomes a DataError."""
+@contextlib.contextmanager
+def _opened(path):
+    """`with _opened(path) as image:` every way in which the file can be broken becomes a DataError."""
     try:
         with Image.open(path) as image:
-            image.verify()  # a PNG's check sums, which `load` passes over
-        with Image.open(path) as image:
-            if image.format == "TIFF" and image.n_frames > 1:
-                raise DataError(f"{path}: has {image.n_frames} pages; save each page as a file of its own")
-            image.load()
-            return image.copy()
+            yield image
     except Image.DecompressionBombError:
         raise DataError(f"{path}: larger than {MAX_PIXELS:,} pixels; cut it into smaller images") from None
     except FileNotFoundError:
@@ -194,6 +195,17 @@ def _open(path):
         raise DataError(f"{path}: not a readable image{detail}; export it again as PNG or TIFF") from None
 
 
+def _open(path):
+    """An image file of one page, decoded."""
+    with _opened(path) as image:
+        image.verify()  # a PNG's check sums, which `load` passes over
+    with _opened(path) as image:
+        if image.format == "TIFF" and image.n_frames > 1:
+            raise DataError(f"{path}: has {image.n_frames} pages; save each page as a file of its own")
+        image.load()
+        return image.copy()
+
+
 def image_size(path):
     """(height, width) of an image file, read from its header."""
     try:
@@ -204,13 +216,8 @@ def image_size(path):
         return image.height, image.width
 
 
-def read_image(path, grayscale=None):
-    """Read an image file as uint8 (or uint16, 16-bit grey) values.
-
-    grayscale: True -> (H, W); False -> (H, W, 3); None -> whichever the file is.  Palettes, alpha and CMYK are converted
-    with a line on stderr.  Raises DataError for a file that is no image, is damaged, or holds 32-bit values.
-    """
-    image = _open(path)
+def _pixels(path, image, grayscale):
+    """A decoded image's values; see `read_image`."""
     if image.mode in ("I;16", "I;16L", "I;16B", "I;16N"):
         pixels = np.asarray(image).astype(np.uint16)
         return pixels if grayscale is not False else np.repeat(pixels[..., None], 3, axis=2)
@@ -223,6 +230,24 @@ def read_image(path, grayscale=None):
     if grayscale is None:
         grayscale = image.mode != "RGB"
     return np.asarray(image.convert("L" if grayscale else "RGB"))
+
+
+def read_image(path, grayscale=None):
+    """Read an image file as uint8 (or uint16, 16-bit grey) values.
+
+    grayscale: True -> (H, W); False -> (H, W, 3); None -> whichever the file is.  Palettes, alpha and CMYK are converted
+    with a line on stderr.  Raises DataError for a file that is no image, is damaged, or holds 32-bit values.
+    """
+    return _pixels(path, _open(path), grayscale)
+
+
+def read_pages(path, numbers):
+    """Yield an image file's pages of these numbers (from 0) as `read_image` reads the only one: grey or RGB as it is."""
+    with _opened(path) as image:
+        for number in numbers:
+            image.seek(number)
+            image.load()
+            yield _pixels(path, image.copy(), None)
 
 
 def read_label(path):

@@ -8,7 +8,6 @@ import json
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,14 +16,8 @@ from tqdm import tqdm
 
 from Common import IGNORED, DataError, atomic_write, check_same_size, image_size, load_label, read_image
 from MirrorPadding import REFERENCE_SIDE, mirror_pad, mirrored_before, pad_for, reference_blocks
+from Normalise import Statistics, as_planes, normalise
 from WeightMap import cached_weight_map
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Mean and standard deviation of the training images, per channel, of values scaled to [0, 1]."""
-    mean: tuple
-    std: tuple
 
 
 class Batch(NamedTuple):
@@ -37,9 +30,7 @@ class Batch(NamedTuple):
 # --------------------------------------------------------------------------------------------------------------- one pair
 def load_image(path, n_channels):
     """An image as (C, H, W) float32 in [0, 1]: grey for 1 channel, RGB for 3 (a grey file is repeated)."""
-    pixels = read_image(path, grayscale=n_channels == 1)
-    scaled = pixels.astype(np.float32) / np.iinfo(pixels.dtype).max
-    return scaled[None] if n_channels == 1 else np.ascontiguousarray(scaled.transpose(2, 0, 1))
+    return as_planes(read_image(path, grayscale=n_channels == 1))
 
 
 def check_pairs(pairs, tile):
@@ -107,10 +98,8 @@ class SegmentationSet:
     """
 
     def __init__(self, pairs, n_channels, n_classes, statistics, ignore_label=None):
+        self.pairs, self.n_channels, self.n_classes, self.statistics = pairs, n_channels, n_classes, statistics
         self.ignore_label = ignore_label
-        self.pairs, self.n_channels, self.n_classes = pairs, n_channels, n_classes
-        self.mean = np.asarray(statistics.mean, np.float32)[:, None, None]
-        self.std = np.asarray(statistics.std, np.float32)[:, None, None]
 
     def __len__(self):
         return len(self.pairs)
@@ -119,7 +108,7 @@ class SegmentationSet:
         return self.pairs[index][0].stem
 
     def image(self, index):
-        return (load_image(self.pairs[index][0], self.n_channels) - self.mean) / self.std
+        return normalise(load_image(self.pairs[index][0], self.n_channels), self.statistics)
 
     def label(self, index):
         return load_label(self.pairs[index][1], self.n_classes, self.ignore_label)

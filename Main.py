@@ -20,22 +20,16 @@ from tqdm import tqdm
 
 import Runtime
 from Checkpoint import assign
-from Common import IGNORED, DataError, Parser, boolean, lock_folder, make_folder, number, run
+from Common import IGNORED, DataError, Parser, boolean, lock_folder, make_folder, number, run, tile
 from DataLoader import SegmentationSet, TrainingLoader, check_pairs, dataset_statistics
 from MakeTxt import make_lists
 from Metrics import constant_baselines
-from MirrorPadding import exact_spans, geometry_of
+from MirrorPadding import check_tile, geometry_of
 from Recorder import Recorder
 from Report import RunLog, run_name
 from Resume import LAST, OUTPUT_FOLDERS, check_resumed, data_of, flags_of, load_run, resume_command, settings_of
 
-MEMORY_WORDS = ("memory", "alloc")  # in the errors of Jittor's and CUDA's allocators
 LESS_MEMORY = "try --tile 256, a smaller --base_channels or --Batch_size 1"
-
-
-def tile(text):
-    """A flag type: 'full', 'reference', or a side in pixels."""
-    return text if text in ("full", "reference") else number(int, 16)(text)
 
 
 class Every(NamedTuple):
@@ -118,11 +112,10 @@ def check_flags(args, parser):
     if args.base_channels % 2:
         parser.error(f"--base_channels {args.base_channels} must be even")
     args.geometry = geometry_of(args.mode, args.bilinear)
-    if isinstance(args.tile, int) and args.geometry.edge is not None:
-        try:
-            exact_spans(args.geometry.output_side(10 * args.tile), args.tile, args.geometry)
-        except DataError as error:
-            parser.error(str(error))
+    try:
+        check_tile(args.tile, args.geometry)
+    except DataError as error:
+        parser.error(str(error))
 
 
 def net_options(args):
@@ -165,7 +158,7 @@ def train(trainer, recorder):
         failure = error
         recorder.save_last()
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and not any(word in str(error).lower() for word in MEMORY_WORDS):
+        if not Runtime.is_out_of_memory(error):
             raise
         failure = DataError(f"out of memory: {LESS_MEMORY}")
     if failure:

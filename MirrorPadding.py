@@ -12,9 +12,9 @@ whole image, and every logit is the same.  Bilinear up-sampling looks one pixel 
 the outer 15 pixels of such a tile's output differ, and are not used.
 """
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Optional
+from typing import NamedTuple, Optional
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from Common import DataError, Parser, atomic_write, make_folder, number, picture
 REFERENCE_SIDE = 512     # px: the one image side that the reference's protocol is made for
 REFERENCE_BLOCK = 256    # px: a quadrant
 REFERENCE_OUTPUT = 260   # px: the logits' side of a quadrant, for either kind of net
+WHOLE = 2 ** 21          # pixels, 1,448 x 1,448: up to here a net without exact tiles sees all at once (U2net: 4 GB)
+WINDOW = 1024            # px: the side of the tiles that larger images are cut into
 
 
 @dataclass(frozen=True)
@@ -43,17 +45,20 @@ class Geometry:
 
 UNET_BILINEAR = Geometry(margin=184, multiple=16, remainder=4, smallest=4, edge=15, reference_input=448)
 UNET_TRANSPOSED = Geometry(margin=184, multiple=16, remainder=4, smallest=4, edge=0, reference_input=448)
+UNET_ALIGNED = replace(UNET_BILINEAR, edge=None)  # `align_corners`: where it looks depends on the size of its input
 UNET_PADDED = Geometry(margin=0, multiple=16, remainder=0, smallest=32, edge=None, reference_input=260)
 U2NET = Geometry(margin=0, multiple=32, remainder=0, smallest=64, edge=None, reference_input=260)
 
 
-def geometry_of(mode, bilinear=True, padding=0):
+def geometry_of(mode, bilinear=True, padding=0, align_corners=False):
     """The Geometry of a net as `Model.build_model` builds it."""
     if mode != "Unet":
         return U2NET
     if padding:
         return UNET_PADDED
-    return UNET_BILINEAR if bilinear else UNET_TRANSPOSED
+    if bilinear:
+        return UNET_ALIGNED if align_corners else UNET_BILINEAR
+    return UNET_TRANSPOSED
 
 
 # -------------------------------------------------------------------------------------------------------------- mirroring
@@ -133,6 +138,12 @@ def exact_spans(total, tile, geometry):
     return [Span(start, length, slice(begin, end)) for start, begin, end in zip(starts, [0, *ends], ends)]
 
 
+def check_tile(tile, geometry):
+    """Raise DataError where exact tiles of this side (px) would keep nothing."""
+    if isinstance(tile, int) and geometry.edge is not None:
+        exact_spans(geometry.output_side(10 * tile), tile, geometry)
+
+
 def blended_starts(total, length):
     """Starts of tiles of `length` px that overlap by at least half and together cover `total` px."""
     count = 1 if total <= length else -(-(total - length) // max(1, length // 2)) + 1
@@ -145,6 +156,88 @@ def gaussian_window(length):
     return np.maximum(np.exp(-0.5 * (distance / (length / 8)) ** 2), 1e-3).astype(np.float32)
 
 
+def _forward_in_batches(forward, band, indices, batch):
+    """Yield the logits (K, h, w) of the tiles of a row of tiles; band: (C, h, W); indices: of each tile's columns."""
+    for first in range(0, len(indices), batch):
+        yield from forward(np.stack([band.take(columns, axis=-1) for columns in indices[first:first + batch]]))
+
+
+def _read_rows(source, rows):
+    """The rows of a source (C, H, W) that `rows` names, in that order and however often: (C, len(rows), W)."""
+    first = rows.min()
+    return source[:, first:rows.max() + 1].take(rows - first, axis=-2)
+
+
+class ExactTile(NamedTuple):
+    """A tile along one axis of an image."""
+    pixels: np.ndarray  # the image's pixels that it sees, mirrored ones among them
+    keep: slice         # the image's pixels whose logits are taken from it
+    inside: slice       # where these lie in its logits
+
+
+def _exact_axis(length, tile, geometry):
+    """The ExactTiles along an axis of `length` px, in order."""
+    total = geometry.output_side(length)
+    before = (total - length) // 2  # logits before that of the image's first pixel
+    pixels = mirrored(length, before + geometry.margin // 2, total - before - length + geometry.margin // 2)
+    spans = [Span(0, total, slice(0, total))] if tile == "full" else exact_spans(total, tile, geometry)
+    tiles = []
+    for span in spans:
+        begin, end = max(span.keep.start, before), min(span.keep.stop, before + length)
+        if begin < end:  # the logits of mirrored pixels alone are nobody's
+            tiles.append(ExactTile(pixels[span.start:span.start + span.length + geometry.margin],
+                                   slice(begin - before, end - before), slice(begin - span.start, end - span.start)))
+    return tiles
+
+
+def _exact_tiles(source, forward, geometry, tile, batch):
+    rows, columns = (_exact_axis(length, tile, geometry) for length in source.shape[-2:])
+    for row in rows:
+        band, seen = _read_rows(source, row.pixels), [column.pixels for column in columns]
+        for column, part in zip(columns, _forward_in_batches(forward, band, seen, batch)):
+            yield row.keep.start, column.keep.start, part[:, row.inside, column.inside]
+
+
+def _blended_tiles(source, forward, geometry, tile, batch):
+    """Overlapping tiles, weighted by a Gaussian; the parts are as wide as the image."""
+    height, width = source.shape[-2:]
+    side = geometry.output_side(tile)
+    sides = [side if length > side else geometry.output_side(length) for length in (height, width)]
+    canvas = [max(length, part) for length, part in zip((height, width), sides)]
+    half = geometry.margin // 2
+    rows, columns = (mirrored(length, half, total - length + half) for length, total in zip((height, width), canvas))
+    tops, lefts = (blended_starts(total, part) for total, part in zip(canvas, sides))
+    seen = [columns[left:left + sides[1] + geometry.margin] for left in lefts]
+    window = gaussian_window(sides[0])[:, None] * gaussian_window(sides[1])
+    logits, total = 0, np.zeros((sides[0], canvas[1]), np.float32)
+    for top, following in zip(tops, [*tops[1:], canvas[0]]):
+        band = _read_rows(source, rows[top:top + sides[0] + geometry.margin])
+        for left, part in zip(lefts, _forward_in_batches(forward, band, seen, batch)):
+            if np.isscalar(logits):
+                logits = np.zeros((len(part), *total.shape), np.float32)
+            logits[..., left:left + sides[1]] += window * part
+            total[:, left:left + sides[1]] += window
+        done = following - top  # rows that no later tile reaches
+        yield top, 0, (logits[:, :done] / total[:done])[:, :height - top, :width]
+        logits, total = (np.concatenate([sums[..., done:, :], np.zeros_like(sums[..., :done, :])], axis=-2)
+                         for sums in (logits, total))
+
+
+def tiled_logits(source, forward, geometry, tile="full", batch=1):
+    """Yield a whole image's logits part by part: (top, left, (K, h, w) float32), h and w as the parts come.
+
+    source: an array (C, H, W), or an object with its `shape` whose [:, top:bottom] is an array: it is only asked for
+    the rows of one row of tiles at a time.  Parts come in reading order; those of one row of tiles share their rows and
+    together fill the width.  batch: tiles per call of `forward`.  forward, tile: as for `overlap_tile`.
+    """
+    if tile == "reference":
+        yield 0, 0, stitch_reference(forward(reference_blocks(source, geometry)), np.concatenate)[0]
+    elif tile == "full" or geometry.edge is not None:
+        yield from _exact_tiles(source, forward, geometry, tile, batch)
+    else:
+        yield from _blended_tiles(source, forward, geometry, tile, batch)
+
+
 def overlap_tile(image, forward, geometry, tile="full"):
     """Logits of a whole image, by any tiling.
 
@@ -152,51 +245,18 @@ def overlap_tile(image, forward, geometry, tile="full"):
     (N, K, h - margin, w - margin), both NumPy.  tile: 'full' (one pass), a side N in pixels, or 'reference'.
     Returns (K, H, W) float32.
     """
-    height, width = image.shape[-2:]
-    if tile == "reference":
-        return stitch_reference(forward(reference_blocks(image, geometry)), np.concatenate)[0]
-    if tile == "full":
-        padded = pad_for(geometry, image, height, width)
-        return np.ascontiguousarray(crop_logits(forward(padded[None])[0], height, width))
-    if geometry.edge is None:
-        return _blended_tiles(image, forward, geometry, tile)
-    return _exact_tiles(image, forward, geometry, tile)
-
-
-def _exact_tiles(image, forward, geometry, tile):
-    height, width = image.shape[-2:]
-    padded = pad_for(geometry, image, height, width)
-    rows, columns = (exact_spans(side - geometry.margin, tile, geometry) for side in padded.shape[-2:])
     logits = None
-    for row in rows:
-        for column in columns:
-            view = padded[:, row.start:row.start + row.length + geometry.margin,
-                          column.start:column.start + column.length + geometry.margin]
-            part = forward(np.ascontiguousarray(view[None]))[0]
-            if logits is None:
-                logits = np.empty((part.shape[0], rows[-1].keep.stop, columns[-1].keep.stop), np.float32)
-            logits[:, row.keep, column.keep] = part[:, row.keep.start - row.start:row.keep.stop - row.start,
-                                                    column.keep.start - column.start:column.keep.stop - column.start]
-    return np.ascontiguousarray(crop_logits(logits, height, width))
+    for top, left, part in tiled_logits(image, forward, geometry, tile):
+        if logits is None:
+            logits = np.empty((len(part), *image.shape[-2:]), np.float32)
+        logits[:, top:top + part.shape[1], left:left + part.shape[2]] = part
+    return logits
 
 
-def _blended_tiles(image, forward, geometry, tile):
-    height, width = image.shape[-2:]
-    side = geometry.output_side(tile)
-    sides = [side if length > side else geometry.output_side(length) for length in (height, width)]
-    canvas = [max(length, part) for length, part in zip((height, width), sides)]
-    padded = mirror_pad(image, 0, canvas[0] - height, 0, canvas[1] - width)
-    window = gaussian_window(sides[0])[:, None] * gaussian_window(sides[1])[None]
-    logits, total = 0, np.zeros(canvas, np.float32)
-    for top in blended_starts(canvas[0], sides[0]):
-        for left in blended_starts(canvas[1], sides[1]):
-            here = np.s_[..., top:top + sides[0], left:left + sides[1]]
-            part = forward(np.ascontiguousarray(padded[here][None]))[0]
-            if np.isscalar(logits):
-                logits = np.zeros((part.shape[0], *canvas), np.float32)
-            logits[here] += window * part
-            total[here] += window
-    return np.ascontiguousarray((logits / total)[:, :height, :width])
+def automatic_tile(geometry, height, width):
+    """The tile for an image (px) that nobody asked to be cut: one pass, as far as that fits into common memories."""
+    exact = geometry.edge is not None  # then tiles change nothing but the memory that they take
+    return "full" if not exact and height * width <= WHOLE else WINDOW
 
 
 # ------------------------------------------------------------------------------------------------ the reference's protocol
@@ -209,6 +269,7 @@ def reference_blocks(image, geometry):
     if image.shape[-2:] != (REFERENCE_SIDE, REFERENCE_SIDE):
         raise DataError(f"--tile reference: made for {REFERENCE_SIDE} x {REFERENCE_SIDE} px images, not for "
                         f"{image.shape[-2]} x {image.shape[-1]}; use --tile full")
+    image = image[:, :REFERENCE_SIDE]
     half, pad = REFERENCE_BLOCK, geometry.reference_input - REFERENCE_BLOCK
     return np.stack([mirror_padding(image[:, top:top + half, left:left + half], pad)
                      for top in (0, half) for left in (0, half)])

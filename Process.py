@@ -3,7 +3,7 @@
 `Trainer` reads like the algorithm; what is drawn, written or printed is its caller's business (`on_epoch`, `on_best`).
 Between two steps its whole state is the Vars of `state()` and the numbers of `progress()`: a run resumed from them goes
 on as the unbroken one would, to the last bit on a CPU.
-`predict_image` is the tiled forward pass that testing and prediction share.
+`forward_function` is the forward pass that testing and prediction share; MirrorPadding has the tiles.
 """
 import math
 import signal
@@ -21,6 +21,7 @@ from Common import IGNORED, DataError, png_bytes
 from Loss import deep_supervision_loss, weighted_cross_entropy
 from Metrics import mean_scores, scores
 from MirrorPadding import crop_logits, overlap_tile, stitch_reference
+from Postprocess import mask_pixels, probabilities
 from Runtime import jt
 
 
@@ -58,24 +59,23 @@ def as_var(array):
     return jt.array64(array) if array.dtype == np.float64 else jt.array(array)
 
 
-def predict_image(model, image, geometry, tile="full"):
-    """Logits (K, H, W) float32 of one normalised image (C, H, W) float32, for a model in eval mode."""
+def forward_function(model):
+    """A model in eval mode as MirrorPadding calls it: inputs (N, C, h, w) -> logits (N, K, ...), float32 arrays."""
     def forward(inputs):
         with jt.no_grad():
             outputs = model(jt.array(inputs))
             return (outputs[0] if isinstance(outputs, list) else outputs).numpy()
-    return overlap_tile(image, forward, geometry, tile)
+    return forward
 
 
-def mask_pixels(prediction, n_classes):
-    """A predicted class map (H, W) as a picture's uint8 values: 0/255 for two classes, the class numbers for more."""
-    return (prediction * (255 if n_classes == 2 else 1)).astype(np.uint8)
+def predict_image(model, image, geometry, tile="full"):
+    """Logits (K, H, W) float32 of one normalised image (C, H, W) float32, for a model in eval mode."""
+    return overlap_tile(image, forward_function(model), geometry, tile)
 
 
 def foreground_probability(logits):
-    """1 - softmax(logits)[0], how probably a pixel is no background: (K, H, W) float32 -> (H, W) uint8, 255 means 1."""
-    likelihood = np.exp(logits - logits.max(axis=0))
-    return np.rint(255 * (1 - likelihood[0] / likelihood.sum(axis=0))).astype(np.uint8)
+    """How probably a pixel is no background: (K, H, W) float32 -> (H, W) uint8, 255 means 1."""
+    return np.rint(255 * (1 - probabilities(logits)[0])).astype(np.uint8)
 
 
 def batch_loss(model, batch, tile="full"):

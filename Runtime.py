@@ -137,6 +137,11 @@ def seed_everything(seed):
     start().set_global_seed(seed)
 
 
+def is_out_of_memory(error):
+    """Whether an exception is a MemoryError, or one of Jittor's or CUDA's allocators'."""
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in ("memory", "alloc"))
+
+
 @contextlib.contextmanager
 def last_words(text):
     """Print `text` to stderr if this process is killed inside the `with`: a helper process notices and says it.

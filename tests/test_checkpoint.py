@@ -9,7 +9,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from Checkpoint import FORMAT, assign_weights, load, load_weights, save, state_arrays
+from Checkpoint import FORMAT, assign_weights, describe_net, load, load_weights, save, state_arrays
 from Common import DataError
 
 HEADER = {"mode": "Unet", "options": {"bilinear": True, "dropout_probs": [0.2, 0.5]}, "mean": [0.1234567890123456],
@@ -181,3 +181,36 @@ def test_load_weights_refuses_another_net(tmp_path):
     with pytest.raises(DataError, match="a.safetensors: not the weights of this net: missing b; unexpected a$"):
         load_weights(model, tmp_path / "a.safetensors")
     assert not model.state_dict()["b"].assigned
+
+
+# ------------------------------------------------------------------------------------------ what weights tell of a net
+def described(**shapes):
+    return describe_net({name.replace("__", "."): np.zeros(shape) for name, shape in shapes.items()}, "net.pth")
+
+
+def test_describe_net():
+    unet = {"inc__double_conv__0__weight": (6, 3, 3, 3), "outc__conv__weight": (4, 6, 1, 1)}
+    assert described(**unet) == ("Unet", 3, 4, {"base_channels": 6, "bilinear": True, "conv_bias": False})
+    found = described(**unet, inc__double_conv__0__bias=(6,), up1__up__weight=(96, 48, 2, 2))
+    assert found == ("Unet", 3, 4, {"base_channels": 6, "bilinear": False, "conv_bias": True})
+    for mode, middle in (("U2net", 32), ("U2netS", 16)):
+        assert described(stage1__rebnconvin__conv_s1__weight=(64, 1, 3, 3), outconv__weight=(2, 12, 1, 1),
+                         stage1__rebnconv1__conv_s1__weight=(middle, 64, 3, 3)) == (mode, 1, 2, {})
+
+
+@pytest.mark.parametrize("shapes", [
+    {}, {"inc__double_conv__0__weight": (6, 3, 3, 3)}, {"layer1__weight": (1, 1, 1, 1)},
+    {"inc__double_conv__0__weight": (6,), "outc__conv__weight": (4, 6, 1, 1)}])
+def test_the_weights_of_something_else(shapes):
+    with pytest.raises(DataError, match="^net.pth: the weights of neither a U-Net .* nor a U-2-Net"):
+        described(**shapes)
+
+
+@pytest.mark.jittor
+@pytest.mark.parametrize("net, options", [
+    (("Unet", 1, 2), {"bilinear": True, "base_channels": 4, "conv_bias": True}),
+    (("Unet", 3, 5), {"bilinear": False, "base_channels": 2, "conv_bias": False}), (("U2netS", 3, 1), {}),
+    (("U2net", 1, 2), {})])
+def test_describe_net_of_ours(build, net, options):
+    state = {name: np.broadcast_to(0, var.shape) for name, var in build(*net, **options).state_dict().items()}
+    assert describe_net(state, "") == (*net, options)

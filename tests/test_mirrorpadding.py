@@ -9,9 +9,10 @@ from PIL import Image
 
 import MirrorPadding
 from Common import DataError, run
-from MirrorPadding import (U2NET, UNET_BILINEAR, UNET_PADDED, UNET_TRANSPOSED, Geometry, blended_starts, crop_logits, draw,
-                           exact_spans, gaussian_window, geometry_of, mirror_pad, mirror_padding, overlap_tile, pad_for,
-                           reference_blocks, stitch_reference)
+from MirrorPadding import (U2NET, UNET_ALIGNED, UNET_BILINEAR, UNET_PADDED, UNET_TRANSPOSED, Geometry, automatic_tile,
+                           blended_starts, check_tile, crop_logits, draw, exact_spans, gaussian_window, geometry_of,
+                           mirror_pad, mirror_padding, overlap_tile, pad_for, reference_blocks, stitch_reference,
+                           tiled_logits)
 
 GEOMETRIES = [UNET_BILINEAR, UNET_TRANSPOSED, UNET_PADDED, U2NET]
 VALID = [UNET_BILINEAR, UNET_TRANSPOSED]
@@ -78,6 +79,21 @@ def test_sizes_of_the_paper():
 def test_geometry_of():
     assert geometry_of("Unet") is UNET_BILINEAR and geometry_of("Unet", bilinear=False) is UNET_TRANSPOSED
     assert geometry_of("Unet", padding=1) is UNET_PADDED and geometry_of("U2netS") is geometry_of("U2net") is U2NET
+    assert geometry_of("Unet", align_corners=True) is UNET_ALIGNED and UNET_ALIGNED.edge is None
+    assert geometry_of("Unet", bilinear=False, align_corners=True) is UNET_TRANSPOSED
+
+
+def test_automatic_tile():
+    """Exact tiles are free; others are blended, which changes the answer, only where one pass would take too much."""
+    assert [automatic_tile(UNET_BILINEAR, *size) for size in ((50, 60), (3000, 20))] == [1024, 1024]
+    assert [automatic_tile(U2NET, *size) for size in ((50, 60), (1024, 2048), (1024, 2049))] == ["full", "full", 1024]
+
+
+def test_check_tile():
+    for tile, geometry in (("full", UNET_BILINEAR), (52, UNET_BILINEAR), (20, UNET_TRANSPOSED), (16, U2NET)):
+        check_tile(tile, geometry)
+    with pytest.raises(DataError, match="^--tile 36: too small for this net, 52 is the smallest$"):
+        check_tile(36, UNET_BILINEAR)
 
 
 # ---------------------------------------------------------------------------------------------------------- mirroring
@@ -156,7 +172,8 @@ def test_the_stand_in_notices_shifted_tiles():
     assert (net(image[..., 8:292, 8:292])[:, 0, :-8, :-8] != whole[:, 0, 8:, 8:]).mean() > 0.9
 
 
-def test_every_tile_sees_real_pixels():
+@pytest.mark.parametrize("geometry", [UNET_BILINEAR, UNET_ALIGNED])
+def test_every_tile_sees_real_pixels(geometry):
     """Where a tile's input turns round, it does so at the image's edge, nowhere else."""
     height, width = 130, 210
     seen = []
@@ -164,7 +181,7 @@ def test_every_tile_sees_real_pixels():
     def watching(inputs):
         seen.append(inputs[0, 0].astype(int))
         return centre(inputs)
-    overlap_tile(numbered(1, height, width), watching, UNET_BILINEAR, 68)
+    overlap_tile(numbered(1, height, width), watching, geometry, 68)
     assert len(seen) > 6 and {view.shape for view in seen} == {(68 + 184, 68 + 184)}
     for view in seen:
         rows, columns = view[:, 0] // width, view[0] % width
@@ -216,6 +233,63 @@ def test_blended_tiles_trust_their_middle():
         return answer
     logits = overlap_tile(noise(1, 256, 256), edges, U2NET, 128)[0]
     assert (logits[:20] == 1).all() and logits[21:-21, 21:-21].max() < 0.1
+
+
+@pytest.mark.parametrize("size", [(150, 233), (40, 130), (5, 97)])
+def test_blended_tiles_of_a_valid_net(size):
+    """A U-Net with `align_corners`: each tile is given the 92 px around its output."""
+    image = noise(1, *size)
+    np.testing.assert_allclose(overlap_tile(image, centre, UNET_ALIGNED, 68), image, rtol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------- parts, rows, batches
+class Rows:
+    """An image that is read by rows: what is asked of it is kept."""
+
+    def __init__(self, image):
+        self.image, self.shape, self.asked = image, image.shape, []
+
+    def __getitem__(self, place):
+        planes, rows = place
+        assert planes == slice(None) and 0 <= rows.start < rows.stop <= self.shape[1]
+        self.asked.append(rows.stop - rows.start)
+        return self.image[:, rows]
+
+
+@pytest.mark.parametrize("geometry, tile", [(UNET_BILINEAR, 52), (UNET_TRANSPOSED, 36), (UNET_ALIGNED, 52), (U2NET, 64),
+                                            (UNET_BILINEAR, "full"), (U2NET, "full")])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("size", [(700, 133), (90, 300)])
+def test_parts_of_a_source(geometry, tile, batch, size):
+    image, half = noise(2, *size), geometry.margin // 2
+    sizes = []
+
+    def forward(inputs):
+        sizes.append(len(inputs))
+        return 2 * inputs[..., half:inputs.shape[2] - half, half:inputs.shape[3] - half]
+    source, found = Rows(image), np.full((2, *size), np.nan, np.float32)
+    done = 0
+    right = 0
+    for top, left, part in tiled_logits(source, forward, geometry, tile, batch):
+        bottom = top + part.shape[1]
+        assert np.isnan(found[:, top:bottom, left:left + part.shape[2]]).all(), "each logit once"
+        assert left == right and top == done, "in reading order, row by row"
+        found[:, top:bottom, left:left + part.shape[2]] = part
+        right = (left + part.shape[2]) % size[1]
+        done = bottom if right == 0 else done
+    np.testing.assert_allclose(found, 2 * image, rtol=1e-5)
+    assert max(sizes) == (batch if tile != "full" else 1)
+    if tile != "full" and size[0] == 700:
+        assert max(source.asked) <= geometry.output_side(tile) + geometry.margin < 700
+
+
+@pytest.mark.parametrize("geometry", VALID)
+def test_batches_change_nothing(geometry):
+    image, net = noise(1, 150, 233), valid_net(geometry.edge)
+    parts = [list(tiled_logits(image, net, geometry, 52, batch)) for batch in (1, 4, 100)]
+    for one, four, all_of_a_row in zip(*parts):
+        assert one[:2] == four[:2] == all_of_a_row[:2]
+        assert np.array_equal(one[2], four[2]) and np.array_equal(one[2], all_of_a_row[2])
 
 
 # -------------------------------------------------------------------------------------------- the reference's protocol

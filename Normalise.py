@@ -1,0 +1,64 @@
+"""From an image's stored values to what a net takes: scaled, normalised by the training set's statistics.  NumPy only.
+
+Training and prediction share it.
+"""
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean and standard deviation of the training images, per channel, of values scaled to [0, 1]."""
+    mean: tuple
+    std: tuple
+
+
+def as_planes(pixels, white=None):
+    """Unsigned values (H, W) or (H, W, 3) as (C, H, W) float32 in [0, 1].
+
+    white: the value that counts as 1; the dtype's largest by default.
+    """
+    scaled = pixels.astype(np.float32) / (white or np.iinfo(pixels.dtype).max)
+    return scaled[None] if scaled.ndim == 2 else np.ascontiguousarray(scaled.transpose(2, 0, 1))
+
+
+def normalise(image, statistics):
+    """(C, H, W) values in [0, 1], brought to mean 0 and standard deviation 1 by the training set's Statistics."""
+    mean, std = (np.asarray(values, np.float32)[:, None, None] for values in (statistics.mean, statistics.std))
+    return (image - mean) / std
+
+
+def to_channels(pixels, n_channels):
+    """Values (H, W) or (H, W, 3) as (H, W) for 1 channel, by Pillow's luma (ITU-R 601-2), or as (H, W, 3) for 3."""
+    if pixels.ndim == 3 and n_channels == 1:
+        red, green, blue = (pixels[..., k].astype(np.uint32) for k in range(3))
+        return ((19595 * red + 38470 * green + 7471 * blue + 2 ** 15) >> 16).astype(pixels.dtype)
+    return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 and n_channels == 3 else pixels
+
+
+def white_of(largest, dtype, statistics):
+    """The value that counts as 1 in an image whose largest value is `largest`: its dtype's largest, as in training.
+
+    But where even the largest of 16-bit values is darker than the mean of the training images, those were other images:
+    then it is the largest value of the 8, 12 or 14 bits in use.
+    """
+    full = np.iinfo(dtype).max
+    mean = min(statistics.mean) or 1.0  # 0: nothing is known of the training images
+    fitting = [white for white in (255, 4095, 16383) if largest <= white]
+    return fitting[0] if dtype == np.uint16 and largest < mean * full and fitting else full
+
+
+class NormalisedRows:
+    """An image as `MirrorPadding.tiled_logits` reads it: `shape` (C, H, W), and [:, top:bottom], (C, rows, W) float32.
+
+    pixels: (H, W) or (H, W, 3) values, grey or RGB: an array, or an object with its shape whose [top:bottom] is one.
+    """
+
+    def __init__(self, pixels, n_channels, statistics, white):
+        self.pixels, self.statistics, self.white = pixels, statistics, white
+        self.shape = (n_channels, *pixels.shape[:2])
+
+    def __getitem__(self, place):
+        _, rows = place
+        return normalise(as_planes(to_channels(self.pixels[rows], self.shape[0]), self.white), self.statistics)

@@ -1,0 +1,59 @@
+"""Normalise.py: against Pillow, and against the training set's own way."""
+import numpy as np
+import pytest
+from PIL import Image
+
+from Normalise import NormalisedRows, Statistics, as_planes, normalise, to_channels, white_of
+
+EIGHT, SIXTEEN = np.dtype(np.uint8), np.dtype(np.uint16)
+
+
+def noise(shape, dtype=np.uint8, seed=0):
+    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+
+
+def test_luma_is_pillows():
+    colour = noise((301, 77, 3))
+    assert np.array_equal(to_channels(colour, 1), np.asarray(Image.fromarray(colour).convert("L")))
+
+
+def test_luma_of_16_bits():
+    colour = noise((50, 60, 3), np.uint16)
+    grey = to_channels(colour, 1)
+    assert grey.dtype == np.uint16 and np.abs(grey - colour @ [0.299, 0.587, 0.114]).max() < 1.1
+    assert to_channels(np.full((2, 2, 3), 65535, np.uint16), 1).tolist() == [[65535, 65535]] * 2, "nothing overflows"
+
+
+def test_channels_that_fit_stay():
+    grey, colour = noise((4, 5)), noise((4, 5, 3))
+    assert to_channels(grey, 1) is grey and to_channels(colour, 3) is colour
+    assert (to_channels(grey, 3) == grey[..., None]).all() and to_channels(grey, 3).shape == (4, 5, 3)
+
+
+@pytest.mark.parametrize("mean, largest, white", [
+    (0.5, 200, 255), (0.5, 256, 4095), (0.5, 4095, 4095), (0.5, 16000, 16383), (0.5, 16384, 65535),
+    (0.03, 4000, 65535), (0.03, 1900, 4095), (0.0, 4000, 4095), (0.0, 60000, 65535)])
+def test_which_value_is_white(mean, largest, white):
+    """0.5: training on 8-bit images; 0.03: on 12 bits in 16-bit files, where 1966 is the mean; 0: nothing is known."""
+    assert white_of(largest, SIXTEEN, Statistics((mean, 0.9), (0.2, 0.2))) == white
+    assert white_of(min(largest, 255), EIGHT, Statistics((mean,), (0.2,))) == 255
+
+
+@pytest.mark.parametrize("n_channels", [1, 3])
+@pytest.mark.parametrize("shape", [(40, 30), (40, 30, 3)])
+@pytest.mark.parametrize("dtype, white", [(np.uint8, 255), (np.uint16, 65535), (np.uint16, 4095)])
+def test_normalised_rows(n_channels, shape, dtype, white):
+    pixels = noise(shape, dtype)
+    statistics = Statistics((0.4, 0.5, 0.6)[:n_channels], (0.1, 0.2, 0.3)[:n_channels])
+    rows = NormalisedRows(pixels, n_channels, statistics, white)
+    assert rows.shape == (n_channels, 40, 30)
+    wanted = to_channels(pixels, n_channels).reshape(40, 30, n_channels).astype(float) / white
+    for channel, (mean, std) in enumerate(zip(statistics.mean, statistics.std)):
+        found = rows[:, 7:19][channel]
+        assert found.dtype == np.float32 and found.shape == (12, 30)
+        np.testing.assert_allclose(found, (wanted[7:19, :, channel] - mean) / std, rtol=1e-4, atol=1e-5)
+
+
+def test_without_a_white_it_is_the_dtypes():
+    assert as_planes(np.array([[0, 51, 255]], np.uint8)).tolist() == [[[0, np.float32(0.2), 1]]]
+    assert normalise(np.ones((2, 1, 1), np.float32), Statistics((0.5, 0.0), (0.25, 2.0))).ravel().tolist() == [2, 0.5]

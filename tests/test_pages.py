@@ -1,0 +1,243 @@
+"""Pages.py: rows of TIFF files of every layout against the array that was written, pages against Pillow, files."""
+import importlib.util
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+import Pages
+from Common import DataError
+from Pages import Bands, TiffRows, examine, page_writer, pages, row_bands
+
+
+def noise(shape, dtype=np.uint8, seed=0):
+    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+
+
+@pytest.fixture
+def all_large(monkeypatch):
+    """Every page counts as too large for memory."""
+    monkeypatch.setattr(Pages, "LARGE", 0)
+
+
+# ------------------------------------------------------------------------------------------------------ rows of a TIFF
+LAYOUTS = [{}, {"rowsperstrip": 1}, {"rowsperstrip": 17}, {"rowsperstrip": 17, "compression": "zlib"},
+           {"compression": "zlib", "predictor": True}, {"rowsperstrip": 30, "compression": "lzma"}, {"tile": (64, 32)},
+           {"tile": (64, 32), "compression": "zlib", "predictor": True}, {"tile": (16, 16), "bigtiff": True},
+           {"byteorder": ">"}, {"byteorder": ">", "tile": (32, 32), "compression": "zlib"}]
+PLANAR = [{"planarconfig": "separate"}, {"planarconfig": "separate", "rowsperstrip": 13},
+          {"planarconfig": "separate", "tile": (32, 32), "compression": "zlib"}]
+
+
+def check_rows(path, wanted):
+    rows = TiffRows(path, 0)
+    assert rows.shape == wanted.shape and rows.dtype == wanted.dtype
+    height = wanted.shape[0]
+    for top, bottom in ((0, height), (0, 1), (5, 60), (height - 1, height), (17, 34), (63, 65)):
+        found = rows[top:bottom]
+        assert found.dtype == wanted.dtype and np.array_equal(found, wanted[top:bottom])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("shape", [(150, 77), (130, 250, 3), (130, 70, 4)])
+def test_rows_of_every_layout(tmp_path, all_large, shape, dtype):
+    pixels, colour = noise(shape, dtype), len(shape) == 3
+    for layout in [*LAYOUTS, *(PLANAR if colour else [])]:
+        stored = pixels.transpose(2, 0, 1) if "planarconfig" in layout else pixels
+        tifffile.imwrite(tmp_path / "image.tif", stored, photometric="rgb" if colour else "minisblack", **layout)
+        file = examine(tmp_path / "image.tif")
+        assert (file.height, file.width, file.by_tifffile, file.is_large) == (*shape[:2], True, True)
+        check_rows(file.path, pixels[..., :3] if colour else pixels)
+
+
+@pytest.mark.parametrize("mode, compression", [("L", "packbits"), ("RGB", "tiff_adobe_deflate"), ("RGB", "packbits")])
+def test_rows_of_what_pillow_writes(tmp_path, all_large, mode, compression):
+    pixels = noise((150, 77) if mode == "L" else (150, 77, 3))
+    Image.fromarray(pixels).save(tmp_path / "image.tif", compression=compression)
+    assert examine(tmp_path / "image.tif").by_tifffile
+    check_rows(tmp_path / "image.tif", pixels)
+
+
+def test_white_may_be_zero(tmp_path):
+    """By rows as by Pillow."""
+    tifffile.imwrite(tmp_path / "image.tif", noise((100, 30)), photometric="miniswhite", rowsperstrip=7)
+    with Image.open(tmp_path / "image.tif") as image:
+        check_rows(tmp_path / "image.tif", np.asarray(image))
+    assert np.array_equal(TiffRows(tmp_path / "image.tif", 0)[:], 255 - noise((100, 30)))
+
+
+def test_only_the_strips_asked_for_are_read(tmp_path, monkeypatch):
+    tifffile.imwrite(tmp_path / "image.tif", noise((200, 100)), rowsperstrip=10, compression="zlib")
+    asked, decode = [], Pages._decode
+    monkeypatch.setattr(Pages, "_decode", lambda file, page, index: (asked.append(index), decode(file, page, index))[1])
+    assert TiffRows(tmp_path / "image.tif", 0)[35:60].shape == (25, 100) and asked == [3, 4, 5]
+
+
+def test_strips_that_were_never_written_are_black(tmp_path):
+    first, last = noise((64, 64)), noise((64, 64), seed=1)
+    tifffile.imwrite(tmp_path / "image.tif", iter([first, None, last]), shape=(64, 192), dtype=np.uint8, tile=(64, 64))
+    check_rows(tmp_path / "image.tif", np.hstack([first, np.zeros_like(first), last]))
+
+
+@pytest.mark.parametrize("pixels, options, reason", [
+    (np.zeros((20, 20), np.float32), {}, "its values are float32; save it with 8 or 16 bits"),
+    (np.zeros((20, 20, 2), np.uint8), {"planarconfig": "contig", "photometric": "minisblack"},
+     "it has 2 channels of kind MINISBLACK"),
+    (np.zeros((20, 20), np.uint8), {"photometric": "palette", "colormap": np.zeros((3, 256), np.uint16)},
+     "it has 1 channels of kind PALETTE; save it as grey or RGB")])
+def test_what_can_be_read_neither_by_rows_nor_whole(tmp_path, all_large, monkeypatch, pixels, options, reason):
+    tifffile.imwrite(tmp_path / "image.tif", pixels, **options)
+    assert not examine(tmp_path / "image.tif").by_tifffile, "small enough for Pillow, which may know it"
+    monkeypatch.setattr(Pages, "MAX_PIXELS", 300)
+    with pytest.raises(DataError, match=f"image.tif: 20 x 20 px is too large .*: {reason}"):
+        examine(tmp_path / "image.tif")
+
+
+@pytest.mark.parametrize("mode, compression", [("L", "tiff_lzw"), ("RGB", "tiff_lzw"), ("YCbCr", "jpeg")])
+def test_a_compression_that_needs_a_further_package(tmp_path, all_large, monkeypatch, mode, compression):
+    monkeypatch.setattr(Pages, "MAX_PIXELS", 300)
+    Image.fromarray(noise((100, 20, 3))).convert(mode).save(tmp_path / "image.tif", compression=compression)
+    if importlib.util.find_spec("imagecodecs"):
+        with Image.open(tmp_path / "image.tif") as image:
+            check_rows(examine(tmp_path / "image.tif").path, np.asarray(image.convert("L" if mode == "L" else "RGB")))
+    else:
+        with pytest.raises(DataError, match="`pip install imagecodecs`, or save it uncompressed or with deflate"):
+            examine(tmp_path / "image.tif")
+
+
+# --------------------------------------------------------------------------------------------------------------- pages
+@pytest.mark.parametrize("name", ["image.png", "image.bmp", "image.tif", "image.dat"])
+@pytest.mark.parametrize("shape, dtype", [((12, 31), np.uint8), ((12, 31, 3), np.uint8)])
+def test_one_page(tmp_path, name, shape, dtype):
+    pixels = noise(shape, dtype)
+    Image.fromarray(pixels).save(tmp_path / name, format="TIFF" if name == "image.dat" else None)
+    file = examine(tmp_path / name)
+    assert (file.numbers, file.height, file.width, file.is_large) == ((0,), 12, 31, False)
+    (page,) = pages(file)
+    assert np.array_equal(page, pixels)
+
+
+@pytest.mark.parametrize("shape", [(5, 12, 31), (5, 12, 31, 3)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_stack(tmp_path, shape, dtype, monkeypatch):
+    stack = noise(shape, dtype)
+    tifffile.imwrite(tmp_path / "stack.tif", stack, photometric="rgb" if len(shape) == 4 else "minisblack")
+    file = examine(tmp_path / "stack.tif")
+    assert (file.numbers, file.height, file.width) == ((0, 1, 2, 3, 4), 12, 31)
+    for page, wanted in zip(pages(file), stack):
+        assert isinstance(page, np.ndarray) and page.dtype == dtype and np.array_equal(page, wanted)
+    monkeypatch.setattr(Pages, "LARGE", 100)
+    for page, wanted in zip(pages(examine(file.path)), stack):
+        assert isinstance(page, TiffRows) and np.array_equal(page[3:7], wanted[3:7])
+
+
+def test_thumbnails_and_pyramids_are_left_out(tmp_path, capsys):
+    first, last = noise((40, 60)), noise((40, 60), seed=1)
+    with tifffile.TiffWriter(tmp_path / "slide.tif") as file:
+        for pixels, kind in ((first, 0), (first[::2, ::2], 0), (noise((40, 60), seed=2), 1), (last, 0)):
+            file.write(pixels, subfiletype=kind, metadata=None)
+    file = examine(tmp_path / "slide.tif")
+    assert file.numbers == (0, 3) and all(map(np.array_equal, pages(file), (first, last)))
+    assert capsys.readouterr().err.startswith(f"{tmp_path}/slide.tif: 2 of its pages are left out")
+
+
+def test_a_stack_that_hides_its_pages(tmp_path):
+    """ImageJ's own form for files of over 4 GB: one page, the others behind it."""
+    tifffile.imwrite(tmp_path / "stack.tif", noise((3, 20, 20)), imagej=True, truncate=True)
+    with pytest.raises(DataError, match="stack.tif: an ImageJ stack"):
+        examine(tmp_path / "stack.tif")
+
+
+@pytest.mark.parametrize("content", [b"", b"II*\0", b"II*\0\x08\0\0\0", b"\x89PNG\r\n", b"text"])
+@pytest.mark.parametrize("name", ["image.png", "image.tif"])
+def test_what_is_no_image(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"{name}: not a readable (image|TIFF)"):
+        examine(tmp_path / name)
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib", "rowsperstrip": 10}, {"tile": (16, 16)}])
+def test_a_file_cut_short(tmp_path, options):
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, noise((100, 50)), metadata=None, **options)
+    rows, content = TiffRows(path, 0), path.read_bytes()
+    assert rows[:].shape == (100, 50)
+    path.write_bytes(content[:-1000])
+    with pytest.raises(DataError, match="image.tif: not a readable TIFF"):
+        rows[:]
+
+
+def test_row_bands():
+    pixels = noise((25, 4))
+    assert [len(band) for band in row_bands(pixels, 10)] == [10, 10, 5]
+    assert np.array_equal(np.concatenate(list(row_bands(pixels, 10))), pixels)
+
+
+# -------------------------------------------------------------------------------------------------------------- writing
+def frames(path):
+    with Image.open(path) as image:
+        for k in range(image.n_frames):
+            image.seek(k)
+            yield np.asarray(image)
+
+
+@pytest.mark.parametrize("shape, dtype", [((40, 30), np.uint8), ((40, 30, 3), np.uint8), ((40, 30), np.uint16)])
+def test_a_stack_as_others_read_it(tmp_path, shape, dtype):
+    stack = noise((3, *shape), dtype)
+    with page_writer(tmp_path / "stack.tif", 3, 40, 30) as add:
+        for page in stack:
+            add(page)
+    assert np.array_equal(tifffile.imread(tmp_path / "stack.tif"), stack)
+    found = list(frames(tmp_path / "stack.tif"))
+    assert len(found) == 3 and all(map(np.array_equal, found, stack))
+
+
+@pytest.mark.parametrize("height, width", [(1300, 777), (512, 1024), (513, 1), (1, 1)])
+def test_bands_become_tiles(tmp_path, height, width):
+    pixels = noise((height, width))
+    cuts = sorted({0, min(1, height), height // 3, height // 2, height})
+    with page_writer(tmp_path / "mask.tif", 2, height, width) as add:
+        for page in (pixels, 255 - pixels):
+            add(Bands((page[top:bottom] for top, bottom in zip(cuts, cuts[1:])), height, width))
+    for page, wanted in zip(frames(tmp_path / "mask.tif"), (pixels, 255 - pixels)):
+        assert np.array_equal(page, wanted)
+    with tifffile.TiffFile(tmp_path / "mask.tif") as file:
+        assert file.pages[0].tile == (512, 512) and len(file.pages) == 2 and not file.is_bigtiff
+
+
+def test_large_files_are_big_tiffs(tmp_path):
+    with page_writer(tmp_path / "mask.tif", 1, 2 ** 16, 2 ** 15) as add:
+        add(noise((3, 3)))
+    with tifffile.TiffFile(tmp_path / "mask.tif") as file:
+        assert file.is_bigtiff
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_arrays(tmp_path, count):
+    stack = np.random.default_rng(0).normal(size=(count, 2, 4, 5)).astype(np.float32)
+    with page_writer(tmp_path / "prob.npy", count, 4, 5) as add:
+        for page in stack:
+            add(page)
+    found = np.load(tmp_path / "prob.npy")
+    assert found.dtype == np.float32 and np.array_equal(found, stack[0] if count == 1 else stack)
+
+
+@pytest.mark.parametrize("name", ["out.tif", "out.npy", "out.png"])
+def test_all_pages_or_nothing(tmp_path, name):
+    with pytest.raises(RuntimeError, match="at the second page"):
+        with page_writer(tmp_path / name, 2, 4, 5) as add:
+            if name != "out.png":
+                add(noise((4, 5)))
+            raise RuntimeError("at the second page")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_large_page_that_fails_leaves_nothing(tmp_path):
+    def bands():
+        yield noise((600, 9))
+        raise DataError("damaged")
+    with pytest.raises(DataError, match="damaged"):
+        with page_writer(tmp_path / "mask.tif", 1, 1000, 9) as add:
+            add(Bands(bands(), 1000, 9))
+    assert not list(tmp_path.iterdir())
