@@ -52,7 +52,8 @@ class Recorder:
         arrays = {name: var.numpy() for name, var in self.trainer.state().items()}
         records = [{name: value for name, value in record.items() if math.isfinite(value)} for record in self.log.records]
         run = {**self.run, "progress": self.trainer.progress(), "records": records}
-        save(self.args.Checkpoint_directory / LAST, arrays, {**self.header, "epoch": self.trainer.epoch, "run": run})
+        epoch = self.trainer.epoch - (self.trainer.step == 0)  # the last one that was trained in
+        save(self.args.Checkpoint_directory / LAST, arrays, {**self.header, "epoch": epoch, "run": run})
 
     def draw(self):
         if self.log.records:

@@ -325,6 +325,7 @@ def test_the_best_model_makes_the_predictions_that_were_written(full_run):
         assert value == pytest.approx(header["scores"][key])
         assert f"{value:.6g}" == rows[header["epoch"]][key] == max((row[key] for row in rows[9:]), key=float)
     _, last = Checkpoint.load(folder / "checkpoints" / "last_model.safetensors")
+    assert last.pop("run")["progress"]["epoch"] == 12
     assert last == {key: value for key, value in header.items() if key != "scores"} | {"epoch": 11}
 
 
