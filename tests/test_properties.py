@@ -1,4 +1,6 @@
 """Properties that hold for any input, on inputs that hypothesis looks for: padding, tiling, weights, scores, files."""
+import ctypes
+import ctypes.util
 import io
 import pickle
 import tempfile
@@ -23,8 +25,15 @@ from WeightMap import compute_weight_map
 settings.register_profile("steady", deadline=None, derandomize=True, max_examples=60,
                           suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("steady")
+FE_DFL_ENV = ctypes.c_void_p(-1)
 SIDES = st.integers(1, 12)
 MASKS = hnp.arrays(np.uint8, st.tuples(SIDES, SIDES), elements=st.integers(0, 1))
+
+
+@pytest.fixture(autouse=True)
+def subnormal_numbers():
+    """Jittor's operators, compiled with -Ofast, turn the smallest floats of whoever loads them to 0; hypothesis wants them."""
+    ctypes.CDLL(ctypes.util.find_library("m")).fesetenv(FE_DFL_ENV)
 
 
 def two_masks(largest=1):
