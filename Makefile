@@ -17,7 +17,7 @@ test: $(VENV)/installed-dev
 	$(PY) -m pytest
 
 align: augmented-sample $(VENV)/installed-align
-	$(PY) -m pytest alignment
+	$(PY) -m pytest alignment benchmarks
 	$(PY) alignment/Operators.py
 	$(PY) alignment/Compare.py --mode Unet --base_channels 16 --tile 64 --epochs 2 --Result_directory results/alignment
 	$(PY) alignment/Compare.py --mode U2netS --tile 128 --epochs 0 --steps 5 --Result_directory results/alignment

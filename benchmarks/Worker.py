@@ -68,7 +68,7 @@ class Ours:
         Runtime.seed_everything(0)
         self.batch = make_batch(task)
         self.model = build_model(task["mode"], 1, 2, **net_options(task))
-        loader = SimpleNamespace(tile="full")  # all that a step asks of its loader
+        loader = SimpleNamespace(tile="full", seed=0)  # all that a step asks of its loader
         self.trainer = Trainer(self.model, build_optimizer("adam", self.model, LEARNING_RATE), loader, test_set=None,
                                total_epochs=1, val_epochs=0, on_epoch=None, on_best=None)
 
