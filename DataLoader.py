@@ -120,6 +120,7 @@ class TrainingLoader:
     tile: 'full' (whole images), a side N in pixels (a random N x N crop of each), or 'reference' (four quadrants).
     Images of different sizes share a batch: the smaller ones are mirrored further, and weigh nothing there.  An image's
     weights are such that the loss, a mean over all pixels, is one over those that count.
+    w0: of the weight maps' border term; None: every pixel weighs 1, and there are no weight maps.
     """
 
     def __init__(self, dataset, geometry, tile="full", batch_size=1, seed=0, weight_directory="./weight_maps", w0=10,
@@ -141,14 +142,18 @@ class TrainingLoader:
         key = files_key([file for pair in pairs for file in pair], self.tile, self.dataset.n_classes,
                         self.dataset.ignore_label, self.w0, self.sigma)
         maps = {file.stem for file in Path(self.weight_directory).glob("*.npy")}
-        if read_kept(path, key) and all(label.stem in maps for _, label in pairs):
+        if read_kept(path, key) and (self.w0 is None or all(label.stem in maps for _, label in pairs)):
             return
         check_pairs(pairs, self.tile)
-        for index in tqdm(range(len(self.dataset)), "weight maps", unit="label", disable=None):
+        what = "labels" if self.w0 is None else "weight maps"
+        for index in tqdm(range(len(self.dataset)), what, unit="label", disable=None):
             self.weight_map(index, self.dataset.label(index))
         keep(path, key, pairs=len(pairs))
 
     def weight_map(self, index, label):
+        """The weights of a label's pixels, (H, W) float32."""
+        if self.w0 is None:
+            return (label != IGNORED).astype(np.float32)
         return cached_weight_map(self.dataset.pairs[index][1], label, self.weight_directory, self.w0, self.sigma)
 
     def epoch(self, epoch, start=0):

@@ -1,4 +1,4 @@
-"""The losses: weighted cross entropy for the U-Net, its sum over all side outputs for the U-2-Net.
+"""The losses: weighted cross entropy, with a Dice term where that is wanted; for the U-2-Net their sum over all side outputs.
 
     python Loss.py --label data/ISBC2012/train/labels/frame_0001.png     draws its weights: frame_0001_weights.png
 
@@ -18,23 +18,53 @@ def weighted_cross_entropy(logits, label, weight_map):
     that would wait for the device); weight_map: Var (N, H, W) float32.  Returns a Var of one value, finite for any finite logits.
     Raises ValueError where the shapes do not fit.
     """
-    batch, _, *size = logits.shape
-    if list(label.shape) != [batch, *size] or list(weight_map.shape) != [batch, *size]:
-        raise ValueError(f"logits {list(logits.shape)}, label {list(label.shape)} and weight map "
-                         f"{list(weight_map.shape)} do not fit together")
-    shifted = logits - logits.max(1, keepdims=True).detach()  # <= 0: exp cannot overflow; the softmax stays the same
-    label = label.broadcast(shifted, [1])
-    is_label = label.index(1) == label  # one-hot; never stored, Jittor fuses it into the sum
+    shifted, is_label = shifted_and_one_hot(logits, label, weight_map)
     cross_entropy = shifted.exp().sum(1).log() - (shifted * is_label).sum(1)
     return (weight_map * cross_entropy).mean(2).mean(1).mean(0)  # by rows: one long float32 sum loses digits
 
 
-def deep_supervision_loss(side_logits, label, weight_map):
+def soft_dice_loss(logits, label, weight_map):
+    """1 - soft Dice: of each class but the background, over the whole batch, then their mean.
+
+    Milletari et al., "V-Net", 3DV 2016, section 3, with the probabilities themselves below the line and 1 pixel added to
+    both sides of it: a class that is neither there nor predicted costs nothing.  Pixels of weight 0 do not count, all
+    others count the same.  Parameters, result and errors as `weighted_cross_entropy`.
+    """
+    shifted, is_label = shifted_and_one_hot(logits, label, weight_map)
+    counts = (weight_map > 0).broadcast(shifted, [1])
+    odds = shifted.exp()
+    probability = odds / odds.sum(1, keepdims=True) * counts
+    truth = is_label * counts
+    overlap, sizes = (pixels.sum(3).sum(2).sum(0)[1:] for pixels in (probability * truth, probability + truth))
+    return (1 - (2 * overlap + 1) / (sizes + 1)).mean()
+
+
+def shifted_and_one_hot(logits, label, weight_map):
+    """(logits, less the largest of each pixel: exp cannot overflow, the softmax stays; whether a class is the label's)."""
+    batch, _, *size = logits.shape
+    if list(label.shape) != [batch, *size] or list(weight_map.shape) != [batch, *size]:
+        raise ValueError(f"logits {list(logits.shape)}, label {list(label.shape)} and weight map "
+                         f"{list(weight_map.shape)} do not fit together")
+    shifted = logits - logits.max(1, keepdims=True).detach()
+    label = label.broadcast(shifted, [1])
+    return shifted, label.index(1) == label  # the one-hot is never stored, Jittor fuses it into what uses it
+
+
+def cross_entropy_and_dice(logits, label, weight_map):
+    """The sum of both, each of weight 1, as nnU-Net has it (Isensee et al., Nature Methods 2021)."""
+    return weighted_cross_entropy(logits, label, weight_map) + soft_dice_loss(logits, label, weight_map)
+
+
+# by the name of --loss; `ce` and `ce_dice` go with weight maps of 1
+LOSSES = {"weighted_ce": weighted_cross_entropy, "ce": weighted_cross_entropy, "ce_dice": cross_entropy_and_dice}
+
+
+def deep_supervision_loss(side_logits, label, weight_map, loss=weighted_cross_entropy):
     """The loss of Qin et al., "U^2-Net", 2020, eq. 1 with all weights 1: the sum over the fused and the side outputs.
 
-    side_logits: list of Vars (N, C, H, W), d0 (fused), d1 ... d6; the rest as `weighted_cross_entropy`.
+    side_logits: list of Vars (N, C, H, W), d0 (fused), d1 ... d6; loss: of each; the rest as `weighted_cross_entropy`.
     """
-    return sum(weighted_cross_entropy(logits, label, weight_map) for logits in side_logits)
+    return sum(loss(logits, label, weight_map) for logits in side_logits)
 
 
 # ------------------------------------------------------------------------------------------------------- the picture

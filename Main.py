@@ -76,7 +76,17 @@ def build_parser():
     add("--tile", type=tile, default="full", metavar="full|N|reference",
         help="full: whole images; N: random crops of N x N px in training, tiles in testing; reference: four 256 px "
              "quadrants, each mirrored at its own edges")
-    add("--optimizer", choices=("adam", "sgd"), default="adam", help="adam: betas 0.99, 0.999; sgd: momentum 0.99")
+    add("--padding", type=int, choices=(0, 1), default=0,
+        help="U-Net: 0: valid convolutions, as in the paper; 1: convolutions that keep the size")
+    add("--optimizer", choices=("adam", "adamw", "sgd"), default="adam",
+        help="adam: betas 0.99, 0.999; adamw: betas 0.9, 0.999, weight decay 0.01; sgd: momentum 0.99")
+    add("--lr_schedule", choices=("constant", "cosine"), default="constant", help="of the learning rate, over the run")
+    add("--warm_up", type=number(float, 0, 1), default=0.0, help="share of the run over which the learning rate rises from 0")
+    add("--clip_norm", type=number(float, 0), default=0.0, help="largest norm of all gradients together; 0: any")
+    add("--loss", choices=("weighted_ce", "ce", "ce_dice"), default="weighted_ce",
+        help="cross entropy with the weight map, without it, or without it and with a Dice term")
+    add("--Time_budget", type=number(float, 0, include_low=False), metavar="MINUTES",
+        help="end after so many minutes, with the schedule at its end and a test, however many epochs that makes")
     add("--save_every", type=save_every, default="1", metavar="N|Nm",
         help="epochs between writes of last_model; 10m: minutes")
     add("--resume", action="store_true",
@@ -111,7 +121,9 @@ def check_flags(args, parser):
     args.is_grayscale = args.n_channels == 1
     if args.base_channels % 2:
         parser.error(f"--base_channels {args.base_channels} must be even")
-    args.geometry = geometry_of(args.mode, args.bilinear)
+    if args.padding and args.mode != "Unet":
+        parser.error(f"--padding: of the U-Net alone; {args.mode} always keeps the size")
+    args.geometry = geometry_of(args.mode, args.bilinear, args.padding)
     try:
         check_tile(args.tile, args.geometry)
     except DataError as error:
@@ -122,7 +134,14 @@ def net_options(args):
     """The options of Model.build_model, as they are kept in the checkpoint."""
     if args.mode != "Unet":
         return {"side_outputs": True}
-    return {"bilinear": args.bilinear, "dropout_probs": args.dropout_probs, "base_channels": args.base_channels}
+    return {"bilinear": args.bilinear, "dropout_probs": args.dropout_probs, "base_channels": args.base_channels,
+            "padding": args.padding}
+
+
+def recipe_of(args):
+    """The Process.Recipe that the flags ask for."""
+    from Process import Recipe
+    return Recipe(args.loss, args.lr_schedule, args.warm_up, args.clip_norm, 60 * (args.Time_budget or 0))
 
 
 def sound_labels(test_set):
@@ -140,7 +159,7 @@ def prepare_data(args):
     train_set, test_set = (SegmentationSet(pairs, args.n_channels, args.n_classes, statistics, args.ignore_label)
                            for pairs in (train_pairs, test_pairs))
     loader = TrainingLoader(train_set, args.geometry, args.tile, args.Batch_size, args.seed, args.Weight_directory,
-                            args.Loss_w0, args.Loss_sigma)
+                            args.Loss_w0 if args.loss == "weighted_ce" else None, args.Loss_sigma)
     loader.prepare(args.Datatxt_directory)
     baselines = constant_baselines(sound_labels(test_set), args.n_classes, IGNORED)
     return loader, test_set, baselines, statistics
@@ -207,7 +226,7 @@ def train_locked(args, resumed):
     recorder = Recorder(args, settings, log, model, header, run, loader, test_set, baselines)
     optimizer = build_optimizer(args.optimizer, model, args.Learning_rate)
     trainer = recorder.trainer = Trainer(model, optimizer, loader, test_set, args.Total_epochs, args.Val_epochs,
-                                         recorder.on_epoch, recorder.on_best, log.say)
+                                         recorder.on_epoch, recorder.on_best, log.say, recipe_of(args))
     if resumed:
         assign(trainer.state(), resumed[0], args.Checkpoint_directory / LAST)
         trainer.resume(before["progress"])

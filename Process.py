@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from Checkpoint import OPTIMIZER
 from Common import IGNORED, DataError, png_bytes
-from Loss import deep_supervision_loss, weighted_cross_entropy
+from Loss import LOSSES, deep_supervision_loss
 from Metrics import mean_scores, scores
 from MirrorPadding import crop_logits, overlap_tile, stitch_reference
 from Postprocess import mask_pixels, probabilities
@@ -47,10 +47,13 @@ class Adam(jt.optim.Adam):
 
 
 def build_optimizer(name, model, learning_rate):
-    """'adam': betas (0.99, 0.999), weight decay 1e-4; 'sgd': momentum 0.99, as in the U-Net paper (section 3)."""
+    """'adam': betas (0.99, 0.999), weight decay 1e-4; 'adamw': betas (0.9, 0.999), decoupled weight decay 0.01 (Loshchilov
+    and Hutter, ICLR 2019); 'sgd': momentum 0.99, as in the U-Net paper (section 3)."""
     trainable = [parameter for parameter in model.parameters() if not parameter.is_stop_grad()]
     if name == "sgd":
         return jt.optim.SGD(trainable, learning_rate, momentum=0.99)
+    if name == "adamw":
+        return jt.optim.AdamW(trainable, learning_rate, betas=(0.9, 0.999), weight_decay=0.01)
     return Adam(trainable, learning_rate, betas=(0.99, 0.999), weight_decay=1e-4)
 
 
@@ -78,22 +81,39 @@ def foreground_probability(logits):
     return np.rint(255 * (1 - probabilities(logits)[0])).astype(np.uint8)
 
 
-def batch_loss(model, batch, tile="full"):
-    """The loss (a scalar Var) of a DataLoader.Batch: weighted cross entropy, summed over a list of side outputs.
+def batch_loss(model, batch, tile="full", loss="weighted_ce"):
+    """The loss (a scalar Var) of a DataLoader.Batch, summed over a list of side outputs.
 
-    tile: 'reference' where the batch holds the four quadrants of one image.
+    tile: 'reference' where the batch holds the four quadrants of one image; loss: one of Loss.LOSSES.
     """
     def on_canvas(logits):
         return stitch_reference(logits, jt.concat) if tile == "reference" else crop_logits(logits, *batch.labels.shape[1:])
     outputs, target = model(as_var(batch.inputs)), (as_var(batch.labels), as_var(batch.weights))
     if isinstance(outputs, list):
-        return deep_supervision_loss([on_canvas(logits) for logits in outputs], *target)
-    return weighted_cross_entropy(on_canvas(outputs), *target)
+        return deep_supervision_loss([on_canvas(logits) for logits in outputs], *target, LOSSES[loss])
+    return LOSSES[loss](on_canvas(outputs), *target)
 
 
 def step_seed(seed, epoch, step):
     """The seed of a step's dropout: of its own, so that a step depends on nothing but the weights before it."""
     return int(np.random.SeedSequence([seed, epoch, step]).generate_state(1)[0] >> 1)  # Jittor takes 31 bits
+
+
+class Recipe(NamedTuple):
+    """How the steps of a run differ from the optimiser's plain ones."""
+    loss: str = "weighted_ce"
+    schedule: str = "constant"
+    warm_up: float = 0.0      # the share of the run over which the learning rate rises
+    clip_norm: float = 0.0    # the largest norm of all gradients together; 0: any
+    time_budget: float = 0.0  # seconds after which the run ends; 0: none
+
+    def rate(self, done):
+        """The learning rate, as a share of its highest, once the share `done` (0 ... 1) of the run is over.
+
+        'cosine': Loshchilov and Hutter, "SGDR", ICLR 2017, eq. 5, without restarts.
+        """
+        falling = (1 + math.cos(math.pi * done)) / 2 if self.schedule == "cosine" else 1.0
+        return falling * min(1.0, done / self.warm_up) if self.warm_up else falling
 
 
 class LossGuard:
@@ -149,11 +169,13 @@ class Trainer:
     """
     BAD_IN_A_ROW = 3  # skipped batches, after which the run goes back to the last good state
     RECOVERED = 20    # accepted batches in a row, after which going back has helped
-    PROGRESS = ("epoch", "step", "losses", "skipped", "best_iou", "bad_in_a_row", "good_in_a_row", "went_back")
+    PROGRESS = ("epoch", "step", "losses", "skipped", "best_iou", "bad_in_a_row", "good_in_a_row", "went_back", "seconds")
 
-    def __init__(self, model, optimizer, loader, test_set, total_epochs, val_epochs, on_epoch, on_best, say=print):
+    def __init__(self, model, optimizer, loader, test_set, total_epochs, val_epochs, on_epoch, on_best, say=print,
+                 recipe=Recipe()):
         self.model, self.optimizer, self.loader, self.test_set = model, optimizer, loader, test_set
-        self.total_epochs, self.val_epochs = total_epochs, val_epochs
+        self.total_epochs, self.val_epochs, self.recipe = total_epochs, val_epochs, recipe
+        self.highest_rate = optimizer.lr
         self.on_epoch, self.on_best, self.say = on_epoch, on_best, say
         self.statistics = {name: var for name, var in model.state_dict().items()
                            if name.endswith(("running_mean", "running_var"))}
@@ -162,18 +184,44 @@ class Trainer:
         self.epoch = self.bad_in_a_row = self.good_in_a_row = 0
         self.step, self.losses, self.skipped = 0, [], 0  # of the running epoch: steps done, their losses, batches left out
         self.last_good, self.snapshot_due, self.went_back = None, True, False
+        self.earlier_seconds, self.started, self.test_seconds = 0.0, time.monotonic(), 0.0
 
     def run(self):
-        """Train for `total_epochs`, test from epoch `val_epochs` on (counted from 0); True unless stopped before."""
+        """Train for `total_epochs`, or for as long as the recipe's time lasts, and test from epoch `val_epochs` on (counted
+        from 0), and in the last; True unless stopped before."""
         with self.stop:
-            while self.epoch < self.total_epochs and not self.stop.requested:
+            while not self.finished and not self.stop.requested:
                 record = self.train_epoch()
-                if self.epoch >= self.val_epochs and not self.stop.requested:
+                if (self.epoch >= self.val_epochs or self.out_of_time) and not self.stop.requested:
                     record.update(self.validate_epoch())
                 if not self.stop.requested:
                     self.epoch, self.step, self.losses, self.skipped = self.epoch + 1, 0, [], 0
                     self.on_epoch(record)
-        return self.epoch == self.total_epochs
+        return self.finished
+
+    @property
+    def seconds(self):
+        """How long this run has taken, the parts before it was resumed among them."""
+        return self.earlier_seconds + time.monotonic() - self.started
+
+    @seconds.setter
+    def seconds(self, earlier):
+        self.earlier_seconds, self.started = earlier, time.monotonic()
+
+    @property
+    def out_of_time(self):
+        """Whether the time that is left is just enough for a test."""
+        return 0 < self.recipe.time_budget <= self.seconds + self.test_seconds
+
+    @property
+    def finished(self):
+        return self.epoch >= self.total_epochs or self.out_of_time
+
+    def done(self):
+        """The share of the run, 0 ... 1, that is over with the step at hand: of its steps or, where that is more, of its time."""
+        steps = (self.epoch * len(self.loader) + self.step + 1) / (self.total_epochs * len(self.loader))
+        budget = self.recipe.time_budget
+        return min(1.0, max(steps, (self.seconds + self.test_seconds) / budget if budget else 0.0))
 
     def progress(self):
         """Everything but `state()` that the next step depends on, for `resume`; JSON can hold it."""
@@ -203,7 +251,7 @@ class Trainer:
                 self.step += 1
                 images += len(batch.labels)
                 bar.update()
-                if self.stop.requested:
+                if self.stop.requested or self.out_of_time:
                     break
         jt.sync_all(True)
         seconds = time.perf_counter() - started
@@ -214,7 +262,8 @@ class Trainer:
         """One optimiser step; returns the loss, or None for a batch that was skipped."""
         jt.set_seed(step_seed(self.loader.seed, self.epoch, self.step))  # of dropout, whatever was drawn before
         before = {name: var.detach() for name, var in self.statistics.items()}
-        loss = batch_loss(self.model, batch, self.loader.tile)
+        self.optimizer.lr = self.highest_rate * self.recipe.rate(self.done())
+        loss = batch_loss(self.model, batch, self.loader.tile, self.recipe.loss)
         self.optimizer.zero_grad()
         self.optimizer.backward(loss)
         value = float(loss.item())  # the step's only wait for the device; the progress bar shows it
@@ -225,6 +274,8 @@ class Trainer:
             return None
         if self.snapshot_due:  # an accepted loss proves the state before this step, and with it the epoch's start
             self.last_good, self.snapshot_due = self._snapshot(before), False
+        if self.recipe.clip_norm:
+            self.optimizer.clip_grad_norm(self.recipe.clip_norm)
         self.optimizer.step()
         self.bad_in_a_row, self.good_in_a_row = 0, self.good_in_a_row + 1
         self.went_back = self.went_back and self.good_in_a_row < self.RECOVERED
@@ -268,20 +319,27 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------------------- testing
     def validate_epoch(self):
         """Mean scores over the test set: {iou, dice, f1}, {} when asked to stop; a new best goes to `on_best`."""
-        self.model.eval()
-        predictions = {}
-        with tqdm(total=len(self.test_set), desc="testing", unit="image", leave=False, disable=None) as bar:
-            for index in range(len(self.test_set)):
-                logits = predict_image(self.model, self.test_set.image(index), self.loader.geometry, self.loader.tile)
-                classes, n_classes = logits.argmax(axis=0), self.test_set.n_classes
-                predictions[self.test_set.name(index)] = Prediction(
-                    png_bytes(mask_pixels(classes, n_classes)), png_bytes(foreground_probability(logits)),
-                    scores(classes, self.test_set.label(index), n_classes, IGNORED))
-                bar.update()
-                if self.stop.requested:
-                    return {}
+        started = time.monotonic()
+        predictions = self.test(self.test_set)
+        if self.stop.requested:
+            return {}
+        self.test_seconds = time.monotonic() - started
         mean = mean_scores([prediction.scores for prediction in predictions.values()])
         if mean["iou"] > self.best_iou:
             self.best_iou = mean["iou"]
             self.on_best(self.epoch, mean, predictions)
         return mean
+
+    def test(self, dataset):
+        """The predictions of a SegmentationSet, {name: Prediction}; of a part of it when asked to stop."""
+        self.model.eval()
+        predictions = {}
+        for index in tqdm(range(len(dataset)), "testing", unit="image", leave=False, disable=None):
+            logits = predict_image(self.model, dataset.image(index), self.loader.geometry, self.loader.tile)
+            classes, n_classes = logits.argmax(axis=0), dataset.n_classes
+            predictions[dataset.name(index)] = Prediction(
+                png_bytes(mask_pixels(classes, n_classes)), png_bytes(foreground_probability(logits)),
+                scores(classes, dataset.label(index), n_classes, IGNORED))
+            if self.stop.requested:
+                break
+        return predictions

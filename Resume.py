@@ -14,7 +14,7 @@ from Common import DataError
 LAST, BEST = "last_model.safetensors", "best_model.safetensors"
 OUTPUT_FOLDERS = ("Datatxt_directory", "Log_directory", "Checkpoint_directory", "Result_directory", "Weight_directory")
 NOT_KEPT = (*OUTPUT_FOLDERS, "resume", "force", "geometry")  # of a run's arguments
-FREE_TO_CHANGE = {*NOT_KEPT, "Data_directory", "Total_epochs", "device", "save_every"}
+FREE_TO_CHANGE = {*NOT_KEPT, "Data_directory", "Total_epochs", "Time_budget", "device", "save_every"}
 
 
 def load_run(path):
@@ -28,7 +28,7 @@ def load_run(path):
                      for name, texts in run["settings"].items())
                  and Path(run["log"]).name == run["log"]  # no path that leads elsewhere
                  and all(isinstance(value, number) for record in run["records"] for value in record.values())
-                 and all(isinstance(run["progress"][name], number) for name in ("epoch", "step", "n_step", "best_iou"))
+                 and all(isinstance(run["progress"][name], number) for name in ("epoch", "step", "n_step", "best_iou", "seconds"))
                  and isinstance(run["data"], str))
     except (KeyError, TypeError, AttributeError):
         sound = False

@@ -311,6 +311,22 @@ def test_a_set_is_prepared_once(tmp_path, monkeypatch):
         prepared()
 
 
+def test_without_weight_maps_every_known_pixel_weighs_the_same(tmp_path):
+    pairs = make_pairs(tmp_path, [(24, 30), (20, 20)], values=3)
+    dataset = SegmentationSet(pairs, 1, 2, Statistics((0.5,), (0.2,)), ignore_label=2)
+    loader = TrainingLoader(dataset, U2NET, batch_size=2, weight_directory=tmp_path / "weights", w0=None)
+    loader.prepare(tmp_path)
+    batch = loader.batch([0, 1], 0)
+    for k, label in enumerate(map(dataset.label, range(2))):
+        weights = batch.weights[k][:label.shape[0], :label.shape[1]]
+        np.testing.assert_allclose(weights, (label != -1) * 24 * 30 / np.sum(label != -1), rtol=1e-6)
+    assert not (tmp_path / "weights").exists()
+    read = []
+    loader.weight_map = lambda index, label: read.append(index)
+    loader.prepare(tmp_path)
+    assert not read, "what was checked once is not checked again"
+
+
 @pytest.mark.parametrize("tile", ["full", 16])
 def test_the_loss_is_a_mean_over_the_pixels_that_count(tmp_path, tile):
     pairs = make_pairs(tmp_path, [(24, 30), (20, 20)], values=3)

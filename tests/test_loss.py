@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from Loss import deep_supervision_loss, weighted_cross_entropy
+from Loss import LOSSES, deep_supervision_loss, soft_dice_loss, weighted_cross_entropy
 
 pytestmark = pytest.mark.jittor
 
@@ -101,10 +101,56 @@ def test_deep_supervision_is_the_sum():
         np.testing.assert_allclose(gradient.numpy(), true_gradient, rtol=1e-4, atol=1e-7)
 
 
+def soft_dice_by_hand(logits, label, weight_map):
+    logits = logits.astype(np.float64)
+    odds = np.exp(logits - logits.max(1, keepdims=True))
+    probability, known = odds / odds.sum(1, keepdims=True), weight_map > 0
+    losses = []
+    for k in range(1, logits.shape[1]):
+        predicted, true = probability[:, k][known], (label == k)[known]
+        losses.append(1 - (2 * predicted[true].sum() + 1) / (predicted.sum() + true.sum() + 1))
+    return np.mean(losses)
+
+
+@pytest.mark.parametrize("classes, scale", [(2, 3.0), (5, 3.0), (2, 0.0), (4, 1e4)])
+def test_soft_dice(classes, scale):
+    from Runtime import jt
+    logits, label, weight_map = problem(classes, scale)
+    weight_map[:, :2], label[:, :2] = 0, -1
+    given = jt.array(logits)
+    loss = soft_dice_loss(given, jt.array(label), jt.array(weight_map))
+    assert loss.item() == pytest.approx(soft_dice_by_hand(logits, label, weight_map), rel=1e-5)
+    gradient = jt.grad(loss, given).numpy()
+    assert np.isfinite(gradient).all() and not gradient[:, :, :2].any()
+    if scale == 3:
+        step = np.zeros(logits.shape)
+        step[0, 1, 3, 3] = 1e-4
+        slope = (soft_dice_by_hand(logits + step, label, weight_map) - soft_dice_by_hand(logits - step, label, weight_map)) / 2e-4
+        assert gradient[0, 1, 3, 3] == pytest.approx(slope, rel=1e-3)
+
+
+def test_soft_dice_of_a_class_that_nobody_saw_is_right():
+    from Runtime import jt
+    logits = np.zeros((1, 3, 4, 4), np.float32)
+    label = np.zeros((1, 4, 4), np.int32)
+    label[0, :2], logits[0, 0, 2:], logits[0, 1, :2] = 1, 50, 50
+    weight_map = np.ones((1, 4, 4), np.float32)
+    assert soft_dice_loss(*map(jt.array, (logits, label, weight_map))).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_cross_entropy_and_dice_are_added():
+    from Runtime import jt
+    parts = [jt.array(part) for part in problem()]
+    expected = weighted_cross_entropy(*parts).item() + soft_dice_loss(*parts).item()
+    assert LOSSES["ce_dice"](*parts).item() == pytest.approx(expected, rel=1e-6)
+    assert deep_supervision_loss(parts[:1] * 3, *parts[1:], LOSSES["ce_dice"]).item() == pytest.approx(3 * expected, rel=1e-6)
+
+
 def test_refuses_shapes_that_do_not_fit():
     from Runtime import jt
     logits, label, weight_map = (jt.array(part) for part in problem())
     for wrong in ((logits, label[:1], weight_map), (logits, label, weight_map[:, :5]),
                   (logits[:, :, :5], label, weight_map)):
-        with pytest.raises(ValueError):
-            weighted_cross_entropy(*wrong)
+        for loss in (weighted_cross_entropy, soft_dice_loss):
+            with pytest.raises(ValueError):
+                loss(*wrong)

@@ -90,8 +90,8 @@ def test_the_documented_defaults(monkeypatch):
     assert found == {"is_grayscale": True, "n_channels": 1, "n_classes": 2, "Total_epochs": 200, "Val_epochs": 50,
                      "Batch_size": 1, "ignore_label": None, "bilinear": True, "dropout_probs": [0.2, 0.3, 0.4, 0.5], "Learning_rate": 0.001,
                      "Loss_w0": 10.0, "Loss_sigma": 5.0, "mode": "Unet", "device": "auto", "seed": 0,
-                     "base_channels": 64, "tile": "full", "optimizer": "adam", "save_every": (1, ""),
-                     "resume": False, "force": False}
+                     "base_channels": 64, "padding": 0, "tile": "full", "optimizer": "adam", "lr_schedule": "constant",
+                     "warm_up": 0, "clip_norm": 0, "loss": "weighted_ce", "Time_budget": None, "save_every": (1, ""), "resume": False, "force": False}
 
 
 @pytest.mark.parametrize("flags, message", [
@@ -111,6 +111,13 @@ def test_the_documented_defaults(monkeypatch):
     ("--n_channels 2", "argument --n_channels: invalid choice: 2"),
     ("--Batch_size 0", "argument --Batch_size: expected a whole number at least 1, got '0'"),
     ("--save_every 0m", "argument --save_every: expected a number above 0, got '0'"),
+    ("--padding 1 --mode U2net", "--padding: of the U-Net alone"),
+    ("--padding 2", "argument --padding: invalid choice: 2"),
+    ("--warm_up 1", "argument --warm_up: expected a number at least 0 and below 1, got '1'"),
+    ("--clip_norm -1", "argument --clip_norm: expected a number at least 0, got '-1'"),
+    ("--Time_budget 0", "argument --Time_budget: expected a number above 0, got '0'"),
+    ("--loss dice", "argument --loss: invalid choice: 'dice'"),
+    ("--lr_schedule step", "argument --lr_schedule: invalid choice: 'step'"),
     ("--epochs 3", "unrecognized arguments: --epochs 3"),
 ])
 def test_a_mistake_in_a_flag(tmp_path, no_jittor, flags, message):
@@ -346,7 +353,9 @@ def test_the_same_seed_gives_the_same_run(full_run, tmp_path):
     (("--tile", 64, "--optimizer", "sgd", "--bilinear", False), [(100, 80), (90, 150)], {"bilinear": False}),
     (("--tile", "reference", "--base_channels", 2), [(512, 512)], {"base_channels": 2}),
     (("--mode", "U2netS"), [(64, 64)], {"side_outputs": True}),
-], ids=["colour", "tiles", "reference", "u2net"])
+    (("--padding", 1, "--tile", 48, "--loss", "ce_dice", "--optimizer", "adamw", "--lr_schedule", "cosine", "--warm_up", 0.5,
+      "--clip_norm", 1), [(64, 50)] * 2, {"padding": 1}),
+], ids=["colour", "tiles", "reference", "u2net", "padded"])
 def test_other_ways_to_train(tmp_path, flags, sizes, options):
     channels, classes = (3, 3) if "--n_channels" in flags else (1, 2)
     data = write_set(tmp_path / "set", sizes, sizes[:1], channels, classes)

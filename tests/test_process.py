@@ -29,16 +29,16 @@ def dataset(tmp_path):
     return write
 
 
-def make_trainer(model, dataset, tmp_path, loader=None, optimizer="adam", rate=0.01, epochs=(3, 0), **options):
-    """A Trainer whose callbacks append to its lists `records` and `bests`."""
+def make_trainer(model, dataset, tmp_path, loader=None, optimizer="adam", rate=0.01, epochs=(3, 0), recipe=(), **options):
+    """A Trainer whose callbacks append to its lists `records` and `bests`; recipe: what it differs in from the plain one."""
     from DataLoader import TrainingLoader
     from MirrorPadding import geometry_of
-    from Process import Trainer, build_optimizer
+    from Process import Recipe, Trainer, build_optimizer
     geometry = geometry_of("Unet" if hasattr(model, "inc") else "U2netS", getattr(model, "bilinear", True))
     loader = (loader or TrainingLoader)(dataset, geometry, weight_directory=tmp_path / "weights", **options)
     records, bests = [], []
     trainer = Trainer(model, build_optimizer(optimizer, model, rate), loader, dataset, *epochs, records.append,
-                      lambda *best: bests.append(best))
+                      lambda *best: bests.append(best), recipe=Recipe(**dict(recipe)))
     trainer.records, trainer.bests = records, bests
     return trainer
 
@@ -59,7 +59,7 @@ def differing(one, other):
 
 
 # ------------------------------------------------------------------------------------------------------- the optimisers
-@pytest.mark.parametrize("name", ["adam", "sgd"])
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_two_steps_equal_the_formulas(jt, name):
     """Gradients are given by hand, some so small that it matters where Adam's epsilon stands."""
     from Process import build_optimizer
@@ -82,10 +82,14 @@ def test_two_steps_equal_the_formulas(jt, name):
                 first[key] = 0.99 * first[key] + g
                 values[key] = values[key] - rate * first[key]
             else:
-                g = g + 1e-4 * values[key]
-                first[key] = 0.99 * first[key] + 0.01 * g
+                beta = {"adam": 0.99, "adamw": 0.9}[name]
+                if name == "adam":  # its decay is a part of the gradient, that of adamw is not
+                    g = g + 1e-4 * values[key]
+                else:
+                    values[key] = values[key] * (1 - rate * 0.01)
+                first[key] = beta * first[key] + (1 - beta) * g
                 second[key] = 0.999 * second[key] + 0.001 * g ** 2
-                corrected = first[key] / (1 - 0.99 ** step), second[key] / (1 - 0.999 ** step)
+                corrected = first[key] / (1 - beta ** step), second[key] / (1 - 0.999 ** step)
                 values[key] = values[key] - rate * corrected[0] / (np.sqrt(corrected[1]) + 1e-8)
             assert np.allclose(trained[key].numpy(), values[key], rtol=1e-4, atol=1e-6), (key, step)
     assert len(trained) == 4
@@ -280,6 +284,64 @@ def test_only_a_new_best_is_reported(build, dataset, tmp_path):
         assert sizes == {"image0": (20, 20), "image1": (36, 20)}
         each = [predictions[name].scores["iou"] for name in ("image0", "image1")]
         assert each == ([110 / 400, 110 / 720] if value else [0, 0])
+
+
+# ----------------------------------------------------------------------------------------------------------- the recipe
+@pytest.mark.parametrize("schedule, warm_up, done, expected", [
+    ("constant", 0, 0.01, 1), ("constant", 0, 1, 1), ("constant", 0.1, 0.05, 0.5), ("constant", 0.1, 0.2, 1),
+    ("cosine", 0, 0.5, 0.5), ("cosine", 0, 1 / 3, 0.75), ("cosine", 0, 1, 0), ("cosine", 0.5, 0.25, 0.5 * (1 + 0.5 ** 0.5) / 2)])
+def test_the_schedule(schedule, warm_up, done, expected):
+    from Process import Recipe
+    assert Recipe(schedule=schedule, warm_up=warm_up).rate(done) == pytest.approx(expected)
+
+
+def test_every_step_has_its_place_in_the_schedule(build, dataset, tmp_path):
+    """Two epochs of three steps, the second resumed after its first step."""
+    rates = []
+
+    def watched(recipe, **progress):
+        trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset((20, 20), (20, 20), (20, 20)), tmp_path, rate=0.5,
+                               epochs=(2, 1), recipe=recipe)
+        step = trainer.optimizer.step
+        trainer.optimizer.step = lambda: (rates.append(trainer.optimizer.lr), step())
+        trainer.resume({**trainer.progress(), **progress})
+        assert trainer.run() is True
+    watched({"schedule": "cosine"})
+    assert rates == pytest.approx([0.25 * (1 + np.cos(np.pi * k / 6)) for k in range(1, 7)])
+    watched({"schedule": "cosine"}, epoch=1, step=1)
+    assert rates[6:] == pytest.approx(rates[4:6])
+
+
+@pytest.mark.parametrize("largest", [0.01, 1e6])
+def test_a_long_gradient_is_cut_and_keeps_its_direction(build, jt, dataset, tmp_path, largest):
+    moves = []
+    for recipe in ({}, {"clip_norm": largest}):
+        jt.set_global_seed(0)
+        trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset((20, 20)), tmp_path, optimizer="sgd", recipe=recipe)
+        before = copy_of(trainer)
+        trainer.train_step(trainer.loader.batch([0], 0))
+        after = copy_of(trainer)
+        moves.append(np.concatenate([(after[name] - before[name]).ravel() for name in before
+                                     if "running" not in name and name.split()[0] not in ("values", "n_step")]))
+    plain, cut = moves
+    norm = np.linalg.norm(plain) / 0.01  # the learning rate
+    assert 0.01 < norm < 1e6
+    np.testing.assert_allclose(cut, plain * min(1, largest / norm), atol=1e-3 * np.abs(cut).max())
+
+
+def test_a_run_ends_with_its_time(build, dataset, tmp_path):
+    """However many epochs there were to be: the learning rate is down, and the last epoch is tested."""
+    trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset((20, 20), (20, 20)), tmp_path, rate=0.5,
+                           epochs=(10 ** 6, 10 ** 5), recipe={"schedule": "cosine", "time_budget": 3})
+    trainer.train_step(trainer.loader.batch([0], 0))  # compiles
+    trainer.seconds = 0
+    assert trainer.run() is True and trainer.finished
+    assert 3 <= trainer.seconds < 5 and 2 < trainer.epoch < 10 ** 5
+    assert ["iou" in record for record in trainer.records] == [False] * (trainer.epoch - 1) + [True]
+    assert trainer.optimizer.lr < 0.05
+    steps = trainer.optimizer.n_step
+    trainer.resume(trainer.progress())
+    assert trainer.run() is True and trainer.optimizer.n_step == steps, "no time is left"
 
 
 def test_class_numbers_stay_as_they_are_with_more_than_two_classes():
