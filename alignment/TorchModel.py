@@ -214,9 +214,7 @@ def deep_supervision_loss(side_logits, label, weight_map):
 
 
 def build_optimizer(name, model, learning_rate):
-    """'adam': betas (0.99, 0.999), weight decay 1e-4; 'adamw': betas (0.9, 0.999), 0.01; 'sgd': momentum 0.99."""
-    if name == "adamw":
-        return torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=0.01)
+    """'adam': betas (0.99, 0.999), weight decay 1e-4; 'sgd': momentum 0.99."""
     if name == "sgd":
         return torch.optim.SGD(model.parameters(), learning_rate, momentum=0.99)
     return torch.optim.Adam(model.parameters(), learning_rate, betas=(0.99, 0.999), eps=1e-8, weight_decay=1e-4)

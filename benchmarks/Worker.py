@@ -15,7 +15,6 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "alignment"), str(ROOT)]
@@ -53,6 +52,11 @@ def make_batch(task):
 
 
 # -------------------------------------------------------------------------------------------------------- the contenders
+class Batches(list):
+    """All that a step asks of its loader."""
+    tile, seed = "full", 0
+
+
 class Ours:
     """A full tile through Model.py and Process.py, as Main.py trains."""
 
@@ -68,7 +72,7 @@ class Ours:
         Runtime.seed_everything(0)
         self.batch = make_batch(task)
         self.model = build_model(task["mode"], 1, 2, **net_options(task))
-        loader = SimpleNamespace(tile="full", seed=0)  # all that a step asks of its loader
+        loader = Batches([self.batch])
         self.trainer = Trainer(self.model, build_optimizer("adam", self.model, LEARNING_RATE), loader, test_set=None,
                                total_epochs=1, val_epochs=0, on_epoch=None, on_best=None)
 
