@@ -72,9 +72,8 @@ class Ours:
         Runtime.seed_everything(0)
         self.batch = make_batch(task)
         self.model = build_model(task["mode"], 1, 2, **net_options(task))
-        loader = Batches([self.batch])
-        self.trainer = Trainer(self.model, build_optimizer("adam", self.model, LEARNING_RATE), loader, test_set=None,
-                               total_epochs=1, val_epochs=0, on_epoch=None, on_best=None)
+        self.trainer = Trainer(self.model, build_optimizer("adam", self.model, LEARNING_RATE), Batches([self.batch]),
+                               test_set=None, total_epochs=1, val_epochs=0, on_epoch=None, on_best=None)
 
     def train(self):
         """One step; Jittor puts the optimiser's work off until somebody waits for it."""
