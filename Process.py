@@ -282,6 +282,6 @@ class Trainer:
                     return {}
         mean = mean_scores([prediction.scores for prediction in predictions.values()])
         if mean["iou"] > self.best_iou:
+            self.on_best(self.epoch, mean, predictions)  # first: an epoch whose files are not on disk is no best one
             self.best_iou = mean["iou"]
-            self.on_best(self.epoch, mean, predictions)
         return mean

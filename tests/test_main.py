@@ -47,17 +47,18 @@ def write_set(folder, train, test, channels=1, classes=2, seed=7):
                 label[inside] = disc % (classes - 1) + 1
             noise = rng.integers(0, 60, (height, width, channels), np.uint8)
             image = (label * (120 // (classes - 1)))[..., None] + noise
-            Image.fromarray(image.squeeze()).save(folder / split / "imgs" / f"cell_{k}.png")
+            Image.fromarray(image.squeeze(2) if channels == 1 else image).save(folder / split / "imgs" / f"cell_{k}.png")
             Image.fromarray(label * 255 if classes == 2 else label).save(folder / split / "labels" / f"cell_{k}.png")
     return folder
 
 
 @pytest.fixture
 def no_jittor(tmp_path):
-    """Environment variables with which `import jittor` ends the process."""
+    """Environment variables with which `import jittor` says so and ends the process."""
     for name in ("jittor", "jittor_utils"):
         (tmp_path / "traps" / name).mkdir(parents=True)
-        (tmp_path / "traps" / name / "__init__.py").write_text("raise SystemExit('Jittor was imported')")
+        (tmp_path / "traps" / name / "__init__.py").write_text(
+            "import os\nos.write(2, b'Jittor was imported\\n')\nraise SystemExit")
     return {"PYTHONPATH": str(tmp_path / "traps")}
 
 
@@ -225,7 +226,7 @@ def test_a_run_leaves_what_it_promises(full_run):
     expected |= {f"logs/report_{text.stem}.html", f"logs/{text.stem}/{events.name}"}
     expected |= {f"checkpoints/{kind}_model.safetensors" for kind in ("best", "last")}
     expected |= {f"results/{name}.png" for name in ("cell_0_pred", "cell_1_pred", "overview")}
-    expected |= {"DataTxt/dataset_stats.json", "DataTxt/checked.json", "checkpoints/.lock", "results/.lock"}
+    expected |= {"DataTxt/dataset_stats.json", "DataTxt/dataset_digest.json", "DataTxt/checked.json", "checkpoints/.lock", "results/.lock"}
     expected |= {f"weight_maps/cell_{k}.{kind}" for k in range(4) for kind in ("npy", "png")}
     expected |= {f"DataTxt/{split}_{kind}.txt" for split in ("train", "test") for kind in ("image", "label")}
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == expected
