@@ -7,6 +7,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test stress align bench augmented-sample
 .DELETE_ON_ERROR:
@@ -37,9 +38,9 @@ augmented-sample: $(VENV)/installed
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --disable-pip-version-check -r requirements.txt
+	$(PIP) -r requirements.txt
 	touch $@
 
 $(VENV)/installed-dev $(VENV)/installed-align: $(VENV)/installed-%: requirements-%.txt $(VENV)/installed
-	$(PY) -m pip install --disable-pip-version-check -r $<
+	$(PIP) -r $<
 	touch $@

@@ -314,7 +314,7 @@ def test_names_of_all_kinds(folder, no_jittor, name):  # noqa: F811
     assert f"set/train/imgs/{name}.png" in (folder / "DataTxt/train_image.txt").read_text("utf-8").splitlines()
 
 
-@pytest.mark.parametrize("line", [f"{WARP} --sum 1", "MakeData.py sample --Data_directory new"])
+@pytest.mark.parametrize("line", [MAIN, f"{WARP} --sum 1", "MakeData.py sample --Data_directory new"])
 def test_a_full_disk(folder, line):
     """A file may grow to 1 KiB: then writing fails, as on a full disk, and nothing half-written takes a name."""
     before = contents(folder)

@@ -343,10 +343,10 @@ def test_the_same_seed_gives_the_same_run(full_run, tmp_path):
 
 @pytest.mark.jittor
 @pytest.mark.parametrize("flags, sizes, options", [
-    (("--n_channels", 3, "--n_classes", 3, "--Batch_size", 2), [(52, 44), (60, 33), (40, 40)], {}),
+    (("--n_channels", 3, "--n_classes", 3, "--Batch_size", 2), [(52, 44), (60, 33), (1, 1)], {}),
     (("--tile", 64, "--optimizer", "sgd", "--bilinear", False), [(100, 80), (90, 150)], {"bilinear": False}),
     (("--tile", "reference", "--base_channels", 2), [(512, 512)], {"base_channels": 2}),
-    (("--mode", "U2netS"), [(64, 64)], {"side_outputs": True}),
+    (("--mode", "U2netS"), [(64, 64), (1, 1)], {"side_outputs": True}),
 ], ids=["colour", "tiles", "reference", "u2net"])
 def test_other_ways_to_train(tmp_path, flags, sizes, options):
     channels, classes = (3, 3) if "--n_channels" in flags else (1, 2)

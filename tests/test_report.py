@@ -82,6 +82,15 @@ def test_two_logs_do_not_mix(tmp_path, capsys):
     assert capsys.readouterr().out == "for the other\nfor this one\n"
 
 
+def test_a_log_goes_on_where_nobody_reads_the_screen(tmp_path):
+    program = f"from Report import RunLog; log = RunLog({str(tmp_path)!r}, 'a'); [log.say('word ' * 9) for _ in range(5000)]"
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0 and len((tmp_path / "a.log").read_text().splitlines()) == 5000
+
+
 def test_epochs_in_log_and_csv(log):
     assert log.csv_path.read_text() == ",".join(COLUMNS) + "\n"
     log.epoch(record(0, whole=10), 12)
