@@ -13,17 +13,24 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 import TorchFormat
-from Common import DataError, atomic_write
+from Common import DataError, atomic_write, parse_json
 
 FORMAT = "unet-jittor 1"
 OPTIMIZER = "optimizer."  # begins the names of what is no weight: the optimiser's moments, for --resume
 
 
 def save(path, weights, header):
-    """Write `weights` ({name: array}) and `header` (a JSON-able dict) to `path`; an older file stays until then."""
+    """Write `weights` ({name: array}) and `header` (a JSON-able dict) to `path`; an older file stays until then.
+
+    Raises DataError or OSError where the disk does not take it.
+    """
     weights = {name: np.asarray(array, order="C") for name, array in weights.items()}
+    metadata = {"format": FORMAT, "header": json.dumps(header, allow_nan=False)}
     with atomic_write(path) as temporary:
-        save_file(weights, temporary, metadata={"format": FORMAT, "header": json.dumps(header, allow_nan=False)})
+        try:
+            save_file(weights, temporary, metadata)
+        except SafetensorError as error:  # how it says what is an OSError elsewhere
+            raise DataError(f"{path}: cannot be written ({error}); free some space, or choose another folder") from None
 
 
 def load(path):
@@ -84,7 +91,7 @@ def _read_safetensors(path):
         with safe_open(path, framework="numpy") as file:
             metadata, header = file.metadata() or {}, None
             if metadata.get("format") == FORMAT:
-                header = json.loads(metadata["header"])
+                header = parse_json(metadata["header"])
                 if not isinstance(header, dict):
                     raise ValueError("its header is no JSON object")
             return {name: file.get_tensor(name) for name in file.keys()}, header

@@ -9,7 +9,9 @@ import argparse
 import contextlib
 import fcntl
 import io
+import json
 import os
+import signal
 import sys
 import threading
 import warnings
@@ -54,9 +56,15 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
+def mute_output():
+    """Send standard output to nowhere: whoever read it, `| head` perhaps, has left."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def run(main):
     """Call `main()` as a command: returns the exit code, prints errors in one line, never a traceback for a mistake."""
     command = Path(sys.argv[0]).name
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: nothing half-written stays behind
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to stop
@@ -65,14 +73,15 @@ def run(main):
     except DataError as error:
         print(f"{command}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # `| head` closed our output
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        mute_output()
         return 1
     except KeyboardInterrupt:
         print(f"\n{command}: stopped", file=sys.stderr)
         return 130
     except OSError as error:
-        print(f"{command}: error: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
+        advice = "; check its permissions" if isinstance(error, PermissionError) else ""
+        print(f"{command}: error: {error.filename or 'file'}: {error.strerror or error}{advice}", file=sys.stderr)
         return 1
 
 
@@ -289,6 +298,14 @@ def load_label(path, n_classes, ignore_label=None):
     return classes
 
 
+def parse_json(text):
+    """`json.loads(text)`; a ValueError for whatever it cannot take, lists in lists without end among it."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 @contextlib.contextmanager
 def atomic_write(path):
     """`with atomic_write(path) as temporary:` write there; on success it replaces `path` whole, on error it vanishes.
@@ -314,7 +331,10 @@ def lock_folder(path):
 
     The lock ends with the process, however that ends.  What writes that were cut off have left behind is removed.
     """
-    with open(Path(path) / ".lock", "a+") as file:
+    def itself(name, flags):  # a link would lead to another's file
+        return os.open(name, flags | os.O_NOFOLLOW, 0o666)
+
+    with open(Path(path) / ".lock", "a+", opener=itself) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -39,7 +39,7 @@ import scipy  # its parts load when they are first used, which keeps --help fast
 from tqdm import tqdm
 
 from Common import (DataError, Parser, atomic_write, check_same_size, list_images, make_folder, number, pair_by_name,
-                    picture, png_bytes, read_image, read_label, run, use_agg)
+                    parse_json, picture, png_bytes, read_image, read_label, run, use_agg)
 
 GRID_SIZE, GRID_SIGMA = 3, 10.0  # U-Net, section 3.1: "a coarse 3 by 3 grid", "10 pixels standard deviation"
 MANIFEST = "augmentation_manifest.jsonl"
@@ -155,12 +155,13 @@ def augmented_pngs(seed, options, task):
 
 
 def start_worker(parent):
-    """Leave Ctrl-C to the parent process, and end with it should it be killed."""
+    """Leave Ctrl-C and SIGTERM to the parent process, and end with it should it be killed."""
     def watch():
         while os.getppid() == parent:
             time.sleep(0.5)
         os._exit(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=watch, daemon=True).start()
 
 
@@ -198,7 +199,7 @@ class Manifest:
         lines = text.splitlines()
         for count, line in enumerate(lines, start=1):
             try:
-                entry = json.loads(line)
+                entry = parse_json(line)
             except ValueError:
                 if count == len(lines):  # cut off by a kill, before the file itself was written
                     lines.pop()

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from Common import IGNORED, DataError, atomic_write, check_same_size, image_size, load_label, read_image
+from Common import IGNORED, DataError, atomic_write, check_same_size, image_size, load_label, parse_json, read_image
 from MirrorPadding import REFERENCE_SIDE, mirror_pad, mirrored_before, pad_for, reference_blocks
 from Normalise import Statistics, as_planes, normalise
 from WeightMap import cached_weight_map
@@ -53,7 +53,7 @@ def files_key(paths, *settings):
 def read_kept(path, key):
     """What `keep` wrote, a dict, or None where there is nothing of this key."""
     try:
-        kept = json.loads(path.read_text())
+        kept = parse_json(path.read_text())
         return kept if kept["key"] == key else None
     except (OSError, ValueError, KeyError, TypeError):
         return None  # not there yet, or damaged: it is made anew
@@ -75,6 +75,19 @@ def dataset_statistics(pairs, n_channels, datatxt_directory):
     statistics = compute_statistics(images)
     keep(path, key, images=len(pairs), mean=statistics.mean, std=statistics.std)
     return statistics
+
+
+def content_digest(pairs, datatxt_directory):
+    """A digest of the names and contents of all files, kept in `dataset_digest.json` until one of them changes."""
+    path, files = Path(datatxt_directory) / "dataset_digest.json", [file for pair in pairs for file in pair]
+    key = files_key(files)
+    kept = (read_kept(path, key) or {}).get("digest")
+    if isinstance(kept, str):
+        return kept
+    contents = [(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
+    digest = hashlib.sha256(json.dumps(contents).encode()).hexdigest()
+    keep(path, key, digest=digest)
+    return digest
 
 
 def compute_statistics(images):

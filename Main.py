@@ -100,9 +100,10 @@ def parse_arguments():
     parser = build_parser()
     args, resumed = parser.parse_args(), None
     if args.resume:
-        resumed = load_run(args.Checkpoint_directory / LAST)
-        kept = flags_of(resumed[1]["run"]["settings"])
-        before, args = parser.parse_args(kept), parser.parse_args([*kept, *sys.argv[1:]])
+        path = args.Checkpoint_directory / LAST
+        resumed = load_run(path)
+        kept, before = flags_of(resumed[1]["run"]["settings"], build_parser(), path)
+        args = parser.parse_args([*kept, *sys.argv[1:]])
         check_resumed(args, before, resumed[1]["run"], parser)
     elif args.force:
         parser.error("--force: only with --resume")
@@ -173,7 +174,7 @@ def train(trainer, recorder):
                                 f"{LESS_MEMORY}; {resume_command(recorder.args, build_parser())} goes on"):
             finished = trainer.run()
         recorder.save_last()
-    except DataError as error:  # the loss does not recover, or a file has gone: the weights are good ones
+    except (DataError, OSError) as error:  # the loss does not recover, a file has gone, a disk is full: the weights are good
         failure = error
         recorder.save_last()
     except (RuntimeError, MemoryError) as error:
@@ -203,7 +204,7 @@ def main():
 def train_locked(args, resumed):
     """Everything once this run has its folders to itself."""
     loader, test_set, baselines, statistics = prepare_data(args)
-    run = {"settings": settings_of(args), "data": data_of(loader.dataset, test_set, statistics)}
+    run = {"settings": settings_of(args), "data": data_of(loader.dataset, test_set, args.Datatxt_directory)}
     if resumed and resumed[1]["run"]["data"] != run["data"] and not args.force:
         raise DataError(f"{args.Data_directory}: not the data that this run began with (other files, or changed ones); "
                         "bring those back, start without --resume, or add --force")
@@ -231,6 +232,8 @@ def train_locked(args, resumed):
         assign(trainer.state(), resumed[0], args.Checkpoint_directory / LAST)
         trainer.resume(before["progress"])
         log.say(f"Resumed at epoch {trainer.epoch}, step {trainer.step}")
+    else:
+        recorder.save_last()  # from now on --resume means this run, however soon it is killed
     return train(trainer, recorder)
 
 

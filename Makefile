@@ -1,13 +1,15 @@
 # make demo    install, augment the sample set, train a small U-Net on it, show where everything is
 # make test    install what the tests need, run them
+# make stress  what takes longer: kills at random moments, signals in every phase, 10,000 pairs, 2,000 steps, a full disk
 # make align   install PyTorch, compare each net with its PyTorch twin, in small; docs/ has it in full (see alignment/)
 # make bench   install PyTorch, measure ours beside it: speed, memory, start, data, growth; half an hour on 2 cores
 # All keep their environment in VENV; Jittor's compiled core lasts as long as that folder stays where it is.
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test align bench augmented-sample
+.PHONY: demo test stress align bench augmented-sample
 .DELETE_ON_ERROR:
 
 demo: augmented-sample
@@ -15,6 +17,9 @@ demo: augmented-sample
 
 test: $(VENV)/installed-dev
 	$(PY) -m pytest
+
+stress: $(VENV)/installed-dev
+	$(PY) -m pytest tests/stress -s -v --durations=0
 
 align: augmented-sample $(VENV)/installed-align
 	$(PY) -m pytest alignment benchmarks
@@ -33,9 +38,9 @@ augmented-sample: $(VENV)/installed
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --disable-pip-version-check -r requirements.txt
+	$(PIP) -r requirements.txt
 	touch $@
 
 $(VENV)/installed-dev $(VENV)/installed-align: $(VENV)/installed-%: requirements-%.txt $(VENV)/installed
-	$(PY) -m pip install --disable-pip-version-check -r $<
+	$(PIP) -r $<
 	touch $@

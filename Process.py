@@ -326,8 +326,8 @@ class Trainer:
         self.test_seconds = time.monotonic() - started
         mean = mean_scores([prediction.scores for prediction in predictions.values()])
         if mean["iou"] > self.best_iou:
+            self.on_best(self.epoch, mean, predictions)  # first: an epoch whose files are not on disk is no best one
             self.best_iou = mean["iou"]
-            self.on_best(self.epoch, mean, predictions)
         return mean
 
     def test(self, dataset):

@@ -5,17 +5,17 @@
 import contextlib
 import csv
 import io
-import logging
+import itertools
+import re
 import statistics
 import sys
 import time
-from itertools import starmap
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from Common import DataError, Parser, atomic_write, make_folder, picture, png_bytes, read_image, run, use_agg
+from Common import DataError, Parser, atomic_write, make_folder, mute_output, picture, png_bytes, read_image, run, use_agg
 
 COLUMNS = ("epoch", "train_loss", "iou", "dice", "f1", "epoch_time", "throughput")
 HIT, EXTRA, MISSED = (0, 200, 90), (255, 60, 40), (60, 120, 255)  # colours of `compare`
@@ -60,16 +60,16 @@ class RunLog:
         self.curves_path, self.page_path = Path(folder) / f"{name}.png", Path(folder) / f"report_{name}.html"
         self.events_folder = Path(folder) / name
         self.records = list(records)
-        self.logger = logging.Logger(name)
-        to_file, to_screen = logging.FileHandler(self.text_path, encoding="utf-8"), logging.StreamHandler(sys.stdout)
-        to_file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
-        self.logger.addHandler(to_file)
-        self.logger.addHandler(to_screen)
         with atomic_write(self.csv_path) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in (",".join(COLUMNS), *map(csv_row, self.records))))
 
     def say(self, line=""):
-        self.logger.info(line)
+        with open(self.text_path, "a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
+        try:
+            print(line, flush=True)
+        except BrokenPipeError:  # no reason to stop: the log has it all
+            mute_output()
 
     def epoch(self, record, total_epochs):
         """Log one epoch's record and append its row to the CSV."""
@@ -100,11 +100,20 @@ class RunLog:
         return best
 
 
+RUN_NAME = re.compile(r"[A-Za-z0-9]+_[0-9]{4}(-[0-9]{2}){2}_[0-9]{2}(-[0-9]{2}){2}(-[0-9]+)?")
+
+
 def run_name(mode, folder):
-    """A run's name: its net and the time of its start, and a number where another run of this second has it already."""
+    """A run's name: its net and the time of its start, and a number where another run of this second has it already.
+
+    Its log is there from now on, empty: of two runs that begin at once only one gets a name.
+    """
     name = f"{mode}_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
-    taken = sum(1 for _ in Path(folder).glob(f"{name}*.log"))
-    return f"{name}-{taken + 1}" if taken else name
+    for count in itertools.count(1):
+        numbered = f"{name}-{count}" if count > 1 else name
+        with contextlib.suppress(FileExistsError):
+            (Path(folder) / f"{numbered}.log").touch(exist_ok=False)
+            return numbered
 
 
 class EventLog:
@@ -333,7 +342,7 @@ def draw_comparison(runs, path):
         axes[0, 0].set(title="Training loss", xlabel="epoch, from 0", ylabel="loss (cross entropy: nats per pixel)")
         axes[0, 0].xaxis.get_major_locator().set_params(integer=True)
         axes[0, 0].legend(fontsize=8)
-        draw_scores(axes, runs, styles, [["", "epoch", "loss", "IoU", "Dice", "F1"], *starmap(best_row, runs.items())])
+        draw_scores(axes, runs, styles, [["", "epoch", "loss", "IoU", "Dice", "F1"], *itertools.starmap(best_row, runs.items())])
 
 
 def read_records(path):

@@ -1,15 +1,15 @@
 """What a run leaves in last_model for `Main.py --resume`, and what it takes from there.
 
-A checkpoint is no more trusted than any file: its flags pass through the same parser as those of the command line, and
-nothing in it says where to write.
+A checkpoint is no more trusted than any file: its flags pass through the same parser as those of the command line, its
+numbers are checked one by one, and nothing in it says where to write.
 """
-import hashlib
-import json
+import math
 import shlex
-from pathlib import Path
 
 from Checkpoint import load
 from Common import DataError
+from DataLoader import content_digest
+from Report import RUN_NAME
 
 LAST, BEST = "last_model.safetensors", "best_model.safetensors"
 OUTPUT_FOLDERS = ("Datatxt_directory", "Log_directory", "Checkpoint_directory", "Result_directory", "Weight_directory")
@@ -17,12 +17,50 @@ NOT_KEPT = (*OUTPUT_FOLDERS, "resume", "force", "geometry")  # of a run's argume
 FREE_TO_CHANGE = {*NOT_KEPT, "Data_directory", "Total_epochs", "Time_budget", "device", "save_every"}
 
 
+# ---------------------------------------------------------------------------------------------------- what a run consists of
+def is_count(value):
+    return type(value) is int and 0 <= value < 2 ** 53
+
+
+def is_number(value):
+    return is_count(value) or (type(value) is float and math.isfinite(value))
+
+
+def are_numbers(values):
+    return type(values) is list and all(map(is_number, values))
+
+
+def are_texts(values):
+    return type(values) is list and all(type(value) is str for value in values)
+
+
+PROGRESS = {**dict.fromkeys(("epoch", "step", "n_step", "skipped", "bad_in_a_row", "good_in_a_row"), is_count),
+            "best_iou": is_number, "seconds": is_number, "losses": are_numbers, "accepted": are_numbers, "went_back": lambda value: type(value) is bool}
+RECORD = {"epoch": is_count, "skipped": is_count, "epoch_time": is_number, "whole_time": is_number, "throughput": is_number}
+SCORES = ("iou", "dice", "f1")  # of an epoch that was tested; a train_loss that is not finite is left out
+
+
+def is_record(record):
+    more = set(record) - set(RECORD) - {"train_loss"}
+    return (all(check(record.get(name)) for name, check in RECORD.items()) and all(map(is_number, record.values()))
+            and more in (set(), set(SCORES)))
+
+
+def is_run(run):
+    """Whether a checkpoint's `run` is what Recorder.save_last writes, in all that a resumed run relies on."""
+    return (all(are_texts(texts) for texts in run["settings"].values()) and RUN_NAME.fullmatch(run["log"]) is not None
+            and type(run["data"]) is str and type(run["records"]) is list and all(map(is_record, run["records"]))
+            and set(run["progress"]) == set(PROGRESS) and all(check(run["progress"][name]) for name, check in PROGRESS.items()))
+
+
+# ---------------------------------------------------------------------------------------------------------------- reading
 def load_run(path):
     """(arrays, header) of a last_model; DataError where no run can be resumed from it."""
     if not path.exists():
         raise DataError(f"{path}: no such checkpoint, nothing to resume; start without --resume")
     arrays, header = load(path)
     try:
+<<<<<<< HEAD
         run, number = header["run"], (int, float)
         sound = (all(isinstance(name, str) and all(isinstance(text, str) for text in texts)
                      for name, texts in run["settings"].items())
@@ -30,6 +68,9 @@ def load_run(path):
                  and all(isinstance(value, number) for record in run["records"] for value in record.values())
                  and all(isinstance(run["progress"][name], number) for name in ("epoch", "step", "n_step", "best_iou", "seconds"))
                  and isinstance(run["data"], str))
+=======
+        sound = is_run(header["run"])
+>>>>>>> 937e74ec1f1bbe02340c15504cd87a3c054a1117
     except (KeyError, TypeError, AttributeError):
         sound = False
     if not sound:
@@ -43,8 +84,23 @@ def settings_of(args):
             for name, value in vars(args).items() if name not in NOT_KEPT and value is not None}
 
 
-def flags_of(settings):
-    return [text for name, texts in settings.items() for text in (f"--{name}", *texts)]
+def flags_of(settings, parser, source):
+    """(settings as a command line has them, the same parsed); DataError, naming `source`, for what no run has left there."""
+    def refuse(message):
+        raise DataError(f"{source}: holds no run to resume ({message}); start without --resume")
+    parser.error = refuse  # nobody has typed these flags
+    foreign = set(settings) - (set(vars(parser.parse_args([]))) - set(NOT_KEPT))
+    if foreign:
+        refuse(f"a run does not keep --{min(foreign)}")
+    flags = []
+    for name, texts in settings.items():
+        if len(texts) == 1:
+            flags.append(f"--{name}={texts[0]}")
+        elif any(text.startswith("-") for text in texts):
+            refuse(f"--{name} holds other flags")
+        else:
+            flags += [f"--{name}", *texts]
+    return flags, parser.parse_args(flags)
 
 
 def check_resumed(args, before, run, parser):
@@ -58,11 +114,9 @@ def check_resumed(args, before, run, parser):
         parser.error(f"--Total_epochs {args.Total_epochs}: so many epochs are done already; give a larger number")
 
 
-def data_of(train_set, test_set, statistics):
-    """What tells data from other data: names and sizes of all files, mean and std of the training images."""
-    files = [[path.name, path.stat().st_size] for each in (train_set, test_set) for pair in each.pairs for path in pair]
-    text = json.dumps([files, len(train_set), statistics.mean, statistics.std])
-    return hashlib.sha256(text.encode()).hexdigest()
+def data_of(train_set, test_set, datatxt_directory):
+    """What tells data from other data: the contents of all files, and which ones are trained on."""
+    return f"{len(train_set)} {content_digest([*train_set.pairs, *test_set.pairs], datatxt_directory)}"
 
 
 def resume_command(args, parser):

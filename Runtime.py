@@ -156,7 +156,7 @@ def last_words(text):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             yield
         finally:
-            helper.stdin.write("still here")
+            helper.communicate("still here")
 
 
 def _check_home():

@@ -3,7 +3,6 @@
 Every case runs the real command, without Jittor: a mistake is answered before it would be imported.
 """
 import io
-import json
 import os
 import pickle
 import re
@@ -15,9 +14,11 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 from test_main import ROOT, command, machine, no_jittor, write_set  # noqa: F401 - fixtures among them
 
 import Checkpoint
+from WeightMap import compute_weight_map
 
 pytestmark = pytest.mark.usefixtures("machine")
 IMAGE, LABEL = "set/train/imgs/cell_0.png", "set/train/labels/cell_0.png"
@@ -86,7 +87,9 @@ class Malicious:
 
 
 LAST = "checkpoints/last_model.safetensors"
-RUN = dict(settings={}, log="Unet_x", records=[], data="", progress=dict(epoch=1, step=0, n_step=4, best_iou=0.5))
+RUN = dict(settings={}, log="Unet_2025-01-31_12-00-00", records=[], data="",
+           progress=dict(epoch=1, step=0, n_step=4, best_iou=0.5, losses=[], accepted=[0.5], skipped=0, bad_in_a_row=0,
+                         good_in_a_row=4, went_back=False))
 MAIN = "Main.py --Data_directory set --device cpu"
 WARP = "DataAugmentation.py --img_path set/train/imgs --mask_path set/train/labels"
 SCORE = "Metrics.py --Prediction_directory results --Label_directory set/test/labels"
@@ -185,7 +188,12 @@ CASES = {  # name: (change of the folder, command, exit code, words of the line)
     "header of 2^63 bytes": (file(LAST, b"\xff" * 7 + b"\x7f{}"), f"{MAIN} --resume", 1, f"{LAST}: not a readable safetensors checkpoint"),
     "a pickle that calls": (file(LAST, pickle.dumps(Malicious())), f"{MAIN} --resume", 1, f"{LAST}: not a readable safetensors checkpoint"),
     "weights without a run": (checkpoint(mode="Unet"), f"{MAIN} --resume", 1, f"{LAST}: holds no run to resume"),
+    "a header without end": (lambda folder: save_file({"a": np.zeros(3, np.float32)}, folder / LAST,
+                                                      {"format": Checkpoint.FORMAT, "header": '{"run":' + "[" * 100000}),
+                             f"{MAIN} --resume", 1, f"{LAST}: not a readable safetensors checkpoint .nested too deeply"),
     "a run with a path": (checkpoint(run={**RUN, "log": "../../x"}), f"{MAIN} --resume", 1, f"{LAST}: holds no run to resume"),
+    "a run with a folder": (checkpoint(run={**RUN, "settings": {"Log_directory": ["elsewhere"]}}), f"{MAIN} --resume", 1,
+                            f"{LAST}: holds no run to resume .a run does not keep --Log_directory"),
     "a run with other flags": (checkpoint(run=RUN), f"{MAIN} --resume --n_channels 3", 2, r"--n_channels 3 \(was 1\)"),
     "other data": (checkpoint(run=RUN), f"{MAIN} --resume", 1, "set: not the data that this run began with"),
     # ------------------------------------------------------------------------------------------------------------ scores
@@ -223,6 +231,61 @@ def test_one_line(folder, no_jittor, change, line, code, words):  # noqa: F811
     assert not [path for path in after if ".part" in path.name or path.name == "canary"]
 
 
+WITHOUT_ROOTS_RIGHTS = """
+import ctypes, os, sys
+for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH: root without them is bound to permissions as anyone is
+    ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
+@pytest.mark.parametrize("path, mode, line, words", [
+    ("set/train/imgs", 0o000, MAIN, "set/train/imgs: .*; check its permissions"),
+    ("set/train/imgs", 0o444, MAIN, "set/train/imgs/cell_0.png: .*; check its permissions"),
+    ("set/train/labels", 0o000, WARP, "set/train/labels: .*; check its permissions"),
+    (IMAGE, 0o000, MAIN, f"{IMAGE}: may not be read; check its permissions"),
+    (LABEL, 0o000, WARP, f"{LABEL}: may not be read; check its permissions"),
+    (LAST, 0o000, f"{MAIN} --resume", f"{LAST}: may not be read; check its permissions"),
+    ("results", 0o555, MAIN, "results: this folder is not writable; choose another"),
+    ("lists", 0o555, "MakeTxt.py --Data_directory set --Datatxt_directory lists", "lists: this folder is not writable; choose another"),
+    ("set/train/labels", 0o555, WARP, "set/train/labels: this folder is not writable; choose another"),
+    (".", 0o555, "MakeData.py sample --Data_directory new", "new.*; choose another")])
+def test_permissions(folder, no_jittor, path, mode, line, words):  # noqa: F811
+    checkpoint(run=RUN)(folder)
+    for name in ("results", "lists"):
+        (folder / name).mkdir()
+    before, usual = contents(folder), (folder / path).stat().st_mode
+    (folder / path).chmod(mode)
+    try:
+        script, *flags = line.split()
+        done = subprocess.run([sys.executable, "-c", WITHOUT_ROOTS_RIGHTS, ROOT / script, *flags], cwd=folder, text=True,
+                              capture_output=True, env={**os.environ, **no_jittor})
+    finally:
+        (folder / path).chmod(usual)
+    assert done.returncode == 1 and re.search(f"^{script}: error: {words}$", done.stderr), done.stderr
+    after = contents(folder)
+    assert {path: after.get(path) for path in before} == before and not [path for path in after if ".part" in path.name]
+
+
+def test_what_other_runs_left_is_not_trusted(folder, no_jittor):  # noqa: F811
+    """Weight maps of other flags or other labels, statistics and lists that are damaged: all is made anew."""
+    label = np.asarray(Image.open(folder / LABEL)) > 0
+
+    def prepared(*flags):
+        assert "Jittor was imported" in command(*MAIN.split(), *flags, cwd=folder, **no_jittor).stderr
+        return np.load(folder / "weight_maps" / "cell_0.npy")
+    first = prepared()
+    assert np.array_equal(first, compute_weight_map(label, 10, 5))
+    kept = {path: path.read_bytes() for path in (folder / "DataTxt").iterdir()}
+    assert np.array_equal(prepared("--Loss_w0", 3), compute_weight_map(label, 3, 5))
+    for content in (b"", b"[" * 100000, b"\0\xff", b'{"key": 5}'):
+        for path in kept:
+            path.write_bytes(content)
+        for kind in ("npy", "png"):
+            (folder / "weight_maps" / f"cell_0.{kind}").write_bytes((folder / "weight_maps" / f"cell_1.{kind}").read_bytes())
+        assert np.array_equal(prepared(), first) and {path: path.read_bytes() for path in kept} == kept
+
+
 def test_there_are_sixty():
     assert len(CASES) >= 60
 
@@ -251,7 +314,7 @@ def test_names_of_all_kinds(folder, no_jittor, name):  # noqa: F811
     assert f"set/train/imgs/{name}.png" in (folder / "DataTxt/train_image.txt").read_text("utf-8").splitlines()
 
 
-@pytest.mark.parametrize("line", [f"{WARP} --sum 1", "MakeData.py sample --Data_directory new"])
+@pytest.mark.parametrize("line", [MAIN, f"{WARP} --sum 1", "MakeData.py sample --Data_directory new"])
 def test_a_full_disk(folder, line):
     """A file may grow to 1 KiB: then writing fails, as on a full disk, and nothing half-written takes a name."""
     before = contents(folder)
@@ -266,15 +329,3 @@ def test_a_full_disk(folder, line):
     for path in set(after) - set(before):
         if path.suffix == ".png":
             Image.open(folder / path).load()
-
-
-def test_a_damaged_statistics_file_is_made_anew(folder):
-    from DataLoader import dataset_statistics
-    from MakeTxt import find_pairs
-    pairs = find_pairs(folder / "set")["train"]
-    expected = dataset_statistics(pairs, 1, folder)
-    for text in ("", "{", "[]", json.dumps({"key": 1}), "\0" * 50):
-        (folder / "dataset_stats.json").write_text(text)
-        assert dataset_statistics(pairs, 1, folder) == expected
-
-

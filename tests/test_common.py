@@ -15,7 +15,7 @@ from PIL import Image
 
 import Common
 from Common import (IGNORED, DataError, Parser, atomic_write, boolean, image_size, list_images, load_label, make_folder,
-                    number, pair_by_name, png_bytes, read_image, read_label, run, write_png)
+                    number, pair_by_name, parse_json, png_bytes, read_image, read_label, run, write_png)
 
 needs_permissions = pytest.mark.skipif(os.geteuid() == 0, reason="root may do everything")
 
@@ -26,13 +26,13 @@ def noise(shape, seed=0, high=256, dtype=np.uint8):
 
 # ------------------------------------------------------------------------------------------------------------- commands
 SCRIPT = """
-import os, sys
+import os, signal, sys
 sys.path.insert(0, {root!r})
 from Common import DataError, Parser, boolean, number, run
 
 def main():
     parser = Parser("A command.")
-    parser.add_argument("--count", type=number(int, 1), default=5, help="how many")
+    parser.add_argument("--count", type=number(int, 1), default=1, help="how many")
     parser.add_argument("--quick", type=boolean, help="or not")
     args = parser.parse_args()
     if args.count == 2:
@@ -41,6 +41,8 @@ def main():
         open("nowhere/a.txt")
     if args.count == 4:
         raise KeyboardInterrupt
+    if args.count == 5:
+        os.kill(os.getpid(), signal.SIGTERM)
     if args.count == 6:
         for _ in range(100000):
             print("a long line of output that fills the pipe")
@@ -64,6 +66,7 @@ def script(tmp_path_factory):
     (["--count", "2"], 1, "Command.py: error: a.png: two lines\n"),
     (["--count", "3"], 1, "Command.py: error: nowhere/a.txt: No such file or directory\n"),
     (["--count", "4"], 130, "\nCommand.py: stopped\n"),
+    (["--count", "5"], 130, "\nCommand.py: stopped\n"),
     (["--count", "0"], 2, "Command.py: error: argument --count: expected a whole number at least 1, got '0' "
                           "(see Command.py --help)\n"),
 ])
@@ -326,6 +329,13 @@ def test_ignored_pixels_of_a_label(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
+def test_parse_json():
+    assert parse_json('{"a": [1, 2.5, "x"]}') == {"a": [1, 2.5, "x"]}
+    for text in ("", "{", "[" * 100000, '{"a":' * 100000, "9" * 5000, "\0"):
+        with pytest.raises(ValueError):
+            parse_json(text)
+
+
 def test_atomic_write_replaces_whole(tmp_path):
     path = tmp_path / "a.json"
     path.write_text("old")

@@ -286,6 +286,21 @@ def test_only_a_new_best_is_reported(build, dataset, tmp_path):
         assert each == ([110 / 400, 110 / 720] if value else [0, 0])
 
 
+def test_a_best_that_could_not_be_written_is_none(build, dataset, tmp_path):
+    """After the full disk a resumed run meets the same epoch as a new best again."""
+    trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset((20, 20)), tmp_path)
+    written = trainer.on_best
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+    trainer.on_best = full
+    with pytest.raises(OSError):
+        trainer.validate_epoch()
+    trainer.on_best = written
+    trainer.validate_epoch()
+    assert len(trainer.bests) == 1
+
+
 # ----------------------------------------------------------------------------------------------------------- the recipe
 @pytest.mark.parametrize("schedule, warm_up, done, expected", [
     ("constant", 0, 0.01, 1), ("constant", 0, 1, 1), ("constant", 0.1, 0.05, 0.5), ("constant", 0.1, 0.2, 1),

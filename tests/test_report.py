@@ -63,7 +63,6 @@ def test_run_name(tmp_path):
     for _ in range(5):
         names.append(run_name("U2netS", tmp_path))
         assert re.fullmatch(r"U2netS_20\d\d-\d\d-\d\d_\d\d-\d\d-\d\d(-[2-5])?", names[-1])
-        (tmp_path / f"{names[-1]}.log").touch()
     assert len(set(names)) == 5
 
 
@@ -81,6 +80,15 @@ def test_two_logs_do_not_mix(tmp_path, capsys):
     log.say("for this one")
     assert lines(log) == ["for this one"] and lines(other) == ["for the other"]
     assert capsys.readouterr().out == "for the other\nfor this one\n"
+
+
+def test_a_log_goes_on_where_nobody_reads_the_screen(tmp_path):
+    program = f"from Report import RunLog; log = RunLog({str(tmp_path)!r}, 'a'); [log.say('word ' * 9) for _ in range(5000)]"
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0 and len((tmp_path / "a.log").read_text().splitlines()) == 5000
 
 
 def test_epochs_in_log_and_csv(log):

@@ -3,6 +3,7 @@ import csv
 import itertools
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 from test_main import ROOT, SMALL, command, machine, no_jittor, write_set  # noqa: F401 - fixtures among them
 
 import Checkpoint
@@ -33,12 +35,16 @@ def end(process, number):
     return process.returncode, printed
 
 
+def rows_of(table):
+    """A CSV's rows without the times."""
+    with open(table, newline="") as file:
+        return [tuple(row.values())[:5] for row in csv.DictReader(file)]
+
+
 def results(folder):
     """(rows of the one CSV without the times, arrays of last_model, arrays of best_model)."""
     table, = folder.glob("logs/*.csv")
-    with open(table, newline="") as file:
-        rows = [tuple(row.values())[:5] for row in csv.DictReader(file)]
-    return rows, *(Checkpoint.load(folder / "checkpoints" / f"{name}_model.safetensors")[0] for name in ("last", "best"))
+    return rows_of(table), *(Checkpoint.load(folder / "checkpoints" / f"{name}_model.safetensors")[0] for name in ("last", "best"))
 
 
 def assert_same(found, expected):
@@ -161,19 +167,39 @@ def test_force_alone(folder, no_jittor):  # noqa: F811
 
 
 @pytest.mark.parametrize("change", [
-    lambda run: run.clear(), lambda run: run.update(settings=[]), lambda run: run.update(log="../../other"),
+    lambda run: run.clear(), lambda run: run.update(settings=[]),
+    *[lambda run, name=name: run.update(log=name) for name in ("../../other", "..", "", "notes", "Unet_2025-01-31_12-00-00\n", 5)],
     lambda run: run["settings"].update(seed=["x"]), lambda run: run["settings"].update(seed=[7, None]),
-    lambda run: run["settings"].update({"Log_directory": ["elsewhere"], "no_such_flag": ["1"]}),
-    lambda run: run.update(records=[{"epoch": "0"}]), lambda run: run["progress"].update(epoch="2"),
+    lambda run: run["settings"].update(seed=[]), lambda run: run["settings"].update(no_such_flag=["1"]),
+    lambda run: run["settings"].update(Log_directory=["elsewhere"]), lambda run: run["settings"].update(help=[]),
+    lambda run: run["settings"].update({"Log_directory=elsewhere": []}), lambda run: run["settings"].update(force=[]),
+    lambda run: run["settings"].update(seed=["0", "--Log_directory", "elsewhere"]),
+    lambda run: run["settings"].update(seed=["0", "--Log_directory=elsewhere"]),
+    lambda run: run.update(records=[{"epoch": "0"}]), lambda run: run["records"][0].pop("whole_time"),
+    lambda run: run["records"][2].pop("dice"), lambda run: run["records"][0].update(epoch_time=10 ** 400),
+    *[lambda run, value=value: run["progress"].update(epoch=value) for value in ("2", -1, 2.5, True, 10 ** 400)],
+    lambda run: run["progress"].update(losses=[0.5, "1"]), lambda run: run["progress"].update(accepted=None),
+    lambda run: run["progress"].update(epoch_started=3), lambda run: run["progress"].pop("skipped"),
     lambda run: run.update(progress=None), lambda run: run.update(data=None)])
-def test_damaged_runs(finished, no_jittor, change):  # noqa: F811
-    path = finished / "checkpoints" / "last_model.safetensors"
-    arrays, header = Checkpoint.load(path)
+def test_damaged_runs(unbroken, tmp_path, monkeypatch, change):
+    import Main
+    _, header = Checkpoint.load(unbroken / "checkpoints" / "last_model.safetensors")
     change(header["run"])
-    Checkpoint.save(path, arrays, header)
-    done = command("Main.py", "--resume", "--Total_epochs", 9, cwd=finished, **no_jittor)
-    assert done.returncode in (1, 2) and len(done.stderr.splitlines()) == 1 and "Traceback" not in done.stderr
-    assert not (finished / "elsewhere").exists()
+    Checkpoint.save(tmp_path / "last_model.safetensors", {"a": np.zeros(3, np.float32)}, header)
+    monkeypatch.setattr(sys, "argv", ["Main.py", "--resume", "--Checkpoint_directory", str(tmp_path), "--Total_epochs", "9"])
+    with pytest.raises(DataError, match="last_model.safetensors: holds no run to resume"):
+        Main.parse_arguments()
+
+
+def test_a_label_that_was_changed(finished, unbroken, no_jittor):  # noqa: F811
+    (finished / "data").unlink()
+    shutil.copytree(unbroken / "data", finished / "data")
+    more = ("--resume", "--Total_epochs", 9)
+    assert "Jittor was imported" in command("Main.py", *more, cwd=finished, **no_jittor).stderr, "copied files are the same data"
+    path = finished / "data" / "test" / "labels" / "cell_0.png"
+    Image.open(path).transpose(Image.Transpose.ROTATE_180).save(path)
+    done = command("Main.py", *more, cwd=finished, **no_jittor)
+    assert done.returncode == 1 and "data: not the data that this run began with" in done.stderr
 
 
 def test_best_model_is_no_run(finished, no_jittor):  # noqa: F811
@@ -190,6 +216,15 @@ def test_a_second_training_is_refused(folder, no_jittor, name):  # noqa: F811
         done = command("Main.py", *FLAGS, cwd=folder, **no_jittor)
     assert done.returncode == 1
     assert f"{name}: process {os.getpid()} writes here already; wait for its end, or choose another folder" in done.stderr
+
+
+def test_a_lock_is_no_way_to_another_file(folder, no_jittor):  # noqa: F811
+    (folder / "checkpoints").mkdir()
+    (folder / "mine").write_text("mine")
+    (folder / "checkpoints" / ".lock").symlink_to("../mine")
+    done = command("Main.py", *FLAGS, cwd=folder, **no_jittor)
+    assert done.returncode == 1 and done.stderr.startswith("Main.py: error: checkpoints/.lock: ")
+    assert (folder / "mine").read_text() == "mine"
 
 
 def test_a_lock_ends_with_its_block_and_clears_what_was_cut_off(tmp_path):
