@@ -11,6 +11,7 @@ import fcntl
 import io
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -123,6 +124,17 @@ def picture(text):
     if path.suffix.lower() != ".png":
         raise argparse.ArgumentTypeError(f"expected a name that ends in .png, got {text!r}")
     return path
+
+
+def expression(text):
+    """A flag type: a regular expression with a group in parentheses."""
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
+    if not pattern.groups:
+        raise argparse.ArgumentTypeError(f"expected a regular expression with a group in parentheses, got {text!r}")
+    return text
 
 
 # ------------------------------------------------------------------------------------------------------ folders and pairs

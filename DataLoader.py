@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from Common import IGNORED, DataError, atomic_write, check_same_size, image_size, load_label, parse_json, read_image
+from MakeTxt import group_of, split_groups
 from MirrorPadding import REFERENCE_SIDE, mirror_pad, mirrored_before, pad_for, reference_blocks
 from Normalise import Statistics, as_planes, normalise
 from WeightMap import cached_weight_map
@@ -44,6 +45,26 @@ def check_pairs(pairs, tile):
 
 
 # ------------------------------------------------------------------------------------------- what is done once for a set
+def hold_back(pairs, fraction, seed, pattern=None):
+    """(pairs to train on, pairs to choose the best model by): about `fraction` of them, whole groups (`MakeTxt.group_of`).
+
+    Copies that DataAugmentation.py made of a pair stay out where it is held back, and choose nothing.
+    Raises DataError where there is only one group.
+    """
+    from DataAugmentation import Manifest  # late, for it brings SciPy
+    own = Manifest(*(path.parent for path in pairs[0])).own_files()
+    originals = {image.stem: group_of(image, pattern) for image, _ in pairs if image not in own}
+    if len(set(originals.values())) < 2:
+        raise DataError(f"{pairs[0][0].parent}: only one {'group' if pattern else 'image'}, nothing to hold back; leave "
+                        "--val_fraction out")
+    held = split_groups(list(originals.values()), fraction, seed)
+
+    def is_held(image):
+        return originals.get(image.stem.rpartition("-")[0] if image in own else image.stem) in held
+    return ([pair for pair in pairs if not is_held(pair[0])],
+            [pair for pair in pairs if is_held(pair[0]) and pair[0] not in own])
+
+
 def files_key(paths, *settings):
     """A digest of files, by name, size and time of change, and of settings."""
     files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]

@@ -93,14 +93,18 @@ class Run:
     command: list        # the words of its command line
     device: str
     parameters: int      # that were trained
-    baselines: dict      # Metrics.constant_baselines
-    loader: object       # DataLoader.TrainingLoader
-    test_set: object     # DataLoader.SegmentationSet
-    predictions: dict    # {name: Process.Prediction} of the best epoch, {} before the first test
+    data: object         # Main.Data
+    predictions: dict    # {name: Process.Prediction} of the test images at the best epoch, {} before the first test
+    test_scores: dict    # the best model's on the test images where others have chosen it, else {}
 
     @property
     def records(self):
         return self.log.records
+
+    @property
+    def scored(self):
+        """Which images the epochs' scores are about."""
+        return "test images" if self.data.choosing is self.data.test_set else "held-back training images"
 
     @property
     def title(self):
@@ -188,8 +192,8 @@ def page(run):
 
 def opening(run):
     yield element("h1", run.title)
-    yield element("p", f"{run.parameters:,} trainable parameters; {len(run.loader.dataset)} training images, "
-                       f"{len(run.test_set)} test images", class_="quiet")
+    yield element("p", f"{run.parameters:,} trainable parameters; {len(run.data.loader.dataset)} training images, "
+                       f"{len(run.data.test_set)} test images", class_="quiet")
     yield element("p", f"Run {run.log.name}, page written {time.strftime('%Y-%m-%d %H:%M')}", class_="quiet")
     if run.outcome:
         yield element("p", f"Not complete: {run.outcome}", class_="notice")
@@ -202,20 +206,28 @@ def verdict(run):
     epochs = f"{len(run.records)} of {total} epochs in {duration(run.seconds)}"
     if best is None:
         return f"No epoch was tested; {epochs}."
-    constants = [f"{name} {scores['iou']:.4f} / {scores['dice']:.4f}" for name, scores in run.baselines.items()]
-    return (f"Best IoU / Dice: {best['iou']:.4f} / {best['dice']:.4f} at epoch {best['epoch']} "
-            f"({', '.join(constants)}); {epochs}.")
+    def with_constants(scores, baselines):
+        constants = [f"{name} {each['iou']:.4f} / {each['dice']:.4f}" for name, each in baselines.items()]
+        return f"{scores['iou']:.4f} / {scores['dice']:.4f}", f"({', '.join(constants)})"
+    scores, constants = with_constants(best, run.data.baselines)
+    if run.scored == "test images":
+        return f"Best IoU / Dice: {scores} at epoch {best['epoch']} {constants}; {epochs}."
+    chosen_by = f"IoU / Dice {scores} {constants} of {len(run.data.choosing)} {run.scored} chose epoch {best['epoch']}; {epochs}."
+    if not run.test_scores:
+        return chosen_by
+    scores, constants = with_constants(run.test_scores, run.data.test_baselines)
+    return f"Test IoU / Dice, read once: {scores} {constants}. {chosen_by}"
 
 
 def curves(run):
     if not run.records:
         return
     plots = [plot_of(lambda axis: plot_loss(axis, run.records), "training loss of each epoch"),
-             plot_of(lambda axis: plot_scores(axis, run.records, run.baselines["all foreground"]),
-                     "test scores of each tested epoch")]
+             plot_of(lambda axis: plot_scores(axis, run.records, run.data.baselines["all foreground"]),
+                     "scores of each tested epoch")]
     yield element("h2", "Curves")
     yield element("figure", element("div", *plots, class_="panels curves"),
-                  element("figcaption", "Training loss, and scores on the test images; epochs count from 0. Dotted: "
+                  element("figcaption", f"Training loss, and scores on the {run.scored}; epochs count from 0. Dotted: "
                                         "what the answer “foreground” everywhere would score."))
 
 
@@ -227,8 +239,12 @@ def score_tables(run):
     best, last = best_of(run.records), run.records[-1] if run.records else None
     rows = [row(f"best epoch, {best['epoch']}", best)] if best else []
     rows += [row(f"last epoch, {last['epoch']}", last)] if last else []
-    rows += [row(name, scores) for name, scores in run.baselines.items()]
-    yield table(["mean over test images", *SCORES.values(), "training loss"], rows)
+    rows += [row(name, scores) for name, scores in run.data.baselines.items()]
+    yield table([f"mean over {run.scored}", *SCORES.values(), "training loss"], rows)
+    if run.test_scores:
+        rows = [[name, *(f"{scores[key]:.4f}" for key in SCORES)]
+                for name, scores in {"best model": run.test_scores, **run.data.test_baselines}.items()]
+        yield table(["mean over test images, read once", *SCORES.values()], rows)
     if run.records:
         rows = [[*row(str(record["epoch"]), record), f"{record['epoch_time']:.2f}", f"{record['throughput']:.4f}"]
                 for record in run.records]
@@ -254,24 +270,25 @@ def chosen(predictions):
 def examples(run):
     if not run.predictions:
         return
-    extra = "false positive" if run.test_set.n_classes == 2 else "false positive or wrong class"
+    test_set = run.data.test_set
+    extra = "false positive" if test_set.n_classes == 2 else "false positive or wrong class"
     yield element("h2", "Best, median and worst test image")
     yield element("p", swatch(HIT, "true positive"), swatch(EXTRA, extra), swatch(MISSED, "false negative"),
                   swatch((0, 0, 0), "true negative"), scale("0", "1", [(0, 0, 0), (255, 255, 255)], "probability "),
                   class_="legend")
-    index = {run.test_set.name(k): k for k in range(len(run.test_set))}
+    index = {test_set.name(k): k for k in range(len(test_set))}
     for rank, name in chosen(run.predictions):
         prediction = run.predictions[name]
         scores = ", ".join(f"{title} {prediction.scores[key]:.4f}" for key, title in SCORES.items())
-        yield element("figure", panel_row(panels(run.test_set, index[name], prediction, LONGEST), name),
+        yield element("figure", panel_row(panels(test_set, index[name], prediction, LONGEST), name),
                       element("figcaption", f"{rank} test image by IoU, ", element("b", name), f": {scores}."))
 
 
 def training_pairs(run):
-    dataset = run.loader.dataset
+    dataset = run.data.loader.dataset
     original, copies = example_pair(dataset)
     labels = {index: dataset.label(index) for index in (original, *copies)}
-    weights = {index: run.loader.weight_map(index, label) for index, label in labels.items()}
+    weights = {index: run.data.loader.weight_map(index, label) for index, label in labels.items()}
     low, high = min(map(np.min, weights.values())), max(map(np.max, weights.values()))
     stops = coloured(np.linspace(0, 1, 6)[None], "viridis", 0, 1)[0].tolist()
     yield element("h2", "What the net learns from")

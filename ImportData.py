@@ -26,7 +26,7 @@ from tqdm import tqdm
 from Common import (IMAGE_SUFFIXES, DataError, atomic_write, check_same_size, list_images, make_folder, pair_by_name,
                     read_image, read_label, say_once, write_png)
 from DataAugmentation import MANIFEST, check_pair
-from MakeTxt import SPLITS
+from MakeTxt import SPLITS, group_of, split_groups
 
 ISBI_HOME = "https://imagej.net/events/isbi-2012-segmentation-challenge"
 ISBI_PAGES = 30
@@ -260,29 +260,6 @@ def pair_folders(image_folder, label_folder):
         if stem not in images:
             raise DataError(f"{path}: no image {stem} in {image_folder}; add one or move the label away")
     return [(path, partners[stem]) for stem, path in images.items()], ending
-
-
-def group_of(path, pattern):
-    """What the first group of the compiled `pattern` matches in a file's stem; the stem itself without a pattern."""
-    if pattern is None:
-        return path.stem
-    match = pattern.search(path.stem)
-    if not match or match[1] is None:
-        raise DataError(f"{path}: --group {pattern.pattern} does not match its name; change the expression")
-    return match[1]
-
-
-def split_groups(groups, test_fraction, seed):
-    """The groups that go to the test split: a set of names.
-
-    groups: the group of each pair.  They are taken in a seeded order, as many as bring the test split's share of the
-    pairs nearest to `test_fraction`; at least one, and not all.
-    """
-    sizes = Counter(groups)
-    names = sorted(sizes)
-    order = [names[k] for k in np.random.default_rng(seed).permutation(len(names))]
-    shares = np.cumsum([sizes[name] for name in order])[:-1] / len(groups)
-    return set(order[:1 + int(np.argmin(np.abs(shares - test_fraction)))])
 
 
 def contents_of(pair):

@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 import Runtime
 from Checkpoint import assign
-from Common import IGNORED, DataError, Parser, boolean, lock_folder, make_folder, number, run, tile
-from DataLoader import SegmentationSet, TrainingLoader, check_pairs, dataset_statistics
+from Common import IGNORED, DataError, Parser, boolean, expression, lock_folder, make_folder, number, run, tile
+from DataLoader import SegmentationSet, Statistics, TrainingLoader, check_pairs, dataset_statistics, hold_back
 from MakeTxt import make_lists
 from Metrics import constant_baselines
 from MirrorPadding import check_tile, geometry_of
@@ -87,6 +87,11 @@ def build_parser():
         help="cross entropy with the weight map, without it, or without it and with a Dice term")
     add("--Time_budget", type=number(float, 0, include_low=False), metavar="MINUTES",
         help="end after so many minutes, with the schedule at its end and a test, however many epochs that makes")
+    add("--val_fraction", type=number(float, 0, 1), default=0.0,
+        help="share of the training images that is held back to choose the best model; the test images then are read once, "
+             "at the end (0: the test images choose it, as in the reference)")
+    add("--group", type=expression, metavar="REGEX",
+        help="--val_fraction: its first group names the slide (the patient) in an image's name; slides are not split")
     add("--save_every", type=save_every, default="1", metavar="N|Nm",
         help="epochs between writes of last_model; 10m: minutes")
     add("--resume", action="store_true",
@@ -122,6 +127,8 @@ def check_flags(args, parser):
     args.is_grayscale = args.n_channels == 1
     if args.base_channels % 2:
         parser.error(f"--base_channels {args.base_channels} must be even")
+    if args.group and not args.val_fraction:
+        parser.error("--group: only with --val_fraction")
     if args.padding and args.mode != "Unet":
         parser.error(f"--padding: of the U-Net alone; {args.mode} always keeps the size")
     args.geometry = geometry_of(args.mode, args.bilinear, args.padding)
@@ -152,18 +159,33 @@ def sound_labels(test_set):
         yield test_set.label(index)
 
 
+class Data(NamedTuple):
+    """What a run works on."""
+    loader: TrainingLoader
+    choosing: SegmentationSet  # scored after each epoch: the test set itself, or the training images that are held back
+    test_set: SegmentationSet
+    baselines: dict            # constant_baselines of `choosing`
+    test_baselines: dict       # of `test_set`
+    statistics: Statistics
+
+
 def prepare_data(args):
-    """Lists, statistics and weight maps: (TrainingLoader, test SegmentationSet, constant_baselines, Statistics)."""
+    """Lists, statistics, weight maps and baselines: Data."""
     train_pairs, test_pairs = make_lists(args.Data_directory, args.Datatxt_directory).values()
+    choosing_pairs = test_pairs
+    if args.val_fraction:
+        train_pairs, choosing_pairs = hold_back(train_pairs, args.val_fraction, args.seed, args.group)
+        check_pairs(choosing_pairs, args.tile)
     check_pairs(test_pairs, args.tile)
     statistics = dataset_statistics(train_pairs, args.n_channels, args.Datatxt_directory)
-    train_set, test_set = (SegmentationSet(pairs, args.n_channels, args.n_classes, statistics, args.ignore_label)
-                           for pairs in (train_pairs, test_pairs))
+    train_set, choosing, test_set = (SegmentationSet(pairs, args.n_channels, args.n_classes, statistics, args.ignore_label)
+                                     for pairs in (train_pairs, choosing_pairs, test_pairs))
     loader = TrainingLoader(train_set, args.geometry, args.tile, args.Batch_size, args.seed, args.Weight_directory,
                             args.Loss_w0 if args.loss == "weighted_ce" else None, args.Loss_sigma)
     loader.prepare(args.Datatxt_directory)
-    baselines = constant_baselines(sound_labels(test_set), args.n_classes, IGNORED)
-    return loader, test_set, baselines, statistics
+    baselines = [constant_baselines(sound_labels(each), args.n_classes, IGNORED)
+                 for each in ((choosing, test_set) if args.val_fraction else (test_set,))]
+    return Data(loader, choosing, test_set, baselines[0], baselines[-1], statistics)
 
 
 def train(trainer, recorder):
@@ -173,7 +195,9 @@ def train(trainer, recorder):
         with Runtime.last_words("Main.py: error: the training was killed, for lack of memory perhaps: "
                                 f"{LESS_MEMORY}; {resume_command(recorder.args, build_parser())} goes on"):
             finished = trainer.run()
-        recorder.save_last()
+            recorder.save_last()
+            if finished and recorder.args.val_fraction:
+                finished = recorder.test_once()
     except (DataError, OSError) as error:  # the loss does not recover, a file has gone, a disk is full: the weights are good
         failure = error
         recorder.save_last()
@@ -203,8 +227,8 @@ def main():
 
 def train_locked(args, resumed):
     """Everything once this run has its folders to itself."""
-    loader, test_set, baselines, statistics = prepare_data(args)
-    run = {"settings": settings_of(args), "data": data_of(loader.dataset, test_set, args.Datatxt_directory)}
+    data = prepare_data(args)
+    run = {"settings": settings_of(args), "data": data_of(data, args.Datatxt_directory)}
     if resumed and resumed[1]["run"]["data"] != run["data"] and not args.force:
         raise DataError(f"{args.Data_directory}: not the data that this run began with (other files, or changed ones); "
                         "bring those back, start without --resume, or add --force")
@@ -216,17 +240,17 @@ def train_locked(args, resumed):
     options = net_options(args)
     model = build_model(args.mode, args.n_channels, args.n_classes, **options)
     header = {"mode": args.mode, "n_channels": args.n_channels, "n_classes": args.n_classes, "options": options,
-              "mean": statistics.mean, "std": statistics.std, "tile": args.tile}
+              "mean": data.statistics.mean, "std": data.statistics.std, "tile": args.tile}
     before = resumed[1]["run"] if resumed else {"records": [], "log": run_name(args.mode, args.Log_directory)}
     run["log"] = before["log"]
     records = [{"train_loss": float("nan"), **record} for record in before["records"]]  # JSON has no NaN
     log = RunLog(args.Log_directory, run["log"], records)
     settings = {name: value for name, value in vars(args).items() if name != "geometry"}
-    greet(log, args, settings, loader, test_set, baselines)
+    greet(log, args, settings, data)
 
-    recorder = Recorder(args, settings, log, model, header, run, loader, test_set, baselines)
+    recorder = Recorder(args, settings, log, model, header, run, data)
     optimizer = build_optimizer(args.optimizer, model, args.Learning_rate)
-    trainer = recorder.trainer = Trainer(model, optimizer, loader, test_set, args.Total_epochs, args.Val_epochs,
+    trainer = recorder.trainer = Trainer(model, optimizer, data.loader, data.choosing, args.Total_epochs, args.Val_epochs,
                                          recorder.on_epoch, recorder.on_best, log.say, recipe_of(args))
     if resumed:
         assign(trainer.state(), resumed[0], args.Checkpoint_directory / LAST)
@@ -237,12 +261,13 @@ def train_locked(args, resumed):
     return train(trainer, recorder)
 
 
-def greet(log, args, settings, loader, test_set, baselines):
+def greet(log, args, settings, data):
     """Log what is trained on what, and how."""
-    log.say(f"{args.mode} on {args.Data_directory}: {len(loader.dataset)} training pairs, {len(test_set)} test pairs; "
-            f"{Runtime.device_name()}")
+    held = f"{len(data.choosing)} held back to choose the best model, " if args.val_fraction else ""
+    log.say(f"{args.mode} on {args.Data_directory}: {len(data.loader.dataset)} training pairs, {held}{len(data.test_set)} test "
+            f"pairs; {Runtime.device_name()}")
     log.say("Settings: " + "  ".join(f"{key}={value}" for key, value in settings.items()))
-    foreground = baselines["all foreground"]
+    foreground = data.baselines["all foreground"]
     log.say(f"All foreground would score: IoU {foreground['iou']:.4f}  Dice {foreground['dice']:.4f}")
     if isinstance(args.tile, int) and args.geometry.edge is None:
         log.say(f"{args.mode} sees beyond any tile: tests blend overlapping tiles of {args.tile} px, close to --tile full")

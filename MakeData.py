@@ -9,14 +9,12 @@
 A file that is there with equal pixels is used as it is, one with others is never replaced: running a command again does
 no harm.  The last line says what to run next.
 """
-import re
 import shlex
 import sys
-from argparse import ArgumentTypeError
 from functools import partial
 from pathlib import Path
 
-from Common import Parser, number, run
+from Common import Parser, expression, number, run
 
 # The modules that do the work are imported by the functions that use them: --help and a mistake are answered at once.
 
@@ -84,17 +82,6 @@ def report(folder, *numbers):
 
 
 # ----------------------------------------------------------------------------------------------------- the command line
-def expression(text):
-    """A flag type: a regular expression with a group in parentheses."""
-    try:
-        pattern = re.compile(text)
-    except re.error as error:
-        raise ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
-    if not pattern.groups:
-        raise ArgumentTypeError(f"expected a regular expression with a group in parentheses, got {text!r}")
-    return pattern
-
-
 def parse_arguments():
     """The command's flags; `options.make` is the function to call with them."""
     parser = Parser("Make a data set in the layout that the other commands read, or check one.")

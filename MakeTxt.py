@@ -9,9 +9,13 @@ relative ones hold for the folder from which the command was run.
 
 The lists are replaced only when both splits are sound.  Nothing is ever deleted.
 """
+import re
 import sys
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
+
+import numpy as np
 
 from Common import DataError, Parser, atomic_write, make_folder, pair_by_name, run
 
@@ -77,6 +81,29 @@ def read_list(datatxt_directory, split):
     if not images:
         raise DataError(f"{path}: an empty list; renew the lists with `python MakeTxt.py`")
     return list(zip(images, labels))
+
+
+def group_of(path, pattern):
+    """What the first group of the expression `pattern` matches in a file's stem; the stem itself without a pattern."""
+    if pattern is None:
+        return path.stem
+    match = re.search(pattern, path.stem)
+    if not match or match[1] is None:
+        raise DataError(f"{path}: --group {pattern} does not match its name; change the expression")
+    return match[1]
+
+
+def split_groups(groups, fraction, seed):
+    """The groups that are held out: a set of names.
+
+    groups: the group of each pair.  They are taken in a seeded order, as many as bring their share of the pairs nearest to
+    `fraction`; at least one, and not all.
+    """
+    sizes = Counter(groups)
+    names = sorted(sizes)
+    order = [names[k] for k in np.random.default_rng(seed).permutation(len(names))]
+    shares = np.cumsum([sizes[name] for name in order])[:-1] / len(groups)
+    return set(order[:1 + int(np.argmin(np.abs(shares - fraction)))])
 
 
 def main():

@@ -7,7 +7,8 @@ import sys
 import time
 
 import Runtime
-from Checkpoint import save, state_arrays
+from Checkpoint import assign_weights, load, save, state_arrays
+from Metrics import mean_scores
 from Report import EventLog, draw_curves, draw_overview, duration, write_predictions
 from Resume import BEST, LAST
 
@@ -16,14 +17,14 @@ class Recorder:
     """Writes a run's files.
 
     args: Main.py's flags, settings: the same for people; header: of the checkpoints; run: what a resumed run must have
-    again (Resume.py); baselines: Metrics.constant_baselines.
+    again (Resume.py); data: Main.Data.
     """
 
-    def __init__(self, args, settings, log, model, header, run, loader, test_set, baselines):
+    def __init__(self, args, settings, log, model, header, run, data):
         self.args, self.settings, self.log, self.model = args, settings, log, model
-        self.header, self.run = header, run
-        self.loader, self.test_set, self.baselines = loader, test_set, baselines
+        self.header, self.run, self.data = header, run, data
         self.events, self.predictions = EventLog(log.events_folder), {}
+        self.test_scores = {}  # of the best model, where the test images have not chosen it
         self.epoch_started = self.last_saved = self.last_drawn = time.monotonic()
         self.trainer = None  # set once there is one: it takes this recorder's methods
 
@@ -43,8 +44,26 @@ class Recorder:
     def on_best(self, epoch, scores, predictions):
         save(self.args.Checkpoint_directory / BEST, state_arrays(self.model),
              {**self.header, "epoch": epoch, "scores": scores})
+        if self.data.choosing is self.data.test_set:
+            self.show(epoch, predictions)
+
+    def test_once(self):
+        """Score the best model on the test images, which have had no part in choosing it; False when asked to stop."""
+        weights, header = load(self.args.Checkpoint_directory / BEST)
+        assign_weights(self.model, weights, self.args.Checkpoint_directory / BEST)
+        with self.trainer.stop as stop:
+            predictions = self.trainer.test(self.data.test_set)
+        if stop.requested:
+            return False
+        self.test_scores = mean_scores([prediction.scores for prediction in predictions.values()])
+        save(self.args.Checkpoint_directory / BEST, weights, {**header, "test_scores": self.test_scores})
+        self.show(header["epoch"], predictions)
+        return True
+
+    def show(self, epoch, predictions):
+        """Write predictions of the test images, those of `epoch`."""
         write_predictions(self.args.Result_directory, {name: each.mask for name, each in predictions.items()})
-        self.events.predictions(epoch, self.test_set, predictions)
+        self.events.predictions(epoch, self.data.test_set, predictions)
         self.predictions = predictions
 
     def save_last(self):
@@ -57,23 +76,27 @@ class Recorder:
 
     def draw(self):
         if self.log.records:
-            draw_curves(self.log.records, self.baselines["all foreground"], self.log.curves_path)
+            draw_curves(self.log.records, self.data.baselines["all foreground"], self.log.curves_path)
 
     def finish(self, seconds, outcome):
         """Draw, log what came out and where it lies, write the page; outcome: "", or why the run ended early."""
         self.draw()
         best, say, args = self.log.closing_block(), self.log.say, self.args
-        foreground = self.baselines["all foreground"]
+        foreground = self.data.baselines["all foreground"]
         say(f"All foreground would score: IoU {foreground['iou']:.4f}  Dice {foreground['dice']:.4f}")
+        if self.test_scores:
+            scores, foreground = self.test_scores, self.data.test_baselines["all foreground"]
+            say(f"Test images, read once: IoU {scores['iou']:.4f}  Dice {scores['dice']:.4f}  F1 {scores['f1']:.4f}  (all foreground: "
+                f"{foreground['iou']:.4f}, {foreground['dice']:.4f})")
         say(f"Whole run: {duration(seconds)}")
         say(f"Log          {self.log.text_path} and .csv")
         if self.log.records:
             say(f"Curves       {self.log.curves_path} (live: tensorboard --logdir {args.Log_directory})")
         say(f"Weight maps  {args.Weight_directory}/")
         say(f"Checkpoints  {args.Checkpoint_directory}/")
-        if best:
+        if self.predictions:
             overview = args.Result_directory / "overview.png"
-            draw_overview(self.test_set, args.Result_directory, overview)
+            draw_overview(self.data.test_set, args.Result_directory, overview)
             say(f"Predictions  {args.Result_directory}/ (the best epoch's; {overview.name} shows some)")
         try:
             self.write_page(seconds, outcome)
@@ -87,4 +110,4 @@ class Recorder:
         HtmlReport.write_page(self.log.page_path, HtmlReport.Run(
             log=self.log, settings=self.settings, outcome=outcome, seconds=seconds,
             command=["python", *sys.argv], device=Runtime.device_name(), parameters=count_parameters(self.model)[0],
-            baselines=self.baselines, loader=self.loader, test_set=self.test_set, predictions=self.predictions))
+            data=self.data, predictions=self.predictions, test_scores=self.test_scores))

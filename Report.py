@@ -123,7 +123,7 @@ class EventLog:
     then waits for it for ever.
     """
     TAGS = {"train_loss": "train/loss", "throughput": "train/images_per_s",
-            "iou": "test/IoU", "dice": "test/Dice", "f1": "test/F1"}
+            "iou": "scores/IoU", "dice": "scores/Dice", "f1": "scores/F1"}
 
     def __init__(self, folder):
         self.event, self.summary, writer = _tensorboard_classes()
@@ -201,7 +201,7 @@ def plot_scores(axis, records, baseline):
                   marker=".", markersize=4)
         axis.axhline(baseline[key], color=SCORE_COLOURS[key], linestyle=":", linewidth=1,
                      label=f"{label}, all foreground")
-    axis.set(title="Test scores (mean over images)", xlabel="epoch, from 0", ylabel="score (0 to 1)")
+    axis.set(title="Scores (mean over images)", xlabel="epoch, from 0", ylabel="score (0 to 1)")
     axis.legend(fontsize=8)
     axis.grid(alpha=0.3)
     axis.xaxis.get_major_locator().set_params(integer=True)

@@ -60,17 +60,7 @@ def load_run(path):
         raise DataError(f"{path}: no such checkpoint, nothing to resume; start without --resume")
     arrays, header = load(path)
     try:
-<<<<<<< HEAD
-        run, number = header["run"], (int, float)
-        sound = (all(isinstance(name, str) and all(isinstance(text, str) for text in texts)
-                     for name, texts in run["settings"].items())
-                 and Path(run["log"]).name == run["log"]  # no path that leads elsewhere
-                 and all(isinstance(value, number) for record in run["records"] for value in record.values())
-                 and all(isinstance(run["progress"][name], number) for name in ("epoch", "step", "n_step", "best_iou", "seconds"))
-                 and isinstance(run["data"], str))
-=======
         sound = is_run(header["run"])
->>>>>>> 937e74ec1f1bbe02340c15504cd87a3c054a1117
     except (KeyError, TypeError, AttributeError):
         sound = False
     if not sound:
@@ -114,9 +104,11 @@ def check_resumed(args, before, run, parser):
         parser.error(f"--Total_epochs {args.Total_epochs}: so many epochs are done already; give a larger number")
 
 
-def data_of(train_set, test_set, datatxt_directory):
-    """What tells data from other data: the contents of all files, and which ones are trained on."""
-    return f"{len(train_set)} {content_digest([*train_set.pairs, *test_set.pairs], datatxt_directory)}"
+def data_of(data, datatxt_directory):
+    """What tells Main.py's Data from others: the contents of all files, and how many are trained on and choose."""
+    train_set, held = data.loader.dataset, [] if data.choosing is data.test_set else data.choosing.pairs
+    digest = content_digest([*train_set.pairs, *held, *data.test_set.pairs], datatxt_directory)
+    return f"{len(train_set)} {len(held)} {digest}"
 
 
 def resume_command(args, parser):

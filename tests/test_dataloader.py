@@ -11,7 +11,7 @@ from PIL import Image
 import DataLoader
 from Common import DataError, write_png
 from DataLoader import (SegmentationSet, Statistics, TrainingLoader, check_pairs, compute_statistics, crop_input,
-                        dataset_statistics, load_image, load_label)
+                        dataset_statistics, hold_back, load_image, load_label)
 from MirrorPadding import U2NET, UNET_BILINEAR, crop_logits, mirror_pad, pad_for, reference_blocks
 from WeightMap import compute_weight_map
 
@@ -309,6 +309,38 @@ def test_a_set_is_prepared_once(tmp_path, monkeypatch):
     write_png(label, noise((7, 7)))
     with pytest.raises(DataError, match="7 x 7 px"):
         prepared()
+
+
+@pytest.mark.parametrize("pattern", [None, "^([a-c])"])
+def test_whole_groups_are_held_back(tmp_path, pattern):
+    from DataAugmentation import Manifest
+    for folder in ("imgs", "labels"):
+        (tmp_path / folder).mkdir()
+    pairs = []
+    for name in ("a_1", "a_2", "b_1", "b_2", "c_1", "c-0_2"):
+        pairs.append(tuple(tmp_path / folder / f"{name}.png" for folder in ("imgs", "labels")))
+        for path in pairs[-1]:
+            write_png(path, noise((4, 4)))
+    manifest = Manifest(tmp_path / "imgs", tmp_path / "labels")
+    for image, label in list(pairs):  # copies, as DataAugmentation.py writes them
+        paths = [path.with_name(f"{path.stem}-0.png") for path in (image, label)]
+        manifest.write_files(paths, [path.read_bytes() for path in (image, label)])
+        pairs.append(tuple(paths))
+
+    def key(pair):
+        stem = pair[0].stem.removesuffix("-0")
+        return stem if pattern is None else stem[0]
+    seen = set()
+    for seed in range(8):
+        train, held = hold_back(pairs, 0.3, seed, pattern)
+        assert hold_back(pairs, 0.3, seed, pattern) == (train, held)
+        assert len(held) == 2 and not any(pair[0].stem.endswith("-0") for pair in held)
+        assert not {key(pair) for pair in train} & {key(pair) for pair in held}, "no group is on both sides, nor a copy"
+        assert len(train) == len(pairs) - 2 * len(held)
+        seen.add(tuple(held))
+    assert len(seen) > 1, "the seed chooses"
+    with pytest.raises(DataError, match="only one group, nothing to hold back; leave --val_fraction out"):
+        hold_back(pairs, 0.3, 0, "(_)")
 
 
 def test_without_weight_maps_every_known_pixel_weighs_the_same(tmp_path):

@@ -92,7 +92,7 @@ def test_the_documented_defaults(monkeypatch):
                      "Batch_size": 1, "ignore_label": None, "bilinear": True, "dropout_probs": [0.2, 0.3, 0.4, 0.5], "Learning_rate": 0.001,
                      "Loss_w0": 10.0, "Loss_sigma": 5.0, "mode": "Unet", "device": "auto", "seed": 0,
                      "base_channels": 64, "padding": 0, "tile": "full", "optimizer": "adam", "lr_schedule": "constant",
-                     "warm_up": 0, "clip_norm": 0, "loss": "weighted_ce", "Time_budget": None, "save_every": (1, ""), "resume": False, "force": False}
+                     "warm_up": 0, "clip_norm": 0, "loss": "weighted_ce", "Time_budget": None, "val_fraction": 0, "group": None, "save_every": (1, ""), "resume": False, "force": False}
 
 
 @pytest.mark.parametrize("flags, message", [
@@ -112,6 +112,9 @@ def test_the_documented_defaults(monkeypatch):
     ("--n_channels 2", "argument --n_channels: invalid choice: 2"),
     ("--Batch_size 0", "argument --Batch_size: expected a whole number at least 1, got '0'"),
     ("--save_every 0m", "argument --save_every: expected a number above 0, got '0'"),
+    ("--val_fraction 1", "argument --val_fraction: expected a number at least 0 and below 1, got '1'"),
+    ("--group (.*)_", "--group: only with --val_fraction"),
+    ("--group ab --val_fraction 0.1", "argument --group: expected a regular expression with a group in parentheses, got 'ab'"),
     ("--padding 1 --mode U2net", "--padding: of the U-Net alone"),
     ("--padding 2", "argument --padding: invalid choice: 2"),
     ("--warm_up 1", "argument --warm_up: expected a number at least 0 and below 1, got '1'"),
@@ -294,7 +297,7 @@ def test_the_page_and_the_events_tell_what_the_csv_does(full_run):
                if value.HasField("simple_value")}
     assert len(scalars) == 12 * 2 + 3 * 3
     for row in rows:
-        for key, tag in (("train_loss", "train/loss"), ("iou", "test/IoU"), ("dice", "test/Dice")):
+        for key, tag in (("train_loss", "train/loss"), ("iou", "scores/IoU"), ("dice", "scores/Dice")):
             assert (tag, int(row["epoch"])) in scalars or row[key] == ""
             assert row[key] == "" or scalars[tag, int(row["epoch"])] == pytest.approx(float(row[key]), rel=1e-5)
     pictures = [event.step for event in events for value in event.summary.value if value.HasField("image")]
@@ -353,15 +356,10 @@ def test_the_same_seed_gives_the_same_run(full_run, tmp_path):
     (("--n_channels", 3, "--n_classes", 3, "--Batch_size", 2), [(52, 44), (60, 33), (1, 1)], {}),
     (("--tile", 64, "--optimizer", "sgd", "--bilinear", False), [(100, 80), (90, 150)], {"bilinear": False}),
     (("--tile", "reference", "--base_channels", 2), [(512, 512)], {"base_channels": 2}),
-<<<<<<< HEAD
-    (("--mode", "U2netS"), [(64, 64)], {"side_outputs": True}),
+    (("--mode", "U2netS"), [(64, 64), (1, 1)], {"side_outputs": True}),
     (("--padding", 1, "--tile", 48, "--loss", "ce_dice", "--optimizer", "adamw", "--lr_schedule", "cosine", "--warm_up", 0.5,
       "--clip_norm", 1), [(64, 50)] * 2, {"padding": 1}),
 ], ids=["colour", "tiles", "reference", "u2net", "padded"])
-=======
-    (("--mode", "U2netS"), [(64, 64), (1, 1)], {"side_outputs": True}),
-], ids=["colour", "tiles", "reference", "u2net"])
->>>>>>> 937e74ec1f1bbe02340c15504cd87a3c054a1117
 def test_other_ways_to_train(tmp_path, flags, sizes, options):
     channels, classes = (3, 3) if "--n_channels" in flags else (1, 2)
     data = write_set(tmp_path / "set", sizes, sizes[:1], channels, classes)
@@ -375,6 +373,25 @@ def test_other_ways_to_train(tmp_path, flags, sizes, options):
     assert {**header["options"], **options} == header["options"]
     assert header["n_channels"] == len(header["mean"]) == channels and header["n_classes"] == classes
     assert all(np.isfinite(array).all() for array in weights.values())
+
+
+@pytest.mark.jittor
+def test_the_test_images_are_read_once(tmp_path):
+    """Held-back training images choose the model; its scores on the test images come at the end."""
+    data = write_set(tmp_path / "set", [(64, 50)] * 4, [(40, 48)] * 2)
+    done = trained(tmp_path / "run", data, "--Total_epochs", 3, "--Val_epochs", 0, "--val_fraction", 0.25, "--seed", 4)
+    assert "3 training pairs, 1 held back to choose the best model, 2 test pairs" in done.stdout
+    weights, header = Checkpoint.load(tmp_path / "run" / "checkpoints" / "best_model.safetensors")
+    rows = rows_of(tmp_path / "run")
+    assert header["scores"]["iou"] == pytest.approx(max(float(row["iou"]) for row in rows), rel=1e-5)
+    shown = re.search(r"Test images, read once: IoU (\S+)  Dice (\S+)", done.stdout).groups()
+    assert [float(value) for value in shown] == pytest.approx([header["test_scores"][key] for key in ("iou", "dice")], abs=6e-5)
+    scored = command("Metrics.py", "--Prediction_directory", "results", "--Label_directory", data / "test/labels", "--metric", "pixel",
+                     cwd=tmp_path / "run")
+    assert f"{header['test_scores']['iou']:.4f}" in scored.stdout, scored.stderr
+    assert set(predictions_of(tmp_path / "run")) == {"cell_0_pred.png", "cell_1_pred.png"}
+    page = page_of(tmp_path / "run")
+    assert page.table("mean over test images, read once")[0][:2] == ["best model", f"{header['test_scores']['iou']:.4f}"]
 
 
 def stopped(data, folder, number):

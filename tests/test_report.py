@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from Common import DataError, png_bytes, write_png
+from Common import DataError, make_folder, png_bytes, write_png
 from DataAugmentation import Manifest
 from DataLoader import SegmentationSet, Statistics, TrainingLoader
 from HtmlReport import Run, chosen, write_page
+from Main import Data
 from Metrics import constant_baselines, scores
 from Report import (COLUMNS, EXTRA, HIT, MISSED, EventLog, RunLog, best_row, compare, draw_curves, draw_overview,
                     duration, panels, read_records, run_name, shown_image, shown_label, write_predictions)
@@ -305,8 +306,8 @@ def test_events_are_there_after_each_epoch(tmp_path):
     assert abs(found[0].wall_time - time.time()) < 600
     first, second = ({value.tag: value.simple_value for value in event.summary.value} for event in found)
     assert first.keys() == {"train/loss", "train/images_per_s"} and np.isnan(first["train/loss"])
-    assert second == pytest.approx({"train/loss": 0.25, "train/images_per_s": 12.5, "test/IoU": 0.7, "test/Dice": 0.8,
-                                    "test/F1": 0.75})
+    assert second == pytest.approx({"train/loss": 0.25, "train/images_per_s": 12.5, "scores/IoU": 0.7, "scores/Dice": 0.8,
+                                    "scores/F1": 0.75})
 
 
 def test_events_show_predictions(tmp_path):
@@ -393,8 +394,9 @@ def decoded(source, kind):
     return base64.b64decode(content, validate=True)
 
 
-def make_run(folder, log, names=NAMES, n_classes=2, predictions=True, copies=0, outcome=""):
-    """A Run with test images of these names; its training set has `copies` of each image, listed as augmented ones."""
+def make_run(folder, log, names=NAMES, n_classes=2, predictions=True, copies=0, outcome="", held_back=(), test_scores={}):
+    """A Run with test images of these names; its training set has `copies` of each image, listed as augmented ones;
+    held_back: the names of training images that choose the best model."""
     for part in ("train", "test"):
         (folder / part).mkdir()
     test_set, train_set = make_set(folder / "test", names, n_classes), make_set(folder / "train", ["<1>", "2"], n_classes)
@@ -404,12 +406,14 @@ def make_run(folder, log, names=NAMES, n_classes=2, predictions=True, copies=0, 
             paths = [path.with_name(f"{path.stem}-{k}.png") for path in (image, label)]
             manifest.write_files(paths, [path.read_bytes() for path in (image, label)])
             train_set.pairs.insert(0, tuple(paths))
+    choosing = make_set(make_folder(folder / "held"), held_back, n_classes) if held_back else test_set
+    baselines = [constant_baselines(map(each.label, range(len(each))), n_classes) for each in (choosing, test_set)]
+    loader = TrainingLoader(train_set, None, weight_directory=folder / "weights")
     settings = {"Data_directory": folder, "mode": "Unet", "Total_epochs": 5, "dropout_probs": [0.2, 0.5], "tile": "<N>"}
     return Run(log=log, settings=settings, outcome=outcome, seconds=754.0,
                command=["python", "Main.py", "--Data_directory", "my 'own' <data>", "--tile", "64"], device="A & B <CPU>",
-               parameters=17266306, baselines=constant_baselines(map(test_set.label, range(len(names))), n_classes),
-               loader=TrainingLoader(train_set, None, weight_directory=folder / "weights"), test_set=test_set,
-               predictions=predicted(test_set) if predictions else {})
+               parameters=17266306, data=Data(loader, choosing, test_set, *baselines, statistics=None),
+               predictions=predicted(test_set) if predictions else {}, test_scores=test_scores)
 
 
 @pytest.fixture(scope="module")
@@ -448,8 +452,25 @@ def test_a_pages_pictures_can_be_decoded(page):
         assert Image.open(io.BytesIO(decoded(image["src"], "image/png"))).size == (60, 40)
     index = NAMES.index("plain")
     shown = found.pictures("plain")
-    expected = panels(made.test_set, index, made.predictions["plain"], 512)
+    expected = panels(made.data.test_set, index, made.predictions["plain"], 512)
     assert shown.keys() == expected.keys() and all((shown[what] == expected[what]).all() for what in shown)
+
+
+@pytest.mark.parametrize("tested", [True, False])
+def test_a_page_tells_which_images_chose_the_model(tmp_path, tested):
+    log = RunLog(tmp_path, "Unet_now")
+    log.epoch(record(0, 0.75), 1)
+    scores = {"iou": 0.6125, "dice": 0.7125, "f1": 0.7126}
+    made = make_run(tmp_path, log, predictions=tested, held_back=["a", "b"], test_scores=scores if tested else {})
+    write_page(log.page_path, made)
+    found = Page(log.page_path)
+    assert "IoU / Dice 0.7500 / 0.8500" in found.text and "of 2 held-back training images chose epoch 0" in found.text
+    assert found.table("mean over held-back training images")[0][:2] == ["best epoch, 0", "0.7500"]
+    assert ("Test IoU / Dice, read once: 0.6125 / 0.7125" in found.text) == tested
+    if tested:
+        rows = found.table("mean over test images, read once")
+        assert rows[0] == ["best model", "0.6125", "0.7125", "0.7126"] and rows[1][1] == f"{made.data.test_baselines[rows[1][0]]['iou']:.4f}"
+        assert found.pictures(NAMES[0]), "test images are shown, not those that chose"
 
 
 def test_a_page_shows_names_as_they_are(page):
@@ -510,11 +531,11 @@ def test_chosen(ious, expected):
 def test_a_page_shows_weights_and_augmented_copies(page):
     """Of the first image that is no copy, and its first two copies; all weights on one scale."""
     found, made = page
-    names = [made.loader.dataset.name(index) for index in range(8)]
+    names = [made.data.loader.dataset.name(index) for index in range(8)]
     assert names == ["2-2", "2-1", "2-0", "<1>-2", "<1>-1", "<1>-0", "<1>", "2"]
     assert [name for name in names if found.pictures(name)] == ["<1>-2", "<1>-1", "<1>"]
     assert found.texts["b"][3:] == ["<1>", "<1>-2", "<1>-1"]
-    weights = compute_weight_map(made.loader.dataset.label(6))
+    weights = compute_weight_map(made.data.loader.dataset.label(6))
     assert f"weight {weights.min():.2f} {weights.max():.2f}" in " ".join(" ".join(found.texts["span"]).split())
     shown = found.pictures("<1>")["weight"]
     assert (shown[weights == weights.min()] == [68, 1, 84]).all(), "viridis from end to end"
@@ -538,7 +559,7 @@ def test_a_page_of_a_stopped_run(tmp_path, log, tested):
 def test_a_page_of_three_classes_and_colours(tmp_path, log):
     log.epoch(record(0, 0.5), 1)
     made = make_run(tmp_path, log, ["a", "b\udcff"], n_classes=3)  # the second is no UTF-8
-    Image.new("RGB", (60, 40), (10, 200, 30)).save(made.test_set.pairs[0][0])
+    Image.new("RGB", (60, 40), (10, 200, 30)).save(made.data.test_set.pairs[0][0])
     write_page(log.page_path, made)
     found = Page(log.page_path)
     assert "false positive or wrong class" in found.text
@@ -549,7 +570,7 @@ def test_a_page_of_three_classes_and_colours(tmp_path, log):
 def test_a_page_that_fails_leaves_the_old_one(tmp_path, log):
     made = make_run(tmp_path, log, ["a"])
     log.page_path.write_text("old")
-    made.test_set.pairs[0][0].unlink()
+    made.data.test_set.pairs[0][0].unlink()
     before = set(tmp_path.iterdir())
     with pytest.raises(DataError, match="a.png: no such file"):
         write_page(log.page_path, made)
