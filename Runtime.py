@@ -32,7 +32,8 @@ ONEDNN_FOLDER = "dnnl_lnx_2.2.0_cpu_gomp"  # where Jittor 1.3.11 looks before it
 CORE_FILES = 157                           # object files of Jittor's core without CUDA, for the progress bar
 QUIET = {"log_silent": "1",                # Jittor's own start-up lines
          "cache_name": "default",          # else the cache is keyed by the git branch around the environment
-         "use_cutt": "0", "use_cutlass": "0", "use_nccl": "0"}  # downloads that this project does not need
+         "use_cutt": "0", "use_cutlass": "0", "use_nccl": "0",  # downloads that this project does not need
+         "FIX_TORCH_ERROR": "0"}           # else Jittor imports PyTorch where there is one: seconds, and 200 MB
 RERUN = "UNET_JITTOR_RERUN"                # set in the environment once this process has started itself again
 
 _jittor = None
