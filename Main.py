@@ -28,6 +28,7 @@ from MirrorPadding import check_tile, geometry_of
 from Recorder import Recorder
 from Report import RunLog, run_name
 from Resume import LAST, OUTPUT_FOLDERS, check_resumed, data_of, flags_of, load_run, resume_command, settings_of
+from Transforms import RECIPES, augmentation
 
 LESS_MEMORY = "try --tile 256, a smaller --base_channels or --Batch_size 1"
 
@@ -76,6 +77,8 @@ def build_parser():
     add("--tile", type=tile, default="full", metavar="full|N|reference",
         help="full: whole images; N: random crops of N x N px in training, tiles in testing; reference: four 256 px "
              "quadrants, each mirrored at its own edges")
+    add("--augment", choices=("none", *RECIPES), default="none",
+        help="augmentation while training; paper: the U-Net paper's; full: flips, turns, zoom, stains, blur, noise too")
     add("--optimizer", choices=("adam", "sgd"), default="adam", help="adam: betas 0.99, 0.999; sgd: momentum 0.99")
     add("--save_every", type=save_every, default="1", metavar="N|Nm",
         help="epochs between writes of last_model; 10m: minutes")
@@ -140,7 +143,7 @@ def prepare_data(args):
     train_set, test_set = (SegmentationSet(pairs, args.n_channels, args.n_classes, statistics, args.ignore_label)
                            for pairs in (train_pairs, test_pairs))
     loader = TrainingLoader(train_set, args.geometry, args.tile, args.Batch_size, args.seed, args.Weight_directory,
-                            args.Loss_w0, args.Loss_sigma)
+                            args.Loss_w0, args.Loss_sigma, augment=augmentation(args.augment, args.n_channels))
     loader.prepare(args.Datatxt_directory)
     baselines = constant_baselines(sound_labels(test_set), args.n_classes, IGNORED)
     return loader, test_set, baselines, statistics
