@@ -72,7 +72,7 @@ def build_parser():
     add("--Loss_sigma", type=number(float, 0, include_low=False), default=5.0, help="width of the border term, px")
     add("--mode", choices=("Unet", "U2net", "U2netS"), default="Unet", help="net")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run")
-    add("--seed", type=number(int, 0, 2 ** 31), default=0, help="seed of weights, order, crops and dropout")
+    add("--seed", type=number(int, 0, 2 ** 31), default=0, help="seed of weights, order, crops, augmentation and dropout")
     add("--base_channels", type=number(int, 2), default=64, help="U-Net: channels of the first level (even)")
     add("--tile", type=tile, default="full", metavar="full|N|reference",
         help="full: whole images; N: random crops of N x N px in training, tiles in testing; reference: four 256 px "

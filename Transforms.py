@@ -5,9 +5,10 @@
 
 Geometry is one map: flip, quarter turn, rotation, zoom, shift and elastic deformation only say where each pixel comes from,
 and the pixels are interpolated once, those of the crop and of what the net sees around it alone.  From beyond the image's
-edges come mirrored pixels.  The image is interpolated linearly: three times as fast as cubic splines.  Label and
-weight map take the nearest pixel, the same one: no class appears that was not there, every pixel has the weight of its own
-class, and ignored pixels go on weighing nothing.
+edges come mirrored pixels.  The image is interpolated linearly, which is several times as fast as cubic splines: of the
+grain of ISBI 2012 (what a Gaussian of 2 px takes away) it keeps 86 % of the standard deviation, they 95 %, and samples that
+are only flipped and turned keep all of it.  Label and weight map take the nearest pixel, the same one: no class appears that was not there, every
+pixel has the weight of its own class, and ignored pixels go on weighing nothing.
 
 So the weight map is the original label's, moved along.  That approximates the map of the warped label: where the warp
 makes a gap between two cells wider or narrower (by a quarter at most in a zoom, locally more by the elastic deformation), its weight
@@ -61,7 +62,7 @@ RECIPES = {
     # A microscope knows no upside, and all eight symmetries keep every pixel; other angles need not be large then.
     # Finer vectors bend single cells.
     "full": Recipe(symmetries=True, warped=0.7, angle=45, zoom=1.25, shift=16, elastic=5, spacing=128,
-                   brightness=0.1, contrast=0.25, gamma=1.4, stain_scale=0.2, stain_shift=0.04,
+                   brightness=0.08, contrast=0.2, gamma=1.4, stain_scale=0.2, stain_shift=0.04,
                    degraded=0.2, blur=1.0, noise=0.04),
 }
 STAINS = np.array([[0.65, 0.70, 0.29],   # haematoxylin: its optical density in red, green and blue

@@ -107,6 +107,7 @@ def test_the_documented_defaults(monkeypatch):
     ("--is_grayscale maybe", "expected True or False, got 'maybe'"),
     ("--base_channels 5", "--base_channels 5 must be even"),
     ("--tile 20", "--tile 20: too small for this net, 52 is the smallest"),
+    ("--augment strong", "argument --augment: invalid choice: 'strong'"),
     ("--n_classes 1", "argument --n_classes: expected a whole number at least 2 and below 256, got '1'"),
     ("--n_channels 2", "argument --n_channels: invalid choice: 2"),
     ("--Batch_size 0", "argument --Batch_size: expected a whole number at least 1, got '0'"),
@@ -342,8 +343,8 @@ def test_the_same_seed_gives_the_same_run(full_run, tmp_path):
 
 @pytest.mark.jittor
 @pytest.mark.parametrize("flags, sizes, options", [
-    (("--n_channels", 3, "--n_classes", 3, "--Batch_size", 2), [(52, 44), (60, 33), (40, 40)], {}),
-    (("--tile", 64, "--optimizer", "sgd", "--bilinear", False), [(100, 80), (90, 150)], {"bilinear": False}),
+    (("--n_channels", 3, "--n_classes", 3, "--Batch_size", 2, "--augment", "full"), [(52, 44), (60, 33), (40, 40)], {}),
+    (("--tile", 64, "--optimizer", "sgd", "--bilinear", False, "--augment", "paper"), [(100, 80), (90, 150)], {"bilinear": False}),
     (("--tile", "reference", "--base_channels", 2), [(512, 512)], {"base_channels": 2}),
     (("--mode", "U2netS"), [(64, 64)], {"side_outputs": True}),
 ], ids=["colour", "tiles", "reference", "u2net"])
