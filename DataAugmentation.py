@@ -90,6 +90,24 @@ def elastic_field(shape, alpha, sigma, alpha_affine, rng):
     return np.stack([matrix[0, axis] * rows + matrix[1, axis] * columns + matrix[2, axis] for axis in (0, 1)])
 
 
+@lru_cache(maxsize=32)
+def spline_weights(length, nodes):
+    """What each of `nodes` values, even from end to end, counts at each of `length` points between: (length, nodes) float64.
+
+    Of interpolation with cubic splines, mirrored at the ends; to be read only, for it is kept.
+    """
+    return np.stack([scipy.ndimage.zoom(node, length / nodes, order=3, mode="mirror") for node in np.eye(nodes)], axis=1)
+
+
+def spread(vectors, rows, columns):
+    """A grid of vectors (2, n, m), spread over all pixels by splines: (2, H, W), of the arguments' dtype.
+
+    rows: (H, n), columns: (W, m), both of `spline_weights`.  Sums by hand: those of a matrix product depend on its threads.
+    """
+    field = sum(vectors[:, k, None, :] * rows[:, k, None] for k in range(rows.shape[1]))
+    return sum(field[:, :, k, None] * columns[:, k] for k in range(columns.shape[1]))
+
+
 def grid_field(shape, rng, sigma=GRID_SIGMA):
     """Where each pixel of a warped image comes from: out(x) = in(x + d(x)) (Ronneberger et al. 2015, section 3.1).
 
@@ -97,8 +115,7 @@ def grid_field(shape, rng, sigma=GRID_SIGMA):
     image, with bicubic splines.  Returns float64 (2, H, W): row and column coordinates.
     """
     vectors = rng.normal(0, sigma, (2, GRID_SIZE, GRID_SIZE))
-    zoom = [length / GRID_SIZE for length in shape]
-    return np.indices(shape) + np.stack([scipy.ndimage.zoom(axis, zoom, order=3, mode="mirror") for axis in vectors])
+    return np.indices(shape) + spread(vectors, *(spline_weights(length, GRID_SIZE) for length in shape))
 
 
 # ------------------------------------------------------------------------------------------------------------- warping

@@ -1,4 +1,4 @@
-"""From lists of files to batches: read, normalise, mirror the border, attach the weight map.
+"""From lists of files to batches: read, augment, normalise, mirror the border, attach the weight map.
 
 NumPy only.  Batches are prepared by threads while the net's step runs: reading and decoding release Python's lock, a
 mistake in a file reaches the training loop as the exception that it is, and nothing is left to hang.
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from Common import IGNORED, DataError, atomic_write, check_same_size, image_size, load_label, parse_json, read_image
 from MakeTxt import group_of, split_groups
-from MirrorPadding import REFERENCE_SIDE, mirror_pad, mirrored_before, pad_for, reference_blocks
+from MirrorPadding import REFERENCE_SIDE, mirror_pad, mirrored_around, mirrored_before, pad_for, reference_blocks
 from Normalise import Statistics, as_planes, normalise
 from WeightMap import cached_weight_map
 
@@ -141,8 +141,12 @@ class SegmentationSet:
     def name(self, index):
         return self.pairs[index][0].stem
 
+    def pixels(self, index):
+        """The image before it is normalised: (C, H, W) float32 in [0, 1]."""
+        return load_image(self.pairs[index][0], self.n_channels)
+
     def image(self, index):
-        return normalise(load_image(self.pairs[index][0], self.n_channels), self.statistics)
+        return normalise(self.pixels(index), self.statistics)
 
     def label(self, index):
         return load_label(self.pairs[index][1], self.n_classes, self.ignore_label)
@@ -155,13 +159,16 @@ class TrainingLoader:
     Images of different sizes share a batch: the smaller ones are mirrored further, and weigh nothing there.  An image's
     weights are such that the loss, a mean over all pixels, is one over those that count.
     w0: of the weight maps' border term; None: every pixel weighs 1, and there are no weight maps.
+    augment: a Transforms.Augmentation, or None.  Its draws depend on seed, epoch and index alone: neither the number of
+    workers nor a run that is resumed within an epoch changes a bit.
     """
 
     def __init__(self, dataset, geometry, tile="full", batch_size=1, seed=0, weight_directory="./weight_maps", w0=10,
-                 sigma=5, workers=2):
+                 sigma=5, workers=2, augment=None):
         self.dataset, self.geometry, self.tile = dataset, geometry, tile
         self.batch_size, self.seed, self.workers = batch_size, seed, workers
         self.weight_directory, self.w0, self.sigma = weight_directory, w0, sigma
+        self.augment = augment
 
     def __len__(self):
         return -(-len(self.dataset) // self.batch_size)
@@ -208,7 +215,7 @@ class TrainingLoader:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def batch(self, indices, epoch):
-        """The Batch of some indices, in one epoch's random crops."""
+        """The Batch of some indices, in one epoch's random crops and augmentations."""
         samples = [self.sample(int(index), epoch) for index in indices]
         height, width = (max(label.shape[axis] for _, label, _, _ in samples) for axis in (0, 1))
         inputs = [self._input(image, region, height, width) for image, _, _, region in samples]
@@ -221,18 +228,29 @@ class TrainingLoader:
         return Batch(np.concatenate(inputs), labels, weights)
 
     def sample(self, index, epoch):
-        """(image, label, weight map, (top, left)): the label and its map are cut to the crop that begins there."""
-        image, label = self.dataset.image(index), self.dataset.label(index)
-        if image.shape[1:] != label.shape:
+        """(image, label, weight map, (top, left)): the label and its map are cut to the crop that begins there.
+
+        The image is all of it, or with augmentation the warped crop and what the net sees around it.
+        """
+        pixels, label = self.dataset.pixels(index), self.dataset.label(index)
+        if pixels.shape[1:] != label.shape:
             raise DataError(f"{self.dataset.pairs[index][1]}: not of its image's size")
-        weight = self.weight_map(index, label)
-        if not isinstance(self.tile, int):
-            return image, label, weight, None
+        weight, cropped = self.weight_map(index, label), isinstance(self.tile, int)
         rng = np.random.default_rng([self.seed, epoch, index])
-        sides = [min(self.tile, side) for side in label.shape]
+        sides = [min(self.tile, length) if cropped else length for length in label.shape]
         top, left = (int(rng.integers(0, length - side + 1)) for length, side in zip(label.shape, sides))
-        here = np.s_[top:top + sides[0], left:left + sides[1]]
-        return image, label[here], weight[here], (top, left)
+        if self.augment:
+            pixels, label, weight = self.augment(pixels, label, weight, rng, (top, left, *sides), self._around)
+            top, left = (self._around(length)[0] for length in label.shape)
+        else:
+            here = np.s_[top:top + sides[0], left:left + sides[1]]
+            label, weight = label[here], weight[here]
+        return normalise(pixels, self.dataset.statistics), label, weight, (top, left) if cropped else None
+
+    def _around(self, length):
+        """How many pixels before and after a crop's side the net sees, to be warped with it; a whole image's border is
+        mirrored once it is warped, as a test image's is."""
+        return mirrored_around(self.geometry, length, length) if isinstance(self.tile, int) else (0, 0)
 
     def _input(self, image, region, height, width):
         """The net's input (n, C, h, w) for a sample on a canvas of height x width px."""

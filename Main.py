@@ -28,8 +28,19 @@ from MirrorPadding import check_tile, geometry_of
 from Recorder import Recorder
 from Report import RunLog, run_name
 from Resume import LAST, OUTPUT_FOLDERS, check_resumed, data_of, flags_of, load_run, resume_command, settings_of
+from Transforms import RECIPES, augmentation
 
 LESS_MEMORY = "try --tile 256, a smaller --base_channels or --Batch_size 1"
+
+
+# what --protocol sets where no flag says otherwise
+PROTOCOLS = {
+    "default": {},
+    # the system that this one reproduces
+    "reference": {"tile": "reference", "Learning_rate": 1e-5},
+    # Ronneberger et al. 2015: section 2 (up-convolutions), 3 (whole images, momentum 0.99, weight map), 3.1 (deformation)
+    "paper": {"bilinear": False, "optimizer": "sgd", "augment": "paper"},
+}
 
 
 class Every(NamedTuple):
@@ -71,7 +82,7 @@ def build_parser():
     add("--Loss_sigma", type=number(float, 0, include_low=False), default=5.0, help="width of the border term, px")
     add("--mode", choices=("Unet", "U2net", "U2netS"), default="Unet", help="net")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run")
-    add("--seed", type=number(int, 0, 2 ** 31), default=0, help="seed of weights, order, crops and dropout")
+    add("--seed", type=number(int, 0, 2 ** 31), default=0, help="seed of weights, order, crops, augmentation and dropout")
     add("--base_channels", type=number(int, 2), default=64, help="U-Net: channels of the first level (even)")
     add("--tile", type=tile, default="full", metavar="full|N|reference",
         help="full: whole images; N: random crops of N x N px in training, tiles in testing; reference: four 256 px "
@@ -92,6 +103,11 @@ def build_parser():
              "at the end (0: the test images choose it, as in the reference)")
     add("--group", type=expression, metavar="REGEX",
         help="--val_fraction: its first group names the slide (the patient) in an image's name; slides are not split")
+    add("--protocol", choices=tuple(PROTOCOLS), default="default",
+        help="; ".join(f"{name}: {' '.join(f'--{flag} {value}' for flag, value in flags.items())}"
+                       for name, flags in PROTOCOLS.items() if flags) + "; unless these are given")
+    add("--augment", choices=("none", *RECIPES), default="none",
+        help="augmentation while training; paper: the U-Net paper's; full: flips, turns, zoom, stains, blur, noise too")
     add("--save_every", type=save_every, default="1", metavar="N|Nm",
         help="epochs between writes of last_model; 10m: minutes")
     add("--resume", action="store_true",
@@ -103,6 +119,7 @@ def build_parser():
 def parse_arguments():
     """The flags, and with --resume (arrays, header) of last_model, else None."""
     parser = build_parser()
+    parser.set_defaults(**PROTOCOLS[parser.parse_args().protocol])
     args, resumed = parser.parse_args(), None
     if args.resume:
         path = args.Checkpoint_directory / LAST
@@ -146,10 +163,10 @@ def net_options(args):
             "padding": args.padding}
 
 
-def recipe_of(args):
-    """The Process.Recipe that the flags ask for."""
-    from Process import Recipe
-    return Recipe(args.loss, args.lr_schedule, args.warm_up, args.clip_norm, 60 * (args.Time_budget or 0))
+def plan_of(args):
+    """The Process.Plan that the flags ask for."""
+    from Process import Plan
+    return Plan(args.loss, args.lr_schedule, args.warm_up, args.clip_norm, 60 * (args.Time_budget or 0))
 
 
 def sound_labels(test_set):
@@ -181,7 +198,8 @@ def prepare_data(args):
     train_set, choosing, test_set = (SegmentationSet(pairs, args.n_channels, args.n_classes, statistics, args.ignore_label)
                                      for pairs in (train_pairs, choosing_pairs, test_pairs))
     loader = TrainingLoader(train_set, args.geometry, args.tile, args.Batch_size, args.seed, args.Weight_directory,
-                            args.Loss_w0 if args.loss == "weighted_ce" else None, args.Loss_sigma)
+                            args.Loss_w0 if args.loss == "weighted_ce" else None, args.Loss_sigma,
+                            augment=augmentation(args.augment, args.n_channels))
     loader.prepare(args.Datatxt_directory)
     baselines = [constant_baselines(sound_labels(each), args.n_classes, IGNORED)
                  for each in ((choosing, test_set) if args.val_fraction else (test_set,))]
@@ -251,7 +269,7 @@ def train_locked(args, resumed):
     recorder = Recorder(args, settings, log, model, header, run, data)
     optimizer = build_optimizer(args.optimizer, model, args.Learning_rate)
     trainer = recorder.trainer = Trainer(model, optimizer, data.loader, data.choosing, args.Total_epochs, args.Val_epochs,
-                                         recorder.on_epoch, recorder.on_best, log.say, recipe_of(args))
+                                         recorder.on_epoch, recorder.on_best, log.say, plan_of(args))
     if resumed:
         assign(trainer.state(), resumed[0], args.Checkpoint_directory / LAST)
         trainer.resume(before["progress"])

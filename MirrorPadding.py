@@ -92,16 +92,19 @@ def mirrored_before(geometry, canvas):
     return (geometry.output_side(canvas) - canvas) // 2 + geometry.margin // 2
 
 
+def mirrored_around(geometry, canvas, own):
+    """How many pixels `pad_for` mirrors before and after an image's `own` pixels on a canvas of `canvas` pixels."""
+    before = mirrored_before(geometry, canvas)
+    return before, geometry.output_side(canvas) + geometry.margin - before - own
+
+
 def pad_for(geometry, image, height, width):
     """Mirror `image` (..., h, w) into the input that gives logits for a canvas of `height` x `width` >= h x w.
 
     The canvas lies in the middle of the logits (`crop_logits` cuts it out) and begins with the image's first pixel.
     """
-    sides = []
-    for canvas, own in zip((height, width), image.shape[-2:]):
-        before = mirrored_before(geometry, canvas)
-        sides += [before, geometry.output_side(canvas) + geometry.margin - before - own]
-    return mirror_pad(image, *sides)
+    rows, columns = (mirrored_around(geometry, *sides) for sides in zip((height, width), image.shape[-2:]))
+    return mirror_pad(image, *rows, *columns)
 
 
 def crop_logits(logits, height, width):

@@ -99,13 +99,13 @@ def step_seed(seed, epoch, step):
     return int(np.random.SeedSequence([seed, epoch, step]).generate_state(1)[0] >> 1)  # Jittor takes 31 bits
 
 
-class Recipe(NamedTuple):
+class Plan(NamedTuple):
     """How the steps of a run differ from the optimiser's plain ones."""
     loss: str = "weighted_ce"
     schedule: str = "constant"
     warm_up: float = 0.0      # the share of the run over which the learning rate rises
     clip_norm: float = 0.0    # the largest norm of all gradients together; 0: any
-    time_budget: float = 0.0  # seconds after which the run ends; 0: none
+    time_budget: float = 0.0  # seconds after which the run ends, a tenth of them for tests; 0: none
 
     def rate(self, done):
         """The learning rate, as a share of its highest, once the share `done` (0 ... 1) of the run is over.
@@ -172,9 +172,9 @@ class Trainer:
     PROGRESS = ("epoch", "step", "losses", "skipped", "best_iou", "bad_in_a_row", "good_in_a_row", "went_back", "seconds")
 
     def __init__(self, model, optimizer, loader, test_set, total_epochs, val_epochs, on_epoch, on_best, say=print,
-                 recipe=Recipe()):
+                 plan=Plan()):
         self.model, self.optimizer, self.loader, self.test_set = model, optimizer, loader, test_set
-        self.total_epochs, self.val_epochs, self.recipe = total_epochs, val_epochs, recipe
+        self.total_epochs, self.val_epochs, self.plan = total_epochs, val_epochs, plan
         self.highest_rate = optimizer.lr
         self.on_epoch, self.on_best, self.say = on_epoch, on_best, say
         self.statistics = {name: var for name, var in model.state_dict().items()
@@ -184,15 +184,16 @@ class Trainer:
         self.epoch = self.bad_in_a_row = self.good_in_a_row = 0
         self.step, self.losses, self.skipped = 0, [], 0  # of the running epoch: steps done, their losses, batches left out
         self.last_good, self.snapshot_due, self.went_back = None, True, False
-        self.earlier_seconds, self.started, self.test_seconds = 0.0, time.monotonic(), 0.0
+        self.earlier_seconds, self.started = 0.0, time.monotonic()
+        self.test_seconds = self.all_test_seconds = 0.0  # of the last test, of all
 
     def run(self):
-        """Train for `total_epochs`, or for as long as the recipe's time lasts, and test from epoch `val_epochs` on (counted
+        """Train for `total_epochs`, or for as long as the time of its plan lasts, and test from epoch `val_epochs` on (counted
         from 0), and in the last; True unless stopped before."""
         with self.stop:
             while not self.finished and not self.stop.requested:
                 record = self.train_epoch()
-                if (self.epoch >= self.val_epochs or self.out_of_time) and not self.stop.requested:
+                if self.test_is_due() and not self.stop.requested:
                     record.update(self.validate_epoch())
                 if not self.stop.requested:
                     self.epoch, self.step, self.losses, self.skipped = self.epoch + 1, 0, [], 0
@@ -211,16 +212,21 @@ class Trainer:
     @property
     def out_of_time(self):
         """Whether the time that is left is just enough for a test."""
-        return 0 < self.recipe.time_budget <= self.seconds + self.test_seconds
+        return 0 < self.plan.time_budget <= self.seconds + self.test_seconds
 
     @property
     def finished(self):
         return self.epoch >= self.total_epochs or self.out_of_time
 
+    def test_is_due(self):
+        """After every epoch from `val_epochs` on; where time is short, as often as a tenth of it allows, and in the end."""
+        affordable = not self.plan.time_budget or self.all_test_seconds <= self.seconds / 10
+        return self.epoch >= self.val_epochs and affordable or self.out_of_time
+
     def done(self):
         """The share of the run, 0 ... 1, that is over with the step at hand: of its steps or, where that is more, of its time."""
         steps = (self.epoch * len(self.loader) + self.step + 1) / (self.total_epochs * len(self.loader))
-        budget = self.recipe.time_budget
+        budget = self.plan.time_budget
         return min(1.0, max(steps, (self.seconds + self.test_seconds) / budget if budget else 0.0))
 
     def progress(self):
@@ -262,8 +268,8 @@ class Trainer:
         """One optimiser step; returns the loss, or None for a batch that was skipped."""
         jt.set_seed(step_seed(self.loader.seed, self.epoch, self.step))  # of dropout, whatever was drawn before
         before = {name: var.detach() for name, var in self.statistics.items()}
-        self.optimizer.lr = self.highest_rate * self.recipe.rate(self.done())
-        loss = batch_loss(self.model, batch, self.loader.tile, self.recipe.loss)
+        self.optimizer.lr = self.highest_rate * self.plan.rate(self.done())
+        loss = batch_loss(self.model, batch, self.loader.tile, self.plan.loss)
         self.optimizer.zero_grad()
         self.optimizer.backward(loss)
         value = float(loss.item())  # the step's only wait for the device; the progress bar shows it
@@ -274,8 +280,8 @@ class Trainer:
             return None
         if self.snapshot_due:  # an accepted loss proves the state before this step, and with it the epoch's start
             self.last_good, self.snapshot_due = self._snapshot(before), False
-        if self.recipe.clip_norm:
-            self.optimizer.clip_grad_norm(self.recipe.clip_norm)
+        if self.plan.clip_norm:
+            self.optimizer.clip_grad_norm(self.plan.clip_norm)
         self.optimizer.step()
         self.bad_in_a_row, self.good_in_a_row = 0, self.good_in_a_row + 1
         self.went_back = self.went_back and self.good_in_a_row < self.RECOVERED
@@ -324,6 +330,7 @@ class Trainer:
         if self.stop.requested:
             return {}
         self.test_seconds = time.monotonic() - started
+        self.all_test_seconds += self.test_seconds
         mean = mean_scores([prediction.scores for prediction in predictions.values()])
         if mean["iou"] > self.best_iou:
             self.on_best(self.epoch, mean, predictions)  # first: an epoch whose files are not on disk is no best one

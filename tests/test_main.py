@@ -92,7 +92,23 @@ def test_the_documented_defaults(monkeypatch):
                      "Batch_size": 1, "ignore_label": None, "bilinear": True, "dropout_probs": [0.2, 0.3, 0.4, 0.5], "Learning_rate": 0.001,
                      "Loss_w0": 10.0, "Loss_sigma": 5.0, "mode": "Unet", "device": "auto", "seed": 0,
                      "base_channels": 64, "padding": 0, "tile": "full", "optimizer": "adam", "lr_schedule": "constant",
-                     "warm_up": 0, "clip_norm": 0, "loss": "weighted_ce", "Time_budget": None, "val_fraction": 0, "group": None, "save_every": (1, ""), "resume": False, "force": False}
+                     "warm_up": 0, "clip_norm": 0, "loss": "weighted_ce", "Time_budget": None, "val_fraction": 0, "group": None,
+                     "protocol": "default", "augment": "none", "save_every": (1, ""), "resume": False, "force": False}
+
+
+def test_a_protocol_sets_defaults_and_no_more(monkeypatch):
+    import Main
+
+    def parsed(*flags):
+        monkeypatch.setattr(sys, "argv", ["Main.py", *flags])
+        return vars(Main.parse_arguments()[0])
+    plain = parsed()
+    for name, flags in Main.PROTOCOLS.items():
+        found = parsed("--protocol", name)
+        changed = {key: value for key, value in found.items() if value != plain[key]} if name != "default" else {}
+        assert {key: value for key, value in changed.items() if key not in ("protocol", "geometry")} == flags
+    assert parsed("--protocol", "reference", "--Learning_rate", "0.1")["Learning_rate"] == 0.1
+    assert parsed("--protocol", "reference")["tile"] == "reference", "four 256 px quadrants"
 
 
 @pytest.mark.parametrize("flags, message", [
@@ -108,6 +124,7 @@ def test_the_documented_defaults(monkeypatch):
     ("--is_grayscale maybe", "expected True or False, got 'maybe'"),
     ("--base_channels 5", "--base_channels 5 must be even"),
     ("--tile 20", "--tile 20: too small for this net, 52 is the smallest"),
+    ("--augment strong", "argument --augment: invalid choice: 'strong'"),
     ("--n_classes 1", "argument --n_classes: expected a whole number at least 2 and below 256, got '1'"),
     ("--n_channels 2", "argument --n_channels: invalid choice: 2"),
     ("--Batch_size 0", "argument --Batch_size: expected a whole number at least 1, got '0'"),
@@ -353,8 +370,8 @@ def test_the_same_seed_gives_the_same_run(full_run, tmp_path):
 
 @pytest.mark.jittor
 @pytest.mark.parametrize("flags, sizes, options", [
-    (("--n_channels", 3, "--n_classes", 3, "--Batch_size", 2), [(52, 44), (60, 33), (1, 1)], {}),
-    (("--tile", 64, "--optimizer", "sgd", "--bilinear", False), [(100, 80), (90, 150)], {"bilinear": False}),
+    (("--n_channels", 3, "--n_classes", 3, "--Batch_size", 2, "--augment", "full"), [(52, 44), (60, 33), (1, 1)], {}),
+    (("--tile", 64, "--optimizer", "sgd", "--bilinear", False, "--augment", "paper"), [(100, 80), (90, 150)], {"bilinear": False}),
     (("--tile", "reference", "--base_channels", 2), [(512, 512)], {"base_channels": 2}),
     (("--mode", "U2netS"), [(64, 64), (1, 1)], {"side_outputs": True}),
     (("--padding", 1, "--tile", 48, "--loss", "ce_dice", "--optimizer", "adamw", "--lr_schedule", "cosine", "--warm_up", 0.5,

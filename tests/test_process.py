@@ -29,16 +29,16 @@ def dataset(tmp_path):
     return write
 
 
-def make_trainer(model, dataset, tmp_path, loader=None, optimizer="adam", rate=0.01, epochs=(3, 0), recipe=(), **options):
-    """A Trainer whose callbacks append to its lists `records` and `bests`; recipe: what it differs in from the plain one."""
+def make_trainer(model, dataset, tmp_path, loader=None, optimizer="adam", rate=0.01, epochs=(3, 0), plan={}, **options):
+    """A Trainer whose callbacks append to its lists `records` and `bests`; plan: what it differs in from the plain one."""
     from DataLoader import TrainingLoader
     from MirrorPadding import geometry_of
-    from Process import Recipe, Trainer, build_optimizer
+    from Process import Plan, Trainer, build_optimizer
     geometry = geometry_of("Unet" if hasattr(model, "inc") else "U2netS", getattr(model, "bilinear", True))
     loader = (loader or TrainingLoader)(dataset, geometry, weight_directory=tmp_path / "weights", **options)
     records, bests = [], []
     trainer = Trainer(model, build_optimizer(optimizer, model, rate), loader, dataset, *epochs, records.append,
-                      lambda *best: bests.append(best), recipe=Recipe(**dict(recipe)))
+                      lambda *best: bests.append(best), plan=Plan(**plan))
     trainer.records, trainer.bests = records, bests
     return trainer
 
@@ -301,22 +301,22 @@ def test_a_best_that_could_not_be_written_is_none(build, dataset, tmp_path):
     assert len(trainer.bests) == 1
 
 
-# ----------------------------------------------------------------------------------------------------------- the recipe
+# ----------------------------------------------------------------------------------------------------------- the plan
 @pytest.mark.parametrize("schedule, warm_up, done, expected", [
     ("constant", 0, 0.01, 1), ("constant", 0, 1, 1), ("constant", 0.1, 0.05, 0.5), ("constant", 0.1, 0.2, 1),
     ("cosine", 0, 0.5, 0.5), ("cosine", 0, 1 / 3, 0.75), ("cosine", 0, 1, 0), ("cosine", 0.5, 0.25, 0.5 * (1 + 0.5 ** 0.5) / 2)])
 def test_the_schedule(schedule, warm_up, done, expected):
-    from Process import Recipe
-    assert Recipe(schedule=schedule, warm_up=warm_up).rate(done) == pytest.approx(expected)
+    from Process import Plan
+    assert Plan(schedule=schedule, warm_up=warm_up).rate(done) == pytest.approx(expected)
 
 
 def test_every_step_has_its_place_in_the_schedule(build, dataset, tmp_path):
     """Two epochs of three steps, the second resumed after its first step."""
     rates = []
 
-    def watched(recipe, **progress):
+    def watched(plan, **progress):
         trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset((20, 20), (20, 20), (20, 20)), tmp_path, rate=0.5,
-                               epochs=(2, 1), recipe=recipe)
+                               epochs=(2, 1), plan=plan)
         step = trainer.optimizer.step
         trainer.optimizer.step = lambda: (rates.append(trainer.optimizer.lr), step())
         trainer.resume({**trainer.progress(), **progress})
@@ -330,9 +330,9 @@ def test_every_step_has_its_place_in_the_schedule(build, dataset, tmp_path):
 @pytest.mark.parametrize("largest", [0.01, 1e6])
 def test_a_long_gradient_is_cut_and_keeps_its_direction(build, jt, dataset, tmp_path, largest):
     moves = []
-    for recipe in ({}, {"clip_norm": largest}):
+    for plan in ({}, {"clip_norm": largest}):
         jt.set_global_seed(0)
-        trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset((20, 20)), tmp_path, optimizer="sgd", recipe=recipe)
+        trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset((20, 20)), tmp_path, optimizer="sgd", plan=plan)
         before = copy_of(trainer)
         trainer.train_step(trainer.loader.batch([0], 0))
         after = copy_of(trainer)
@@ -347,7 +347,7 @@ def test_a_long_gradient_is_cut_and_keeps_its_direction(build, jt, dataset, tmp_
 def test_a_run_ends_with_its_time(build, dataset, tmp_path):
     """However many epochs there were to be: the learning rate is down, and the last epoch is tested."""
     trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset((20, 20), (20, 20)), tmp_path, rate=0.5,
-                           epochs=(10 ** 6, 10 ** 5), recipe={"schedule": "cosine", "time_budget": 3})
+                           epochs=(10 ** 6, 10 ** 5), plan={"schedule": "cosine", "time_budget": 3})
     trainer.train_step(trainer.loader.batch([0], 0))  # compiles
     trainer.seconds = 0
     assert trainer.run() is True and trainer.finished

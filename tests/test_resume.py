@@ -18,7 +18,7 @@ import Checkpoint
 from Common import DataError, atomic_write, lock_folder
 
 pytestmark = pytest.mark.usefixtures("machine")
-FLAGS = [str(flag) for flag in ("--Data_directory", "data", *SMALL, "--base_channels", 24, "--tile", 52,
+FLAGS = [str(flag) for flag in ("--Data_directory", "data", *SMALL, "--base_channels", 24, "--tile", 52, "--augment", "full",
                                 "--Total_epochs", 4, "--Val_epochs", 1)]
 
 
@@ -142,6 +142,7 @@ def finished(unbroken, folder):
     (["--Learning_rate", "0.5"], 2, "--Learning_rate 0.5 (was 0.01); leave them out, or add --force"),
     (["--mode", "U2netS", "--seed", "3"], 2, "--mode U2netS (was Unet), --seed 3 (was 0)"),
     (["--dropout_probs", "0", "0", "0", "0.1"], 2, "--dropout_probs [0.0, 0.0, 0.0, 0.1] (was [0.2, 0.3, 0.4, 0.5])"),
+    (["--augment", "none"], 2, "--augment none (was full)"),
     ([], 2, "--Total_epochs 4: so many epochs are done already"),
     (["--Checkpoint_directory", "other"], 1, "other/last_model.safetensors: no such checkpoint, nothing to resume"),
     (["--Total_epochs", "9", "--Data_directory", "less"], 1, "less: not the data that this run began with"),

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WITHOUT_JITTOR = ("CheckData", "Checkpoint", "Common", "DataAugmentation", "DataLoader", "HtmlReport", "ImportData",
                   "InstanceMetrics", "Loss", "Main", "MakeData", "MakeTxt", "Metrics", "MirrorPadding", "Normalise",
                   "Pages", "Postprocess", "Predict", "PredictionFiles", "Recorder", "Report", "Resume", "Runtime",
-                  "SampleData", "WeightMap")
+                  "SampleData", "Transforms", "WeightMap")
 
 
 def python(code, **environment):
