@@ -341,7 +341,7 @@ def test_a_long_gradient_is_cut_and_keeps_its_direction(build, jt, dataset, tmp_
     plain, cut = moves
     norm = np.linalg.norm(plain) / 0.01  # the learning rate
     assert 0.01 < norm < 1e6
-    np.testing.assert_allclose(cut, plain * min(1, largest / norm), atol=1e-3 * np.abs(cut).max())
+    np.testing.assert_allclose(cut, plain * min(1, largest / norm), rtol=1e-3, atol=2e-7)  # a last bit of weights near 1
 
 
 def test_a_run_ends_with_its_time(build, dataset, tmp_path):
