@@ -268,6 +268,17 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------------------- testing
     def validate_epoch(self):
         """Mean scores over the test set: {iou, dice, f1}, {} when asked to stop; a new best goes to `on_best`."""
+        predictions = self.test()
+        if predictions is None:
+            return {}
+        mean = mean_scores([prediction.scores for prediction in predictions.values()])
+        if mean["iou"] > self.best_iou:
+            self.best_iou = mean["iou"]
+            self.on_best(self.epoch, mean, predictions)
+        return mean
+
+    def test(self):
+        """The model's predictions of the test set, {name: Prediction}; None when asked to stop."""
         self.model.eval()
         predictions = {}
         with tqdm(total=len(self.test_set), desc="testing", unit="image", leave=False, disable=None) as bar:
@@ -279,9 +290,5 @@ class Trainer:
                     scores(classes, self.test_set.label(index), n_classes, IGNORED))
                 bar.update()
                 if self.stop.requested:
-                    return {}
-        mean = mean_scores([prediction.scores for prediction in predictions.values()])
-        if mean["iou"] > self.best_iou:
-            self.best_iou = mean["iou"]
-            self.on_best(self.epoch, mean, predictions)
-        return mean
+                    return None
+        return predictions

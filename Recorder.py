@@ -7,9 +7,10 @@ import sys
 import time
 
 import Runtime
-from Checkpoint import save, state_arrays
-from Report import EventLog, draw_curves, draw_overview, duration, write_predictions
-from Resume import BEST, LAST
+from Checkpoint import assign_weights, load, save, state_arrays
+from Common import DataError
+from Report import EventLog, best_of, draw_curves, draw_overview, duration, write_predictions
+from Resume import BEST, LAST, OUTPUT_FOLDERS, flags_of
 
 
 class Recorder:
@@ -81,10 +82,31 @@ class Recorder:
         except Exception as error:  # noqa: BLE001 - all else is on disk: a page is no reason to end in an error
             say(f"Page         not written: {error}")
 
+    def command(self):
+        """The words of the command that makes this run from its start, also of one that was resumed."""
+        if not self.args.resume:
+            return ["python", *sys.argv]
+        folders = {name: [str(getattr(self.args, name))] for name in OUTPUT_FOLDERS}
+        return ["python", sys.argv[0], *flags_of({**self.run["settings"], **folders})]
+
+    def repeat_best(self):
+        """The best model's predictions, where they were made before the run was resumed: {} where that model is gone."""
+        path, best = self.args.Checkpoint_directory / BEST, best_of(self.log.records)
+        try:
+            arrays, header = load(path)
+            if best is None or header.get("epoch") != best["epoch"]:
+                return {}
+            assign_weights(self.model, arrays, path)
+        except DataError:
+            return {}
+        return self.trainer.test() or {}
+
     def write_page(self, seconds, outcome):
         import HtmlReport
         from jittorsummary import count_parameters
+        if not self.predictions and not outcome:
+            self.predictions = self.repeat_best()
         HtmlReport.write_page(self.log.page_path, HtmlReport.Run(
             log=self.log, settings=self.settings, outcome=outcome, seconds=seconds,
-            command=["python", *sys.argv], device=Runtime.device_name(), parameters=count_parameters(self.model)[0],
+            command=self.command(), device=Runtime.device_name(), parameters=count_parameters(self.model)[0],
             baselines=self.baselines, loader=self.loader, test_set=self.test_set, predictions=self.predictions))
