@@ -29,7 +29,7 @@ class Facts(NamedTuple):
     channels: int    # 1 grey, 3 RGB
     kind: str        # "8-bit grey", "16-bit grey" or "8-bit RGB"
     is_flat: bool    # all pixels of the image are equal
-    values: dict     # {label value: its number of pixels}
+    values: dict     # {label value: its number of pixels}, without those that --ignore_label leaves out
     digest: str      # SHA-256 of the image's shape, kind and pixels
 
 
@@ -44,20 +44,20 @@ def list_pairs(folder, problems):
     return [(path, labels[stem], path in copies) for stem, path in images.items() if stem in labels]
 
 
-def examine(image_path, label_path, is_copy, split):
+def examine(image_path, label_path, is_copy, split, ignore_label):
     """Decode a pair: its Facts.  Raises DataError where a file is not readable or the two differ in size."""
     image, label = read_image(image_path), read_label(label_path)
     check_same_size(image_path, image.shape[:2], label_path, label.shape)
     channels = 3 if image.ndim == 3 else 1
     kind = f"{8 * image.itemsize}-bit {'RGB' if channels == 3 else 'grey'}"
     pixels = np.bincount(label.ravel())
-    values = {int(value): int(pixels[value]) for value in np.flatnonzero(pixels)}
+    values = {int(value): int(pixels[value]) for value in np.flatnonzero(pixels) if value != ignore_label}
     digest = hashlib.sha256(f"{label.shape} {kind} ".encode() + image.tobytes()).hexdigest()
     is_flat = image.min() == image.max()
     return Facts(image_path, label_path, split, is_copy, label.shape, channels, kind, is_flat, values, digest)
 
 
-def read_set(folder, problems):
+def read_set(folder, problems, ignore_label):
     """The Facts of all pairs of a data set that can be told; whatever cannot is added to the `problems`."""
     tasks = []
     for split in SPLITS:
@@ -68,7 +68,7 @@ def read_set(folder, problems):
     facts = []
     for task in tqdm(tasks, "checking", unit="pair", delay=1, leave=False, disable=None):
         try:
-            facts.append(examine(*task))
+            facts.append(examine(*task, ignore_label))
         except DataError as error:
             problems.append(" ".join(str(error).split()))
     return facts
@@ -125,7 +125,7 @@ def odd_labels(facts, values, in_words):
             yield f"{pair.label}: {some(odd)} in {share:.2%} of its pixels, {in_words}"
     for split in SPLITS:
         labels = [pair for pair in facts if pair.split == split]
-        if labels and all(len(pair.values) == 1 for pair in labels):
+        if labels and all(len(pair.values) < 2 for pair in labels):
             yield f"{labels[0].label.parent}: every label is empty (has one value only)"
 
 
@@ -141,8 +141,8 @@ def duplicates(facts):
 def oddities(facts, values):
     """Yield a line for whatever may be meant: empty labels, a class that no training label has."""
     for pair in facts:
-        if len(pair.values) == 1:
-            yield f"{pair.label}: empty, all its pixels are {[*pair.values][0]}"
+        if len(pair.values) < 2:
+            yield f"{pair.label}: empty, all its pixels are {some([*pair.values]) or 'ignored'}"
     training = [pair for pair in facts if pair.split == SPLITS[0]]
     absent = sorted(values - count_values(training).keys())
     if training and absent:
@@ -161,14 +161,14 @@ def summary(split, facts):
             + f", {ends} px, {' and '.join(sorted({pair.kind for pair in facts}))}, pixels with label {shares}")
 
 
-def check_set(folder, n_channels=None, n_classes=None):
+def check_set(folder, n_channels=None, n_classes=None, ignore_label=None):
     """Print a data set's summary, warnings, and a line for each thing that is not sound or `N pairs, sound`.
 
-    Returns (whether it is sound, number of channels, number of classes), the numbers as found where they are not given.
-    Raises DataError where a folder is missing or a manifest is damaged.
+    Pixels of the value `ignore_label` in a label are passed over, as in training.  Returns (whether it is sound, number
+    of channels, number of classes), the numbers as found where they are not given.  Raises DataError where a folder is missing or a manifest is damaged.
     """
     problems, warnings = [], []
-    facts = read_set(folder, problems)
+    facts = read_set(folder, problems, ignore_label)
     for split in SPLITS:
         part = [pair for pair in facts if pair.split == split]
         if part:

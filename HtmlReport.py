@@ -75,7 +75,7 @@ pre { margin: 0; padding: .8rem 1rem; background: var(--tint); font-size: .85rem
   body { padding-top: 1.25rem }
   h1 { font-size: 1.5rem }
   table { font-size: .85rem }
-  th, td { padding-right: .8rem }
+  th, td { padding-right: .6rem }
   .panels { gap: .35rem }
   .of4 { --columns: 2 }
   .curves { --columns: 1 }

@@ -19,12 +19,13 @@ from Common import Parser, expression, number, run
 # The modules that do the work are imported by the functions that use them: --help and a mistake are answered at once.
 
 
-def say_next(folder, n_channels, n_classes):
+def say_next(folder, n_channels, n_classes, ignore_label=None):
     """Print the two commands that come next."""
     shown, images, labels = (shlex.quote(str(path)) for path in
                              (folder, folder / "train" / "imgs", folder / "train" / "labels"))
     print(f"next: python DataAugmentation.py --img_path {images} --mask_path {labels} && "
-          f"python Main.py --Data_directory {shown} --n_channels {n_channels} --n_classes {n_classes}")
+          f"python Main.py --Data_directory {shown} --n_channels {n_channels} --n_classes {n_classes}"
+          + (f" --ignore_label {ignore_label}" if ignore_label is not None else ""))
 
 
 def make_sample(options):
@@ -62,20 +63,20 @@ def make_folders(options):
     from ImportData import import_folders
     import_folders(options.images, options.labels, options.Data_directory, options.test_fraction, options.seed,
                    options.group)
-    return report(options.Data_directory)
+    return report(options.Data_directory, options.ignore_label)
 
 
 def check(options):
     """Check a data set; returns the exit code."""
-    return report(options.Data_directory, options.n_channels, options.n_classes)
+    return report(options.Data_directory, options.ignore_label, options.n_channels, options.n_classes)
 
 
-def report(folder, *numbers):
+def report(folder, ignore_label, *numbers):
     """Print what CheckData says of a set (of these numbers of channels and classes); returns the exit code."""
     from CheckData import check_set
-    sound, n_channels, n_classes = check_set(folder, *numbers)
+    sound, n_channels, n_classes = check_set(folder, *numbers, ignore_label=ignore_label)
     if sound:
-        say_next(folder, n_channels, n_classes)
+        say_next(folder, n_channels, n_classes, ignore_label)
     else:
         print(f"next: mend these, then python MakeData.py check --Data_directory {shlex.quote(str(folder))}")
     return 0 if sound else 1
@@ -94,6 +95,8 @@ def parse_arguments():
         child.add_argument("--Data_directory", type=Path, default=data_directory, required=data_directory is None,
                            help="folder of the set: {train,test}/{imgs,labels}")
         return child.add_argument
+
+    ignored = {"type": number(int, 0, 2 ** 16), "help": "as for Main.py: pixels of this value in a label count nowhere"}
 
     add = command("sample", make_sample, "draw pictures like electron micrographs, with their labels", "./data/sample")
     add("--seed", type=number(int, 0), default=0, help="same seed, same pictures")
@@ -123,10 +126,12 @@ def parse_arguments():
     add("--seed", type=number(int, 0), default=0, help="same seed, same split")
     add("--group", type=expression, metavar="REGEX",
         help="its first group names the slide (the patient) in an image's name; slides are not split")
+    add("--ignore_label", **ignored)
 
     add = command("check", check, "say that a data set is sound, or name each file that is not", None)
     add("--n_channels", type=int, choices=(1, 3), help="as for Main.py (default: as most images)")
     add("--n_classes", type=number(int, 2, 256), help="as for Main.py (default: as the labels have it)")
+    add("--ignore_label", **ignored)
     return parser.parse_args()
 
 

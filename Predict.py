@@ -29,6 +29,7 @@ from Postprocess import (assemble, average_of_eight, class_bands, instances, mas
                          saliency_map)
 from Report import duration
 
+SEEN = ("mode", "n_channels", "n_classes")            # flags for what weights show: checked against them
 UNSEEN = ("padding", "align_corners", "mean", "std")  # flags for what weights alone do not show
 LESS_MEMORY = "try --tile 256 or --batch 1"
 PRESETS = {"u2net": "U2net", "u2netp": "U2netS", "milesial": "Unet"}  # the published weights' nets
@@ -54,6 +55,9 @@ def parse_arguments():
     add = others.add_argument
     add("--preset", choices=tuple(PRESETS),
         help="published weights, by their authors' protocol: u2net and u2netp (saliency), milesial's U-Net")
+    add("--mode", choices=("Unet", "U2net", "U2netS"), help="net (default: as the weights show it)")
+    add("--n_channels", type=int, choices=(1, 3), help="1 grey, 3 RGB (default: as the weights show it)")
+    add("--n_classes", type=number(int, 1, 256), help="outputs of the net (default: as the weights show it)")
     add("--padding", type=int, choices=(0, 1),
         help="of U-Net's convolutions (default: 1 where they have no bias, as milesial's, otherwise 0)")
     add("--align_corners", type=boolean, help="of the up-sampling (default: True where --padding is 1 by default)")
@@ -135,6 +139,9 @@ def read_net(args, parser):
     path = args.Checkpoint
     weights, header = read_weights(path)
     net = Net(*describe_net(weights, path), Statistics((), ()))
+    for name in SEEN:
+        if getattr(args, name) not in (None, getattr(net, name)):
+            parser.error(f"--{name} {getattr(args, name)}: {path} holds {net}")
     if net.n_channels not in (1, 3):
         raise DataError(f"{path}: its net has n_channels {net.n_channels}; images here are grey or RGB")
     if header is not None:
@@ -234,7 +241,7 @@ class Predictor:
 
     def predict(self, job):
         """Write the outputs of a Job; all or none of them."""
-        file, uniform, white = job.file, 0, None
+        file, uniform, whites = job.file, 0, None
         pixels_in_all = len(file.numbers) * file.height * file.width
         with contextlib.ExitStack() as stack:
             add = {kind: stack.enter_context(page_writer(path, len(file.numbers), file.height, file.width))
@@ -242,13 +249,13 @@ class Predictor:
             self.bar = stack.enter_context(tqdm(total=pixels_in_all, desc=file.path.name, unit="px", unit_scale=True,
                                                 leave=False, disable=None if pixels_in_all > WHOLE else True))
             for pixels in pages(file):
-                white = white or self.white(file, pixels)
-                uniform += self.predict_page(file, pixels, white, add)
+                whites = whites or self.whites(file, pixels)
+                uniform += self.predict_page(file, pixels, *whites, add)
         if uniform:
             where = f" in {uniform} of {len(file.numbers)} pages" if len(file.numbers) > 1 else ""
             tqdm.write(f"{file.path}: predicted as one class everywhere{where}", file=sys.stderr)
 
-    def predict_page(self, file, pixels, white, add):
+    def predict_page(self, file, pixels, white, shown_white, add):
         """Predict one page and hand what was asked for to the writers {kind: add}; whether it is all of one class."""
         self.say_conversion(pixels)
         if file.is_large:
@@ -263,7 +270,7 @@ class Predictor:
             class_map, probability = assemble(self.parts(file, pixels, white), file.height, file.width, "prob" in add)
         regions = instances(class_map) if self.args.instances else class_map
         make = {"pred": lambda: mask_pixels(class_map, self.net.n_classes), "prob": lambda: probability,
-                "overlay": lambda: overlay(pixels, class_map, regions, white),
+                "overlay": lambda: overlay(pixels, class_map, regions, shown_white),
                 "instances": lambda: regions.astype(np.uint16 if regions.max() < 2 ** 16 else np.uint32)}
         made = {kind: make[kind]() for kind in add}  # all, before the first is written
         for kind, page in made.items():
@@ -293,17 +300,20 @@ class Predictor:
             say_once("RGB images are turned grey: the net takes one channel" if len(pixels.shape) == 3 else
                      "Grey images are taken as RGB: the net takes three channels")
 
-    def white(self, file, pixels):
-        """The value that counts as 1 in a file whose first page is `pixels`: one for all pages of a stack."""
+    def whites(self, file, pixels):
+        """The values that count as 1 for the net, and that an overlay shows white: the same for all pages of a stack.
+
+        pixels: the file's first page.  Of 16 bits a camera may fill 12: white is shown what is brightest.
+        """
         if pixels.dtype != np.uint16:
-            return np.iinfo(pixels.dtype).max
+            return (np.iinfo(pixels.dtype).max,) * 2
         every = [pixels] if len(file.numbers) == 1 else pages(file)
         largest = max(int(band.max()) for page in every for band in row_bands(page))
         white = white_of(largest, pixels.dtype, self.net.statistics)
         if white != np.iinfo(pixels.dtype).max:
             say_once(f"{file.path}: 16-bit values up to {largest:,}: {white:,} counts as white, for the training "
                      "images were brighter")
-        return white
+        return white, max(largest, 1)
 
 
 def noted(bands, seen):

@@ -1,13 +1,14 @@
 """What lies in a folder of predictions and in one of labels: masks, probabilities, numbered objects.
 
 A prediction is `<stem>_pred.png`, as Main.py and Predict.py write it; beside it may lie `<stem>_prob.npy` and
-`<stem>_instances.tif`.  Its label is `<stem>.*` in another folder, where `<stem>_instances.tif` may lie, too.
+`<stem>_instances.tif`.  Its label is `<stem>.*` in another folder, where `<stem>_instances.tif` may lie, too; MakeData.py
+puts CoNSeP's numbered nuclei into `instances/<stem>.png` beside `labels/`.
 """
 from typing import NamedTuple, Optional
 
 import numpy as np
 
-from Common import IGNORED, DataError, list_images, load_label, read_label
+from Common import IGNORED, DataError, list_images, load_label, read_label, say_once
 from InstanceMetrics import connected_components
 
 
@@ -71,17 +72,22 @@ def read_probability(path, shape, n_classes):
 def read_instances(path, stem, classes, n_classes):
     """The objects in a label's or prediction's file, (H, W) int32, of the first of these that there is:
 
-    `<stem>_instances.tif` beside the file; with two classes the file itself, if it has 16 bits and holds several
-    numbers; the 8-connected components of its foreground.
+    `<stem>_instances.tif` beside the file; `instances/<stem>.png` beside a folder `labels`; with two classes the file
+    itself, if it has 16 bits and holds several numbers; the 8-connected components of its foreground, with a line on
+    stderr that says so.
     """
-    numbered = path.with_name(f"{stem}_instances.tif")
-    if numbered.exists():
-        objects = read_label(numbered)
-        check_shape(numbered, objects.shape, path, classes.shape)
-        return objects.astype(np.int32)
+    places = [path.with_name(f"{stem}_instances.tif")]
+    if path.parent.name == "labels":
+        places.append(path.parent.with_name("instances") / f"{stem}.png")
+    for numbered in places:
+        if numbered.exists():
+            objects = read_label(numbered)
+            check_shape(numbered, objects.shape, path, classes.shape)
+            return objects.astype(np.int32)
     stored = read_label(path)
     if n_classes == 2 and stored.dtype == np.uint16 and len(np.unique(stored)) > 2:
         return stored.astype(np.int32)
+    say_once(f"{path.parent}: no numbered objects (<stem>_instances.tif): each connected component counts as one")
     return connected_components(classes > 0)
 
 

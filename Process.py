@@ -327,7 +327,7 @@ class Trainer:
         """Mean scores over the test set: {iou, dice, f1}, {} when asked to stop; a new best goes to `on_best`."""
         started = time.monotonic()
         predictions = self.test(self.test_set)
-        if self.stop.requested:
+        if predictions is None:
             return {}
         self.test_seconds = time.monotonic() - started
         self.all_test_seconds += self.test_seconds
@@ -338,7 +338,7 @@ class Trainer:
         return mean
 
     def test(self, dataset):
-        """The predictions of a SegmentationSet, {name: Prediction}; of a part of it when asked to stop."""
+        """The predictions of a SegmentationSet, {name: Prediction}; None when asked to stop."""
         self.model.eval()
         predictions = {}
         for index in tqdm(range(len(dataset)), "testing", unit="image", leave=False, disable=None):
@@ -348,5 +348,5 @@ class Trainer:
                 png_bytes(mask_pixels(classes, n_classes)), png_bytes(foreground_probability(logits)),
                 scores(classes, dataset.label(index), n_classes, IGNORED))
             if self.stop.requested:
-                break
+                return None
         return predictions

@@ -8,9 +8,10 @@ import time
 
 import Runtime
 from Checkpoint import assign_weights, load, save, state_arrays
+from Common import DataError
 from Metrics import mean_scores
-from Report import EventLog, draw_curves, draw_overview, duration, write_predictions
-from Resume import BEST, LAST
+from Report import EventLog, best_of, draw_curves, draw_overview, duration, write_predictions
+from Resume import BEST, LAST, OUTPUT_FOLDERS, as_flags
 
 
 class Recorder:
@@ -51,9 +52,9 @@ class Recorder:
         """Score the best model on the test images, which have had no part in choosing it; False when asked to stop."""
         weights, header = load(self.args.Checkpoint_directory / BEST)
         assign_weights(self.model, weights, self.args.Checkpoint_directory / BEST)
-        with self.trainer.stop as stop:
+        with self.trainer.stop:
             predictions = self.trainer.test(self.data.test_set)
-        if stop.requested:
+        if predictions is None:
             return False
         self.test_scores = mean_scores([prediction.scores for prediction in predictions.values()])
         save(self.args.Checkpoint_directory / BEST, weights, {**header, "test_scores": self.test_scores})
@@ -94,7 +95,7 @@ class Recorder:
             say(f"Curves       {self.log.curves_path} (live: tensorboard --logdir {args.Log_directory})")
         say(f"Weight maps  {args.Weight_directory}/")
         say(f"Checkpoints  {args.Checkpoint_directory}/")
-        if self.predictions:
+        if best and (self.test_scores or self.data.choosing is self.data.test_set):
             overview = args.Result_directory / "overview.png"
             draw_overview(self.data.test_set, args.Result_directory, overview)
             say(f"Predictions  {args.Result_directory}/ (the best epoch's; {overview.name} shows some)")
@@ -104,10 +105,31 @@ class Recorder:
         except Exception as error:  # noqa: BLE001 - all else is on disk: a page is no reason to end in an error
             say(f"Page         not written: {error}")
 
+    def command(self):
+        """The words of the command that makes this run from its start, also of one that was resumed."""
+        if not self.args.resume:
+            return ["python", *sys.argv]
+        folders = {name: [str(getattr(self.args, name))] for name in OUTPUT_FOLDERS}
+        return ["python", sys.argv[0], *as_flags({**self.run["settings"], **folders})]
+
+    def repeat_best(self):
+        """The best model's predictions, where they were made before the run was resumed: {} where that model is gone."""
+        path, best = self.args.Checkpoint_directory / BEST, best_of(self.log.records)
+        try:
+            arrays, header = load(path)
+            if best is None or header.get("epoch") != best["epoch"]:
+                return {}
+            assign_weights(self.model, arrays, path)
+        except DataError:
+            return {}
+        return self.trainer.test(self.data.test_set) or {}
+
     def write_page(self, seconds, outcome):
         import HtmlReport
         from jittorsummary import count_parameters
+        if not self.predictions and not outcome:
+            self.predictions = self.repeat_best()
         HtmlReport.write_page(self.log.page_path, HtmlReport.Run(
             log=self.log, settings=self.settings, outcome=outcome, seconds=seconds,
-            command=["python", *sys.argv], device=Runtime.device_name(), parameters=count_parameters(self.model)[0],
+            command=self.command(), device=Runtime.device_name(), parameters=count_parameters(self.model)[0],
             data=self.data, predictions=self.predictions, test_scores=self.test_scores))

@@ -74,22 +74,24 @@ def settings_of(args):
             for name, value in vars(args).items() if name not in NOT_KEPT and value is not None}
 
 
+def as_flags(settings):
+    """Settings, {name: texts}, as the words of a command line."""
+    return [word for name, texts in settings.items()
+            for word in ([f"--{name}={texts[0]}"] if len(texts) == 1 else [f"--{name}", *texts])]
+
+
 def flags_of(settings, parser, source):
-    """(settings as a command line has them, the same parsed); DataError, naming `source`, for what no run has left there."""
+    """(`as_flags` of settings, the same parsed); DataError, naming `source`, for what no run has left there."""
     def refuse(message):
         raise DataError(f"{source}: holds no run to resume ({message}); start without --resume")
     parser.error = refuse  # nobody has typed these flags
     foreign = set(settings) - (set(vars(parser.parse_args([]))) - set(NOT_KEPT))
     if foreign:
         refuse(f"a run does not keep --{min(foreign)}")
-    flags = []
     for name, texts in settings.items():
-        if len(texts) == 1:
-            flags.append(f"--{name}={texts[0]}")
-        elif any(text.startswith("-") for text in texts):
+        if len(texts) != 1 and any(text.startswith("-") for text in texts):
             refuse(f"--{name} holds other flags")
-        else:
-            flags += [f"--{name}", *texts]
+    flags = as_flags(settings)
     return flags, parser.parse_args(flags)
 
 

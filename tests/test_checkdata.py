@@ -73,6 +73,18 @@ def test_numbers_of_classes(check, folder, values, flags, shares, classes):
         [f"warning: {folder}/train/labels: 2, 3, 4 in no label"] if classes == 5 else [])
 
 
+def test_ignored_pixels_are_passed_over(check, folder):
+    label = np.repeat(np.array([[0, 0, 1, 255]], np.uint8), 6, axis=0)
+    write_set(folder, label)
+    assert check()[0] == 1, "three values, of which none is known to mean nothing"
+    save(folder / "test" / "labels" / "b0.png", label * 0 + 255)
+    code, lines = check("--ignore_label", 255)
+    assert code == 0 and lines[-2] == "6 pairs, sound"
+    assert lines[0].endswith("pixels with label 0: 66.7%, 1: 33.3%")
+    assert lines[2] == f"warning: {folder}/test/labels/b0.png: empty, all its pixels are ignored"
+    assert lines[-1].endswith(" --n_classes 2 --ignore_label 255")
+
+
 def test_sizes_may_differ_between_pairs(check, folder):
     for side, stem in ((9, "a0"), (30, "a1")):
         save(folder / "train" / "imgs" / f"{stem}.png", noise(side, side, side))

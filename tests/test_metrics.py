@@ -220,7 +220,8 @@ def test_the_command_writes_the_librarys_numbers(folders):
     folder, content = folders
     done = command("--Prediction_directory", "results", "--Label_directory", "labels", "--ignore_label", 128,
                    "--curve_picture", "pictures/curve.png", cwd=folder)
-    assert (done.returncode, done.stderr) == (0, "")
+    no_numbers = ": no numbered objects (<stem>_instances.tif): each connected component counts as one\n"
+    assert (done.returncode, done.stderr) == (0, f"results{no_numbers}labels{no_numbers}")
     found = read_csv(folder / "results" / "scores.csv")
     assert list(found) == ["a", "b", "mean", "all foreground", "all background", "best threshold", "all pixels together"]
 
@@ -260,7 +261,7 @@ def test_the_command_without_probabilities_and_of_several_classes(tmp_path):
         write_png(tmp_path / folder / "x.png", pixels)
     folders = ("--Prediction_directory", tmp_path / "predictions", "--Label_directory", tmp_path / "labels")
     done = command(*folders, "--n_classes", 3, "--csv", tmp_path / "out" / "s.csv")
-    assert done.returncode == 0 and done.stderr.count("\n") == 1
+    assert done.returncode == 0 and done.stderr.count("\n") == 3
     assert "AP left out" in done.stderr and "x_prob.npy: no such file" in done.stderr
     found = read_csv(tmp_path / "out" / "s.csv")
     assert found["x"]["iou"] == pytest.approx(scores(prediction, label, 3)["iou"]) and "ap" not in found["x"]

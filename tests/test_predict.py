@@ -94,6 +94,9 @@ def refused(predict, monkeypatch):
     ("--Input cell.png --Checkpoint ours.safetensors --padding 1", "--padding: ours.safetensors is a checkpoint of"),
     ("--Input cell.png --Checkpoint ours.safetensors --preset u2net", "--preset: ours.safetensors is a checkpoint of"),
     ("--Input cell.png --Checkpoint ours.safetensors --tile 20", "--tile 20: too small for this net, 52 is the"),
+    ("--Input cell.png --Checkpoint others.safetensors --mode U2net", "--mode U2net: others.safetensors holds Unet, n_ch"),
+    ("--Input cell.png --Checkpoint others.safetensors --n_channels 3", "--n_channels 3: others.safetensors holds Unet"),
+    ("--Input cell.png --Checkpoint ours.safetensors --n_classes 5", "--n_classes 5: ours.safetensors holds Unet"),
 ])
 def test_a_mistake_in_a_flag(refused, flags, message):
     code, line = refused(*flags.split())
@@ -168,6 +171,7 @@ def test_what_others_weights_do_not_show(here, monkeypatch):
     found = net(**plain)
     assert (found.options["padding"], found.options["align_corners"], found.geometry) == (1, True, UNET_PADDED)
     assert net("--preset", "milesial", **plain) == found
+    assert net("--mode", "Unet", "--n_channels", "3", "--n_classes", "2", **plain) == found
     found = net("--padding", "0", "--mean", "0.5", "--std", "0.1", "0.2", "0.3", **plain)
     assert found.geometry is UNET_ALIGNED and found.statistics == Statistics((0.5,) * 3, (0.1, 0.2, 0.3))
     u2net = {"stage1.rebnconvin.conv_s1.weight": np.zeros((64, 3, 3, 3)), "outconv.weight": np.zeros((1, 6, 1, 1)),
@@ -328,10 +332,24 @@ def test_16_bits_of_a_camera(predict, ours):
     stack = noise((2, 52, 40), np.uint16) >> 4
     stack[0] >>= 6
     tifffile.imwrite("stack.tif", stack)
-    code, _, err = predict("--Checkpoint", "ours.safetensors", "--Input", "stack.tif", "--device", "cpu")
+    code, _, err = predict("--Checkpoint", "ours.safetensors", "--Input", "stack.tif", "--device", "cpu", "--overlay")
+    shown = tifffile.imread("predictions/stack_overlay.tif")
+    assert np.percentile(shown[1], 90) > 200 and shown[0].mean() < 20, "as bright as it is, page by page"
     assert code == 0 and err[0].startswith("stack.tif: 16-bit values up to 4,0") and ": 4,095 counts as white" in err[0]
     for page, found in zip(stack, tifffile.imread("predictions/stack_pred.tif")):
         assert np.array_equal(found, logits_of(ours, normalised(page, 4095)).argmax(axis=0) * 255)
+
+
+@pytest.mark.jittor
+def test_the_overlay_of_a_dark_image(predict, here, ours):
+    """A net trained on 12 bits in 16 normalises by its own statistics; its overlay is not black for that."""
+    Checkpoint.save("ours.safetensors", Checkpoint.state_arrays(ours), {**HEADER, "mean": [0.02], "std": [0.01]})
+    pixels = noise((52, 40), np.uint16) >> 4
+    Image.fromarray(pixels).save("dark.tif")
+    code, _, err = predict("--Checkpoint", "ours.safetensors", "--Input", "dark.tif", "--device", "cpu", "--overlay")
+    assert (code, err) == (0, [])
+    class_map = read("predictions/dark_pred.png") // 255
+    assert np.array_equal(read("predictions/dark_overlay.png"), overlay(pixels, class_map, class_map, pixels.max()))
 
 
 @pytest.mark.jittor

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import Common
 from Common import IGNORED, DataError, write_png
 from PredictionFiles import find_pairs, read_instances, read_pair, read_probability
 
@@ -112,6 +113,22 @@ def test_where_instances_come_from(tmp_path):
     assert read_instances(path, "a", numbers > 0, 2).tolist() == numbers[:, ::-1].tolist(), "a file of its own"
     Image.fromarray(numbers[:, 1:].copy()).save(tmp_path / "a_instances.tif")
     assert "a_instances.tif: 1 x 4 px" in refused(read_instances, path, "a", numbers > 0, 2)
+
+
+def test_instances_of_a_label_lie_where_makedata_puts_them(tmp_path, monkeypatch, capsys):
+    """Classes in labels/, numbered nuclei in instances/: two that touch stay two; other folders have no such neighbour."""
+    monkeypatch.setattr(Common, "_said", set())
+    numbers, classes = np.array([[0, 700, 700, 3, 3]], np.uint16), np.array([[0, 2, 2, 4, 4]], np.uint8)
+    for folder in ("labels", "instances", "results"):
+        (tmp_path / folder).mkdir()
+    write_png(tmp_path / "instances" / "a.png", numbers)
+    for folder, expected in (("labels", numbers.tolist()), ("results", [[0, 1, 1, 1, 1]])):
+        write_png(tmp_path / folder / "a.png", classes)
+        assert read_instances(tmp_path / folder / "a.png", "a", classes, 5).tolist() == expected
+    assert capsys.readouterr().err == (f"{tmp_path}/results: no numbered objects (<stem>_instances.tif): each connected "
+                                       "component counts as one\n")
+    write_png(tmp_path / "instances" / "a.png", numbers[:, 1:])
+    assert "instances/a.png: 1 x 4 px" in refused(read_instances, tmp_path / "labels" / "a.png", "a", classes, 5)
 
 
 # ---------------------------------------------------------------------------------------------------------------- a pair

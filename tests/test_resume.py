@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_main import ROOT, SMALL, command, machine, no_jittor, write_set  # noqa: F401 - fixtures among them
+from test_report import Page
 
 import Checkpoint
 from Common import DataError, atomic_write, lock_folder
+from Main import build_parser
+from Resume import settings_of
 
 pytestmark = pytest.mark.usefixtures("machine")
 FLAGS = [str(flag) for flag in ("--Data_directory", "data", *SMALL, "--base_channels", 24, "--tile", 52, "--augment", "full",
@@ -125,6 +128,26 @@ def test_more_epochs(unbroken, folder):
     done = command("Main.py", "--resume", "--Total_epochs", "4", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert_same(results(folder), results(unbroken))
+
+
+def test_the_page_of_a_resumed_run(unbroken, folder):
+    """Its command makes the whole run; where the best epoch was before, its pictures are made again."""
+    assert command("Main.py", *FLAGS, "--Total_epochs", "2", cwd=folder).returncode == 0
+    path = folder / "checkpoints" / "last_model.safetensors"
+    arrays, header = Checkpoint.load(path)
+    header["run"]["progress"]["best_iou"] = header["run"]["records"][1]["iou"] = 1.0  # nothing later can be better
+    Checkpoint.save(path, arrays, header)
+    done = command("Main.py", "--resume", "--Total_epochs", "4", cwd=folder)
+    assert done.returncode == 0 and "Best epoch: 1 " in done.stdout, done.stderr
+    found = Page(next(folder.glob("logs/*.html")))
+    masks = {path.stem.removesuffix("_pred"): np.asarray(Image.open(path)) for path in folder.glob("results/*_pred.png")}
+    assert {row[0] for row in found.table("image")} == set(masks) and len(masks) == 2
+    for name, mask in masks.items():
+        probability = found.pictures(name)["probability"][..., 0]
+        assert ((probability > 127) != (mask > 0)).mean() < 0.01
+    again = build_parser().parse_args(shlex.split("".join(found.texts["pre"]))[2:])
+    assert settings_of(again) == settings_of(build_parser().parse_args([*FLAGS, "--is_grayscale", "True"]))
+    assert again.resume is False
 
 
 # -------------------------------------------------------------------------------------------------------- what is refused
