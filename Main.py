@@ -220,9 +220,12 @@ def train(trainer, recorder):
         failure = error
         recorder.save_last()
     except (RuntimeError, MemoryError) as error:
-        if not Runtime.is_out_of_memory(error):
+        if trainer.stop.requested:  # a terminal's Ctrl-C also ends the compiler that the step was waiting for
+            finished = False
+        elif Runtime.is_out_of_memory(error):
+            failure = DataError(f"out of memory: {LESS_MEMORY}")
+        else:
             raise
-        failure = DataError(f"out of memory: {LESS_MEMORY}")
     if failure:
         recorder.log.say(f"Stopped: {failure}")
     outcome = str(failure or ("" if finished else f"stopped on request in epoch {trainer.epoch}"))

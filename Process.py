@@ -6,6 +6,7 @@ on as the unbroken one would, to the last bit on a CPU.
 `forward_function` is the forward pass that testing and prediction share; MirrorPadding has the tiles.
 """
 import math
+import os
 import signal
 import sys
 import threading
@@ -142,13 +143,15 @@ class StopSignal:
     requested = None
 
     def __enter__(self):
-        self.requested, self.before = None, {}
+        self.requested, self.before, self.process = None, {}, os.getpid()
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self.before[number] = signal.signal(number, self._request)
         return self
 
     def _request(self, number, _frame):
+        if os.getpid() != self.process:  # one that compiles for this one
+            return
         self.requested = number
         print("\nStopping after this step; once more stops at once, without saving.", file=sys.stderr)
         for each in self.before:

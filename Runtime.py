@@ -34,6 +34,7 @@ QUIET = {"log_silent": "1",                # Jittor's own start-up lines
          "cache_name": "default",          # else the cache is keyed by the git branch around the environment
          "use_cutt": "0", "use_cutlass": "0", "use_nccl": "0",  # downloads that this project does not need
          "FIX_TORCH_ERROR": "0"}           # else Jittor imports PyTorch where there is one: seconds, and 200 MB
+STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 RERUN = "UNET_JITTOR_RERUN"                # set in the environment once this process has started itself again
 
 _jittor = None
@@ -216,13 +217,13 @@ def _link_onednn():
 
 # ------------------------------------------------------------------------------------------------------------- the import
 def _import_jittor(with_cuda):
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)}
     try:
-        import jittor_utils
-        with _compile_progress(Path(jittor_utils.cache_path), with_cuda):
-            import jittor
-            import jittor.nn  # noqa: F401 - `jt.nn`
-        _end_compile_pool(jittor_utils)
+        with _own_handlers():
+            import jittor_utils
+            with _compile_progress(Path(jittor_utils.cache_path), with_cuda):
+                import jittor
+                import jittor.nn  # noqa: F401 - `jt.nn`
+            _end_compile_pool(jittor_utils)
     except KeyboardInterrupt:
         raise
     except SystemExit:  # after compiling its own compiler's cache anew, Jittor asks to be run again
@@ -235,11 +236,21 @@ def _import_jittor(with_cuda):
     except BaseException as error:  # noqa: BLE001 - its installer raises everything
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"Jittor does not start here: {first[:300]}; for its own log set log_silent=0 log_v=1") from None
+    return jittor
+
+
+@contextlib.contextmanager
+def _own_handlers():
+    """Keep this process's handlers, which Jittor replaces; Ctrl-C and SIGTERM wait for the end of the block."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
     finally:
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-    return jittor
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_compile_pool(jittor_utils):
@@ -257,6 +268,7 @@ def _compile_progress(cache, with_cuda):
         yield
         return
     print("Compiling Jittor's core: about 5 minutes on 2 cores, once for this environment.", file=sys.stderr, flush=True)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # nobody waits so long: Jittor's own handler ends it at once
     done = threading.Event()
 
     def watch():

@@ -20,13 +20,13 @@ SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids
 LAST = "checkpoints/last_model.safetensors"
 
 
-def stop(process, folder, number, phase):
+def stop(process, folder, number, phase, codes=(130,)):
     """Send a signal, Ctrl-C to the whole group as a terminal does; the rest of the output, after an orderly end."""
     began = time.monotonic()
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     printed, _ = process.communicate(timeout=120)
     report(f"{phase}, {number.name}: ended after {time.monotonic() - began:.2f} s with {process.returncode}")
-    assert process.returncode == 130 and "Traceback" not in printed, printed
+    assert process.returncode in codes and "Traceback" not in printed, printed
     assert not half_written(folder)
     with pytest.raises(ProcessLookupError):  # no process of the group is left
         os.killpg(process.pid, 0)
@@ -75,7 +75,7 @@ def test_while_jittors_core_is_compiled(unbroken, folder, monkeypatch, number): 
     process = start(folder, *FLAGS)
     wait_for_line(process, "Compiling Jittor's core")
     wait_until(lambda: any(cache.rglob("obj_files/*.o")), process)
-    stop(process, folder, number, "compilation of Jittor's core")
+    stop(process, folder, number, "compilation of Jittor's core", codes=(130, 1))  # 1: Jittor's own handler
 
 
 @SIGNALS
