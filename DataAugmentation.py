@@ -104,8 +104,11 @@ def spread(vectors, rows, columns):
 
     rows: (H, n), columns: (W, m), both of `spline_weights`.  Sums by hand: those of a matrix product depend on its threads.
     """
-    field = sum(vectors[:, k, None, :] * rows[:, k, None] for k in range(rows.shape[1]))
-    return sum(field[:, :, k, None] * columns[:, k] for k in range(columns.shape[1]))
+    along = sum(vectors[:, k, None, :] * rows[:, k, None] for k in range(rows.shape[1]))
+    field = along[:, :, 0, None] * columns[:, 0]
+    for k in range(1, columns.shape[1]):
+        field += along[:, :, k, None] * columns[:, k]
+    return field
 
 
 def grid_field(shape, rng, sigma=GRID_SIGMA):

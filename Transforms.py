@@ -1,18 +1,18 @@
 """Augmentation while training: every epoch sees every pair warped anew, in other grey values or stains.
 
     python Main.py --augment full                                       # none, paper or full
-    python Transforms.py --img scan.png --label mask.png --preview augmented.png --augment full      # look first
+    python Transforms.py --img scan.png --label mask.png --preview augmented.png        # look first
 
 Geometry is one map: flip, quarter turn, rotation, zoom, shift and elastic deformation only say where each pixel comes from,
 and the pixels are interpolated once, those of the crop and of what the net sees around it alone.  From beyond the image's
 edges come mirrored pixels.  The image is interpolated linearly, which is several times as fast as cubic splines: of the
 grain of ISBI 2012 (what a Gaussian of 2 px takes away) it keeps 86 % of the standard deviation, they 95 %, and samples that
-are only flipped and turned keep all of it.  Label and weight map take the nearest pixel, the same one: no class appears that was not there, every
-pixel has the weight of its own class, and ignored pixels go on weighing nothing.
+are only flipped and turned keep all of it.  Label and weight map take the nearest pixel, the same one: no class appears
+that was not there, every pixel has the weight of its own class, and ignored pixels go on weighing nothing.
 
 So the weight map is the original label's, moved along.  That approximates the map of the warped label: where the warp
-makes a gap between two cells wider or narrower (by a quarter at most in a zoom, locally more by the elastic deformation), its weight
-remains that of its old width; and the classes balance over the whole original image, as they do for crops.
+makes a gap between two cells wider or narrower (a zoom by a quarter at most, the elastic deformation here and there by
+more), its weight remains that of its old width; and the classes balance over the whole original image, as for crops.
 
 Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015, section 3.1.
 Ruifrok and Johnston, "Quantification of Histochemical Staining by Color Deconvolution", Anal. Quant. Cytol. Histol. 23, 2001.
@@ -27,7 +27,8 @@ from pathlib import Path
 import numpy as np
 import scipy  # its parts load when they are first used, which keeps --help fast
 
-from Common import DataError, Parser, atomic_write, check_same_size, make_folder, number, picture, read_image, read_label, run, use_agg
+from Common import (DataError, Parser, atomic_write, check_same_size, make_folder, number, picture, read_image, read_label,
+                    run, use_agg)
 from DataAugmentation import GRID_SIGMA, GRID_SIZE, spline_weights, spread
 from MirrorPadding import mirrored
 from Normalise import as_planes
@@ -107,8 +108,12 @@ def source_coordinates(shape, origin, center, matrix, displacement=(0, 0)):
     """
     rows, columns = (np.arange(length, dtype=np.float32) - float(middle) for length, middle in zip(shape, origin))
     rows, columns = rows[:, None] + displacement[0], columns + displacement[1]
-    return np.stack([float(to_row) * rows + float(to_column) * columns + float(middle)
-                     for (to_row, to_column), middle in zip(matrix, center)])
+    result = np.empty((2, *shape), np.float32)
+    for axis, (from_row, from_column), middle in zip(result, matrix, center):
+        np.multiply(rows, float(from_row), out=axis)
+        axis += columns * float(from_column)
+        axis += float(middle)
+    return result
 
 
 def surroundings(planes, coordinates):

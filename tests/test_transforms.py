@@ -18,8 +18,8 @@ from Transforms import (RECIPES, Augmentation, Recipe, augmentation, blur, brigh
                         linear, nearest, noise, rotation, source_coordinates, stain_jitter, symmetry)
 from WeightMap import compute_weight_map
 
-GEOMETRIC = {"symmetries": Recipe(symmetries=True), "rotation": Recipe(angle=180), "zoom": Recipe(zoom=2), "shift": Recipe(shift=30),
-             "elastic": Recipe(elastic=8, spacing=24),
+GEOMETRIC = {"symmetries": Recipe(symmetries=True), "rotation": Recipe(angle=180), "zoom": Recipe(zoom=2),
+             "shift": Recipe(shift=30), "elastic": Recipe(elastic=8, spacing=24),
              "all": Recipe(symmetries=True, angle=180, zoom=1.5, shift=9, elastic=4, spacing=32)}
 
 
@@ -253,7 +253,8 @@ def test_without_strength_nothing_changes(channels):
     same(Augmentation(Recipe(warped=0, angle=90, zoom=2, shift=5, elastic=9), channels)(*pair, rng()), pair)
 
 
-@pytest.mark.parametrize("strength", [{"brightness": 0.2}, {"contrast": 0.5}, {"gamma": 1.5}, {"stain_scale": 0.3}, {"stain_shift": 0.1},
+@pytest.mark.parametrize("strength", [{"brightness": 0.2}, {"contrast": 0.5}, {"gamma": 1.5},
+                                      {"stain_scale": 0.3}, {"stain_shift": 0.1},
                                       {"degraded": 1, "blur": 2}, {"degraded": 1, "noise": 0.1}])
 def test_each_strength_acts_and_values_leave_the_label_alone(strength):
     for channels in (1, 3):
@@ -303,8 +304,9 @@ def test_none_is_as_ever_and_no_strength_the_same(tmp_path, geometry, tile):
             image, label = plain.dataset.image(index), plain.dataset.label(index)
             draws, (h, w) = np.random.default_rng([3, 5, index]), np.minimum(label.shape, tile)
             top, left = (int(draws.integers(0, length - side + 1)) for length, side in zip(label.shape, (h, w)))
-            weights = compute_weight_map(label)[top:top + h, left:left + w]
-            same(batch, (crop_input(geometry, image, top, left, h, w)[None], label[None, top:top + h, left:left + w], weights[None]))
+            here = np.s_[top:top + h, left:left + w]
+            expected = crop_input(geometry, image, top, left, h, w), label[here], compute_weight_map(label)[here]
+            same(batch, [each[None] for each in expected])
 
 
 def test_neutral_on_the_reference_tile(tmp_path):
@@ -327,7 +329,8 @@ def test_workers_and_resuming_change_no_bit(tmp_path, name, tile):
         same(batches[2], batches[0])
     same(resumed[0], epochs[0][3])
     loader.seed = 4
-    found = [loader.sample(0, epoch)[0] for epoch in (2, 2, 3)] + [make_loader(tmp_path, tile=tile, augment=loader.augment).sample(0, 2)[0]]
+    other = make_loader(tmp_path, tile=tile, augment=loader.augment)
+    found = [loader.sample(0, epoch)[0] for epoch in (2, 2, 3)] + [other.sample(0, 2)[0]]
     assert np.array_equal(found[0], found[1])
     assert not np.array_equal(found[0], found[2]) and not np.array_equal(found[0], found[3]), "other epochs, other seeds"
 
@@ -370,7 +373,8 @@ def test_preview_writes_one_picture(tmp_path, monkeypatch, capsys):
     write_png(label, np.eye(24, 30, dtype=np.uint8) * 255)
 
     def preview(path, *flags):
-        monkeypatch.setattr(sys, "argv", ["Transforms.py", "--img", str(image), "--label", str(label), "--preview", str(path), *flags])
+        files = map(str, ("--img", image, "--label", label, "--preview", path))
+        monkeypatch.setattr(sys, "argv", ["Transforms.py", *files, *flags])
         return run(Transforms.main)
     assert preview(tmp_path / "new" / "look.png", "--augment", "full") == 0
     assert min(Image.open(tmp_path / "new" / "look.png").size) > 500
