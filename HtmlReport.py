@@ -16,7 +16,7 @@ import numpy as np
 
 from Common import atomic_write, png_bytes
 from DataAugmentation import Manifest
-from Report import (EXTRA, HIT, MISSED, best_of, coloured, duration, figure, middle_mean, panels, plot_loss,
+from Report import (EXTRA, HIT, MISSED, PASSED_OVER, best_of, coloured, duration, figure, middle_mean, panels, plot_loss,
                     plot_scores, shown_image, shown_label, shrunk)
 
 LONGEST = 512  # px: larger pictures are shrunk, so that the page stays small
@@ -256,8 +256,9 @@ def examples(run):
         return
     extra = "false positive" if run.test_set.n_classes == 2 else "false positive or wrong class"
     yield element("h2", "Best, median and worst test image")
+    ignored = [] if run.test_set.ignore_label is None else [swatch(PASSED_OVER, "ignored")]
     yield element("p", swatch(HIT, "true positive"), swatch(EXTRA, extra), swatch(MISSED, "false negative"),
-                  swatch((0, 0, 0), "true negative"), scale("0", "1", [(0, 0, 0), (255, 255, 255)], "probability "),
+                  swatch((0, 0, 0), "true negative"), *ignored, scale("0", "1", [(0, 0, 0), (255, 255, 255)], "probability "),
                   class_="legend")
     index = {run.test_set.name(k): k for k in range(len(run.test_set))}
     for rank, name in chosen(run.predictions):
