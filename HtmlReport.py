@@ -21,6 +21,7 @@ from Report import (EXTRA, HIT, MISSED, PASSED_OVER, best_of, coloured, duration
 
 LONGEST = 512  # px: larger pictures are shrunk, so that the page stays small
 COPIES = 2     # augmented copies that are shown
+MOST_CLASSES = 12  # whose colours are named
 PACKAGES = ("jittor", "numpy", "scipy", "scikit-image", "pillow")
 SCORES = {"iou": "IoU", "dice": "Dice", "f1": "F1"}
 
@@ -260,6 +261,9 @@ def examples(run):
     yield element("p", swatch(HIT, "true positive"), swatch(EXTRA, extra), swatch(MISSED, "false negative"),
                   swatch((0, 0, 0), "true negative"), *ignored, scale("0", "1", [(0, 0, 0), (255, 255, 255)], "probability "),
                   class_="legend")
+    if 2 < run.test_set.n_classes <= MOST_CLASSES:
+        (colours,) = shown_label(np.arange(run.test_set.n_classes)[None], run.test_set.n_classes, LONGEST).tolist()
+        yield element("p", *(swatch(tuple(colour), f"class {k}") for k, colour in enumerate(colours)), class_="legend")
     index = {run.test_set.name(k): k for k in range(len(run.test_set))}
     for rank, name in chosen(run.predictions):
         prediction = run.predictions[name]
