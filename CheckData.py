@@ -165,7 +165,8 @@ def check_set(folder, n_channels=None, n_classes=None, ignore_label=None):
     """Print a data set's summary, warnings, and a line for each thing that is not sound or `N pairs, sound`.
 
     Pixels of the value `ignore_label` in a label are passed over, as in training.  Returns (whether it is sound, number
-    of channels, number of classes), the numbers as found where they are not given.  Raises DataError where a folder is missing or a manifest is damaged.
+    of channels, number of classes), the numbers as found where they are not given.  Raises DataError where a folder is
+    missing or a manifest is damaged.
     """
     problems, warnings = [], []
     facts = read_set(folder, problems, ignore_label)

@@ -16,11 +16,12 @@ import numpy as np
 
 from Common import atomic_write, png_bytes
 from DataAugmentation import Manifest
-from Report import (EXTRA, HIT, MISSED, best_of, coloured, duration, figure, middle_mean, panels, plot_loss,
+from Report import (EXTRA, HIT, MISSED, PASSED_OVER, best_of, coloured, duration, figure, middle_mean, panels, plot_loss,
                     plot_scores, shown_image, shown_label, shrunk)
 
 LONGEST = 512  # px: larger pictures are shrunk, so that the page stays small
 COPIES = 2     # augmented copies that are shown
+MOST_CLASSES = 12  # whose colours are named
 PACKAGES = ("jittor", "numpy", "scipy", "scikit-image", "pillow")
 SCORES = {"iou": "IoU", "dice": "Dice", "f1": "F1"}
 
@@ -273,9 +274,13 @@ def examples(run):
     test_set = run.data.test_set
     extra = "false positive" if test_set.n_classes == 2 else "false positive or wrong class"
     yield element("h2", "Best, median and worst test image")
+    ignored = [] if test_set.ignore_label is None else [swatch(PASSED_OVER, "ignored")]
     yield element("p", swatch(HIT, "true positive"), swatch(EXTRA, extra), swatch(MISSED, "false negative"),
-                  swatch((0, 0, 0), "true negative"), scale("0", "1", [(0, 0, 0), (255, 255, 255)], "probability "),
+                  swatch((0, 0, 0), "true negative"), *ignored, scale("0", "1", [(0, 0, 0), (255, 255, 255)], "probability "),
                   class_="legend")
+    if 2 < test_set.n_classes <= MOST_CLASSES:
+        (colours,) = shown_label(np.arange(test_set.n_classes)[None], test_set.n_classes, LONGEST).tolist()
+        yield element("p", *(swatch(tuple(colour), f"class {k}") for k, colour in enumerate(colours)), class_="legend")
     index = {test_set.name(k): k for k in range(len(test_set))}
     for rank, name in chosen(run.predictions):
         prediction = run.predictions[name]

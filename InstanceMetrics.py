@@ -89,10 +89,11 @@ def _entropy(p):
 def isbi_scores(probability, label, ignore_label=None):
     """ISBI 2012's scores of one image: dict v_rand, v_info, pixel_error of (11,) arrays, one value per threshold.
 
-    probability: (H, W) floats in [0, 1], of being cell (a mask will do); label: (H, W), above 0 is cell; pixels of the
-    value `ignore_label` count nowhere.  At each of THRESHOLDS the pixels above it become regions (`thin_borders`) and
-    are compared with the label's 4-connected components (`rand_and_information`).  pixel_error: the fraction of pixels
-    that are wrong, borders not thinned.  NaN where nothing is left to count.  Raises ValueError for shapes that differ.
+    probability: (H, W) floats in [0, 1], of being cell; a mask, of nothing but 0 and 1, is the same at every threshold,
+    as in the challenge's program.  label: (H, W), above 0 is cell; pixels of the value `ignore_label` count nowhere.  At
+    each of THRESHOLDS the pixels above it become regions (`thin_borders`) and are compared with the label's 4-connected
+    components (`rand_and_information`).  pixel_error: the fraction of pixels that are wrong, borders not thinned.  NaN
+    where nothing is left to count.  Raises ValueError for shapes that differ.
     """
     probability, label = np.asarray(probability), np.asarray(label)
     if probability.shape != label.shape or label.ndim != 2:
@@ -101,9 +102,10 @@ def isbi_scores(probability, label, ignore_label=None):
     cells = (label > 0) & known
     truth = scipy.ndimage.label(cells)[0]
     per_threshold, previous = [], None
+    is_mask = ((probability == 0) | (probability == 1)).all()  # nothing in it is above 1: that would be another answer
     for threshold in THRESHOLDS:
-        mask = probability > threshold
-        if previous is None or (mask != previous).any():  # of a mask all thresholds but the last give the same
+        mask = probability > (0 if is_mask else threshold)
+        if previous is None or (mask != previous).any():
             wrong = (mask != cells)[known]
             values = (*rand_and_information(thin_borders(mask), truth), wrong.mean() if wrong.size else math.nan)
         per_threshold.append(values)

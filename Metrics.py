@@ -282,8 +282,8 @@ def report(pairs, predictions, summary, args):
     rows = [(stem, row) for (stem, _, _), row in zip(pairs, predictions.rows)] + summary
     print("Scores from 0 to 1; the higher the better, but for the pixel error.")
     print_table(columns, rows)
-    if predictions.thresholds:
-        print(f"Best thresholds of the {'probabilities' if args.with_probability else 'masks'}, one for all images: "
+    if predictions.thresholds and args.with_probability:
+        print("Best thresholds of the probabilities, one for all images: "
               + ", ".join(f"{columns[key]} {threshold:.1f}" for key, threshold in predictions.thresholds.items()))
         rows.append(("best threshold", predictions.thresholds))
     if "pixel" in args.metrics:

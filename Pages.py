@@ -151,7 +151,20 @@ class TiffRows:
 
 
 def pages(image_file):
-    """Yield an ImageFile's pages, (H, W) or (H, W, 3) uint8 or uint16: arrays, or TiffRows of what is too large."""
+    """Yield an ImageFile's pages, (H, W) or (H, W, 3) uint8 or uint16: arrays, or TiffRows of what is too large.
+
+    Raises DataError for a page of other values than the first one's: their white is not the same.
+    """
+    dtype = None
+    for number, page in zip(image_file.numbers, _pages(image_file)):
+        dtype = page.dtype if dtype is None else dtype
+        if page.dtype != dtype:
+            raise DataError(f"{image_file.path}: page {number + 1} has {page.dtype} values, the first one {dtype}; "
+                            "save them alike")
+        yield page
+
+
+def _pages(image_file):
     if not image_file.by_tifffile:
         yield from read_pages(image_file.path, image_file.numbers)
         return

@@ -87,8 +87,8 @@ class Recorder:
         say(f"All foreground would score: IoU {foreground['iou']:.4f}  Dice {foreground['dice']:.4f}")
         if self.test_scores:
             scores, foreground = self.test_scores, self.data.test_baselines["all foreground"]
-            say(f"Test images, read once: IoU {scores['iou']:.4f}  Dice {scores['dice']:.4f}  F1 {scores['f1']:.4f}  (all foreground: "
-                f"{foreground['iou']:.4f}, {foreground['dice']:.4f})")
+            say(f"Test images, read once: IoU {scores['iou']:.4f}  Dice {scores['dice']:.4f}  F1 {scores['f1']:.4f}  "
+                f"(all foreground: {foreground['iou']:.4f}, {foreground['dice']:.4f})")
         say(f"Whole run: {duration(seconds)}")
         say(f"Log          {self.log.text_path} and .csv")
         if self.log.records:

@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from Common import DataError, Parser, atomic_write, make_folder, mute_output, picture, png_bytes, read_image, run, use_agg
+from Common import (IGNORED, DataError, Parser, atomic_write, make_folder, mute_output, picture, png_bytes, read_image, run,
+                    use_agg)
 
 COLUMNS = ("epoch", "train_loss", "iou", "dice", "f1", "epoch_time", "throughput")
-HIT, EXTRA, MISSED = (0, 200, 90), (255, 60, 40), (60, 120, 255)  # colours of `compare`
+HIT, EXTRA, MISSED, PASSED_OVER = (0, 200, 90), (255, 60, 40), (60, 120, 255), (110, 110, 110)  # colours of `compare`
 SCORE_COLOURS = {"iou": "#1f77b4", "dice": "#2ca02c"}
 
 
@@ -248,11 +249,15 @@ def draw_overview(dataset, folder, path, rows=4):
 
 
 def compare(label, prediction):
-    """(H, W, 3) uint8: foreground that is right, extra or missed, in colour; a wrong class counts as extra."""
+    """(H, W, 3) uint8: foreground that is right, extra or missed, in colour; a wrong class counts as extra.
+
+    Pixels that are IGNORED in the label are grey, whatever is predicted there.
+    """
     picture = np.zeros((*label.shape, 3), np.uint8)
     picture[(label > 0) & (prediction == label)] = HIT
     picture[(prediction > 0) & (prediction != label)] = EXTRA
     picture[(label > 0) & (prediction == 0)] = MISSED
+    picture[label == IGNORED] = PASSED_OVER
     return picture
 
 
@@ -280,9 +285,10 @@ def shown_image(path, longest):
 
 
 def shown_label(label, n_classes, longest):
-    """A label as (h, w, 3) uint8, no side over `longest` px: black and white, or a colour for each class."""
-    colours = "gray" if n_classes == 2 else "nipy_spectral"
-    return shrunk(coloured(label, colours, 0, n_classes - 1), longest, smooth=False)
+    """A label as (h, w, 3) uint8, no side over `longest` px: black and white, or a colour for each class; IGNORED grey."""
+    picture = coloured(label, "gray" if n_classes == 2 else "nipy_spectral", 0, n_classes - 1)
+    picture[label == IGNORED] = PASSED_OVER
+    return shrunk(picture, longest, smooth=False)
 
 
 def panels(dataset, index, prediction, longest):

@@ -89,7 +89,7 @@ class Malicious:
 LAST = "checkpoints/last_model.safetensors"
 RUN = dict(settings={}, log="Unet_2025-01-31_12-00-00", records=[], data="",
            progress=dict(epoch=1, step=0, n_step=4, best_iou=0.5, losses=[], accepted=[0.5], skipped=0, bad_in_a_row=0,
-                         good_in_a_row=4, went_back=False))
+                         good_in_a_row=4, went_back=False, seconds=9.5))
 MAIN = "Main.py --Data_directory set --device cpu"
 WARP = "DataAugmentation.py --img_path set/train/imgs --mask_path set/train/labels"
 SCORE = "Metrics.py --Prediction_directory results --Label_directory set/test/labels"

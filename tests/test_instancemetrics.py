@@ -126,6 +126,15 @@ def test_borders_of_any_width_score_the_same():
     assert isbi_scores(merged, grid)["v_rand"][0] < 0.85 and isbi_scores(merged, grid)["pixel_error"][0] < 0.01
 
 
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.float32])
+def test_a_mask_is_one_answer_at_every_threshold(dtype):
+    """At threshold 1 it would be the empty answer, which scores better where there is little foreground."""
+    label = np.zeros((8, 10), bool)
+    label[2, 3] = True
+    found = isbi_scores(np.ones(label.shape, dtype), label)
+    assert (found["pixel_error"] == 79 / 80).all() and (isbi_scores(label.astype(dtype), label)["pixel_error"] == 0).all()
+
+
 def test_isbi_scores_leave_ignored_pixels_out():
     label = blobs(2) * 1
     probability = np.random.default_rng(0).random(label.shape)

@@ -142,6 +142,18 @@ def test_thumbnails_and_pyramids_are_left_out(tmp_path, capsys):
     assert capsys.readouterr().err.startswith(f"{tmp_path}/slide.tif: 2 of its pages are left out")
 
 
+@pytest.mark.parametrize("large", [False, True])
+def test_pages_of_different_depths(tmp_path, monkeypatch, large):
+    if large:
+        monkeypatch.setattr(Pages, "LARGE", 0)
+    for dtype in (np.uint16, np.float32):
+        with tifffile.TiffWriter(tmp_path / "stack.tif") as file:
+            for page in (np.zeros((5, 4), np.uint8), np.ones((5, 4), dtype)):
+                file.write(page, photometric="minisblack", metadata=None)
+        with pytest.raises(DataError, match="stack.tif: (page 2 has (uint16|float32) values|32-bit values)"):
+            list(pages(examine(tmp_path / "stack.tif")))
+
+
 def test_a_stack_that_hides_its_pages(tmp_path):
     """ImageJ's own form for files of over 4 GB: one page, the others behind it."""
     tifffile.imwrite(tmp_path / "stack.tif", noise((3, 20, 20)), imagej=True, truncate=True)

@@ -24,7 +24,7 @@ from DataLoader import SegmentationSet, Statistics, TrainingLoader
 from HtmlReport import Run, chosen, write_page
 from Main import Data
 from Metrics import constant_baselines, scores
-from Report import (COLUMNS, EXTRA, HIT, MISSED, EventLog, RunLog, best_row, compare, draw_curves, draw_overview,
+from Report import (COLUMNS, EXTRA, HIT, MISSED, PASSED_OVER, EventLog, RunLog, best_row, compare, draw_curves, draw_overview,
                     duration, panels, read_records, run_name, shown_image, shown_label, write_predictions)
 from WeightMap import compute_weight_map
 
@@ -165,6 +165,13 @@ def test_compare():
     assert picture.dtype == np.uint8
     assert [[tuple(pixel) for pixel in row] for row in picture.tolist()] == [[nothing, HIT, MISSED, EXTRA],
                                                                              [HIT, EXTRA, MISSED, EXTRA]]
+
+
+def test_ignored_pixels_are_neither_right_nor_wrong():
+    label, prediction = np.array([[-1, -1, 1, 0]]), np.array([[0, 1, 1, 0]])
+    shown = [[PASSED_OVER, PASSED_OVER, HIT, (0, 0, 0)]]
+    assert (compare(label, prediction) == shown).all()
+    assert (shown_label(label, 2, 100) == [[PASSED_OVER, PASSED_OVER, (255, 255, 255), (0, 0, 0)]]).all()
 
 
 def test_write_predictions(tmp_path):
@@ -562,7 +569,10 @@ def test_a_page_of_three_classes_and_colours(tmp_path, log):
     Image.new("RGB", (60, 40), (10, 200, 30)).save(made.data.test_set.pairs[0][0])
     write_page(log.page_path, made)
     found = Page(log.page_path)
-    assert "false positive or wrong class" in found.text
+    assert "false positive or wrong class" in found.text and "ignored" not in found.text and "class 2" in found.text
+    made.test_set.ignore_label = 7
+    write_page(log.page_path, made)
+    assert "ignored" in Page(log.page_path).text
     assert (found.pictures("a")["image"] == (10, 200, 30)).all()
     assert found.texts["b"] == ["a", "b\\udcff", "<1>"]
 
