@@ -66,6 +66,7 @@ def run(main):
     """Call `main()` as a command: returns the exit code, prints errors in one line, never a traceback for a mistake."""
     command = Path(sys.argv[0]).name
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: nothing half-written stays behind
+    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))  # how a pool ends its workers
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to stop

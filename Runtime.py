@@ -34,7 +34,6 @@ QUIET = {"log_silent": "1",                # Jittor's own start-up lines
          "cache_name": "default",          # else the cache is keyed by the git branch around the environment
          "use_cutt": "0", "use_cutlass": "0", "use_nccl": "0",  # downloads that this project does not need
          "FIX_TORCH_ERROR": "0"}           # else Jittor imports PyTorch where there is one: seconds, and 200 MB
-STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 RERUN = "UNET_JITTOR_RERUN"                # set in the environment once this process has started itself again
 
 _jittor = None
@@ -241,9 +240,9 @@ def _import_jittor(with_cuda):
 
 @contextlib.contextmanager
 def _own_handlers():
-    """Keep this process's handlers, which Jittor replaces; Ctrl-C and SIGTERM wait for the end of the block."""
+    """Keep this process's handlers, which Jittor replaces by one that ends it; a Ctrl-C waits for the end of the block."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
@@ -268,7 +267,7 @@ def _compile_progress(cache, with_cuda):
         yield
         return
     print("Compiling Jittor's core: about 5 minutes on 2 cores, once for this environment.", file=sys.stderr, flush=True)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # nobody waits so long: Jittor's own handler ends it at once
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # nobody waits so long: Jittor's own handler ends it at once
     done = threading.Event()
 
     def watch():
