@@ -188,8 +188,8 @@ CASES = {  # name: (change of the folder, command, exit code, words of the line)
     "header of 2^63 bytes": (file(LAST, b"\xff" * 7 + b"\x7f{}"), f"{MAIN} --resume", 1, f"{LAST}: not a readable safetensors checkpoint"),
     "a pickle that calls": (file(LAST, pickle.dumps(Malicious())), f"{MAIN} --resume", 1, f"{LAST}: not a readable safetensors checkpoint"),
     "weights without a run": (checkpoint(mode="Unet"), f"{MAIN} --resume", 1, f"{LAST}: holds no run to resume"),
-    "a header without end": (lambda folder: save_file({"a": np.zeros(3, np.float32)}, folder / LAST,
-                                                      {"format": Checkpoint.FORMAT, "header": '{"run":' + "[" * 100000}),
+    "a header without end": (both(checkpoint(), lambda folder: save_file(
+        {"a": np.zeros(3, np.float32)}, folder / LAST, {"format": Checkpoint.FORMAT, "header": '{"run":' + "[" * 100000})),
                              f"{MAIN} --resume", 1, f"{LAST}: not a readable safetensors checkpoint .nested too deeply"),
     "a run with a path": (checkpoint(run={**RUN, "log": "../../x"}), f"{MAIN} --resume", 1, f"{LAST}: holds no run to resume"),
     "a run with a folder": (checkpoint(run={**RUN, "settings": {"Log_directory": ["elsewhere"]}}), f"{MAIN} --resume", 1,

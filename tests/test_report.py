@@ -570,7 +570,7 @@ def test_a_page_of_three_classes_and_colours(tmp_path, log):
     write_page(log.page_path, made)
     found = Page(log.page_path)
     assert "false positive or wrong class" in found.text and "ignored" not in found.text and "class 2" in found.text
-    made.test_set.ignore_label = 7
+    made.data.test_set.ignore_label = 7
     write_page(log.page_path, made)
     assert "ignored" in Page(log.page_path).text
     assert (found.pictures("a")["image"] == (10, 200, 30)).all()
