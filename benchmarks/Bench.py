@@ -82,7 +82,7 @@ class Worker:
         answers, theirs = os.pipe()
         command = [sys.executable, str(Path(__file__).with_name("Worker.py")), json.dumps({"answers": theirs, **task})]
         # what PyTorch compiles, it compiles here and now, and leaves nothing behind
-        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(scratch), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(scratch), "TORCHINDUCTOR_COMPILE_THREADS": "2"}
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=2, text=True, pass_fds=(theirs,),
                                         start_new_session=True, env=environment)
         os.close(theirs)
