@@ -62,6 +62,12 @@ def mute_output():
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def say_stopped():
+    """The line of a command that Ctrl-C or SIGTERM ends, and its exit code."""
+    print(f"\n{Path(sys.argv[0]).name}: stopped", file=sys.stderr, flush=True)
+    return 130
+
+
 def run(main):
     """Call `main()` as a command: returns the exit code, prints errors in one line, never a traceback for a mistake."""
     command = Path(sys.argv[0]).name
@@ -79,8 +85,7 @@ def run(main):
         mute_output()
         return 1
     except KeyboardInterrupt:
-        print(f"\n{command}: stopped", file=sys.stderr)
-        return 130
+        return say_stopped()
     except OSError as error:
         advice = "; check its permissions" if isinstance(error, PermissionError) else ""
         print(f"{command}: error: {error.filename or 'file'}: {error.strerror or error}{advice}", file=sys.stderr)

@@ -175,13 +175,12 @@ def augmented_pngs(seed, options, task):
 
 
 def start_worker(parent):
-    """Leave Ctrl-C and SIGTERM to the parent process, and end with it should it be killed."""
+    """Leave Ctrl-C to the parent process, and end with it should it be killed."""
     def watch():
         while os.getppid() == parent:
             time.sleep(0.5)
         os._exit(1)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=watch, daemon=True).start()
 
 

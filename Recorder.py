@@ -97,8 +97,11 @@ class Recorder:
         say(f"Checkpoints  {args.Checkpoint_directory}/")
         if best and (self.test_scores or self.data.choosing is self.data.test_set):
             overview = args.Result_directory / "overview.png"
-            draw_overview(self.data.test_set, args.Result_directory, overview)
-            say(f"Predictions  {args.Result_directory}/ (the best epoch's; {overview.name} shows some)")
+            try:
+                draw_overview(self.data.test_set, args.Result_directory, overview)
+                say(f"Predictions  {args.Result_directory}/ (the best epoch's; {overview.name} shows some)")
+            except (FileNotFoundError, ValueError):  # a resumed run's best epoch lies before, its files elsewhere or of other data
+                say(f"Predictions  {args.Result_directory}/ has not those of the best epoch, which was before the run was resumed")
         try:
             self.write_page(seconds, outcome)
             say(f"Page         {self.log.page_path} (all of this in one file)")

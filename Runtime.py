@@ -26,12 +26,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from Common import DataError
+from Common import DataError, say_stopped
 
 ONEDNN_FOLDER = "dnnl_lnx_2.2.0_cpu_gomp"  # where Jittor 1.3.11 looks before it downloads
 CORE_FILES = 157                           # object files of Jittor's core without CUDA, for the progress bar
 QUIET = {"log_silent": "1",                # Jittor's own start-up lines
          "cache_name": "default",          # else the cache is keyed by the git branch around the environment
+         "JPY_PARENT_PID": "",             # as in Jupyter: leave SIGINT alone
          "use_cutt": "0", "use_cutlass": "0", "use_nccl": "0",  # downloads that this project does not need
          "FIX_TORCH_ERROR": "0"}           # else Jittor imports PyTorch where there is one: seconds, and 200 MB
 RERUN = "UNET_JITTOR_RERUN"                # set in the environment once this process has started itself again
@@ -240,16 +241,24 @@ def _import_jittor(with_cuda):
 
 @contextlib.contextmanager
 def _own_handlers():
-    """Keep this process's handlers, which Jittor replaces by one that ends it; a Ctrl-C waits for the end of the block."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Keep this process's handlers after Jittor's import; during it Ctrl-C and SIGTERM end the process at once.
+
+    Jittor would swallow a KeyboardInterrupt and go on.  Nothing of ours is half-written then.
+    """
+    handlers, process = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)}, os.getpid()
+
+    def leave(*_):
+        os._exit(say_stopped() if os.getpid() == process else 130)  # silently where it is a process that compiles
+
+    ours = threading.current_thread() is threading.main_thread()
+    if ours:
+        signal.signal(signal.SIGINT, leave)
+        signal.signal(signal.SIGTERM, leave)
     try:
         yield
     finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in handlers.items():
-                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in handlers.items() if ours else ():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
 def _end_compile_pool(jittor_utils):
@@ -267,7 +276,6 @@ def _compile_progress(cache, with_cuda):
         yield
         return
     print("Compiling Jittor's core: about 5 minutes on 2 cores, once for this environment.", file=sys.stderr, flush=True)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # nobody waits so long: Jittor's own handler ends it at once
     done = threading.Event()
 
     def watch():

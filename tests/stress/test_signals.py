@@ -28,8 +28,11 @@ def stop(process, folder, number, phase, codes=(130,)):
     report(f"{phase}, {number.name}: ended after {time.monotonic() - began:.2f} s with {process.returncode}")
     assert process.returncode in codes and "Traceback" not in printed, printed
     assert not half_written(folder)
-    with pytest.raises(ProcessLookupError):  # no process of the group is left
-        os.killpg(process.pid, 0)
+    deadline = time.monotonic() + 60  # a compiler may finish its file
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, 0)
+            time.sleep(0.05)
     return printed
 
 
@@ -58,7 +61,7 @@ def test_while_jittor_is_imported(unbroken, folder, number, delay):  # noqa: F81
     wait_until((folder / "DataTxt" / "dataset_digest.json").exists, process)
     time.sleep(delay)
     printed = stop(process, folder, number, f"import of Jittor, {delay} s after the data")
-    assert "stopped\n" in printed or "Stopping after this step" in printed
+    assert printed.endswith("\nMain.py: stopped\n") or "Stopping after this step" in printed
 
 
 def home_without(tmp_path, monkeypatch, *left_out):
@@ -78,13 +81,14 @@ def test_while_jittors_core_is_compiled(unbroken, folder, monkeypatch, number): 
     stop(process, folder, number, "compilation of Jittor's core", codes=(130, 1))  # 1: Jittor's own handler
 
 
-@SIGNALS
-def test_while_operators_are_compiled(unbroken, folder, monkeypatch, number):  # noqa: F811
-    jit = home_without(folder, monkeypatch, "jit")
-    process = start(folder, *FLAGS)
-    wait_for_line(process, "The first steps")
-    wait_until(lambda: any(jit.rglob("jit/*_op.so")), process)
-    stop(process, folder, number, "compilation of operators")
+def test_while_operators_are_compiled(unbroken, folder, monkeypatch):  # noqa: F811
+    """A terminal's Ctrl-C ends the compilers too: the step fails, and the run goes on from where it began."""
+    with monkeypatch.context() as patched:
+        home_without(folder, patched, "jit")
+        process = start(folder, *FLAGS)
+    wait_until((folder / LAST).exists, process, 600)
+    time.sleep(2)
+    stop(process, folder, signal.SIGINT, "compilation of operators")
     resumed(folder, unbroken)
 
 
@@ -114,8 +118,8 @@ def test_while_a_checkpoint_is_written(unbroken, folder, number):  # noqa: F811
 
 @SIGNALS
 def test_while_testing(tmp_path, number):
-    write_set(tmp_path / "data", [(64, 72)], [(48, 48)] * 300)
-    process = start(tmp_path, *FLAGS, "--Val_epochs", "0")
+    write_set(tmp_path / "data", [(64, 72)], [(48, 48)] * 150)
+    process = start(tmp_path, *FLAGS, "--Val_epochs", "0", "--Total_epochs", "1")
     wait_for_line(process, "The first steps")
     progress = {"step": 0}
     while not progress["step"]:  # one step an epoch: with a longer delay it is done, and the tests have begun
@@ -126,7 +130,7 @@ def test_while_testing(tmp_path, number):
         process = start(tmp_path, "--resume")
     assert process.wait(300) == 0
     table, = tmp_path.glob("logs/*.csv")
-    assert len(table.read_text().splitlines()) == 5
+    assert len(table.read_text().splitlines()) == 2
 
 
 @SIGNALS
