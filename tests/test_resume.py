@@ -25,9 +25,9 @@ FLAGS = [str(flag) for flag in ("--Data_directory", "data", *SMALL, "--base_chan
                                 "--Total_epochs", 4, "--Val_epochs", 1)]
 
 
-def start(folder, *flags):
-    """Main.py as a running process of its own group, its lines on `stdout`."""
-    return subprocess.Popen([sys.executable, str(ROOT / "Main.py"), *flags], cwd=folder, text=True,
+def start(folder, *flags, through=()):
+    """Main.py as a running process of its own group, its lines on `stdout`; through: a command that runs the rest of its line."""
+    return subprocess.Popen([*through, sys.executable, str(ROOT / "Main.py"), *flags], cwd=folder, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
 
 

@@ -64,30 +64,25 @@ def test_while_jittor_is_imported(unbroken, folder, number, delay):  # noqa: F81
     assert printed.endswith("\nMain.py: stopped\n") or "Stopping after this step" in printed
 
 
-def home_without(tmp_path, monkeypatch, *left_out):
-    """A home folder with Jittor's compiled core, but for what is left out."""
-    cache = Path.home() / ".cache" / "jittor"
-    shutil.copytree(cache, tmp_path / "home" / ".cache" / "jittor", symlinks=True, ignore=shutil.ignore_patterns(*left_out))
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    return tmp_path / "home" / ".cache" / "jittor"
-
-
 @SIGNALS
 def test_while_jittors_core_is_compiled(unbroken, folder, monkeypatch, number):  # noqa: F811
-    cache = home_without(folder, monkeypatch, "*.o", "*.so", "*.key")
+    monkeypatch.setenv("HOME", str(folder))
     process = start(folder, *FLAGS)
     wait_for_line(process, "Compiling Jittor's core")
-    wait_until(lambda: any(cache.rglob("obj_files/*.o")), process)
-    stop(process, folder, number, "compilation of Jittor's core", codes=(130, 1))  # 1: Jittor's own handler
+    wait_until(lambda: any((folder / ".cache").rglob("obj_files/*.o")), process)
+    stop(process, folder, number, "compilation of Jittor's core", codes=(130, 1))  # 1: Jittor's, where a compiler is killed
 
 
-def test_while_operators_are_compiled(unbroken, folder, monkeypatch):  # noqa: F811
+def test_while_operators_are_compiled(unbroken, folder):  # noqa: F811
     """A terminal's Ctrl-C ends the compilers too: the step fails, and the run goes on from where it began."""
-    with monkeypatch.context() as patched:
-        home_without(folder, patched, "jit")
-        process = start(folder, *FLAGS)
-    wait_until((folder / LAST).exists, process, 600)
-    time.sleep(2)
+    cache, copy = Path.home() / ".cache" / "jittor", folder / "cache"
+    shutil.copytree(cache, copy, symlinks=True, ignore=shutil.ignore_patterns("jit"))
+    over = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" "$1" && shift && exec "$@"', str(copy), str(cache)]
+    if subprocess.run([*over, "true"], capture_output=True).returncode:
+        pytest.skip("no right to mount an empty cache")
+    process = start(folder, *FLAGS, through=over)
+    wait_until((folder / LAST).exists, process)
+    time.sleep(3)
     stop(process, folder, signal.SIGINT, "compilation of operators")
     resumed(folder, unbroken)
 
