@@ -57,6 +57,11 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
+# A pool ends its workers by SIGTERM.  A handler in Python, which they would inherit, can come too late: where the signal
+# arrives just before a worker begins to wait for work, the handler waits with it, for ever.
+os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+
 def mute_output():
     """Send standard output to nowhere: whoever read it, `| head` perhaps, has left."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -72,7 +77,6 @@ def run(main):
     """Call `main()` as a command: returns the exit code, prints errors in one line, never a traceback for a mistake."""
     command = Path(sys.argv[0]).name
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: nothing half-written stays behind
-    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))  # how a pool ends its workers
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to stop

@@ -245,7 +245,8 @@ def _own_handlers():
 
     Jittor would swallow a KeyboardInterrupt and go on.  Nothing of ours is half-written then.
     """
-    handlers, process = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)}, os.getpid()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)}
+    process = os.getpid()
 
     def leave(*_):
         os._exit(say_stopped() if os.getpid() == process else 130)  # silently where it is a process that compiles
