@@ -351,7 +351,7 @@ def test_a_run_ends_with_its_time(build, dataset, tmp_path):
     trainer.train_step(trainer.loader.batch([0], 0))  # compiles
     trainer.seconds = 0
     assert trainer.run() is True and trainer.finished
-    assert 3 <= trainer.seconds < 5 and 2 < trainer.epoch < 10 ** 5
+    assert trainer.seconds >= 3 and 2 < trainer.epoch < 10 ** 5
     assert ["iou" in record for record in trainer.records] == [False] * (trainer.epoch - 1) + [True]
     assert trainer.optimizer.lr < 0.05
     steps = trainer.optimizer.n_step
