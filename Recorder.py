@@ -26,7 +26,8 @@ class Recorder:
         self.header, self.run, self.data = header, run, data
         self.events, self.predictions = EventLog(log.events_folder), {}
         self.test_scores = {}  # of the best model, where the test images have not chosen it
-        self.epoch_started = self.last_saved = self.last_drawn = time.monotonic()
+        self.epoch_started = self.last_saved = time.monotonic()
+        self.last_drawn = -math.inf  # there are curves to look at from the first epoch on
         self.trainer = None  # set once there is one: it takes this recorder's methods
 
     def on_epoch(self, record):
