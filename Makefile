@@ -1,6 +1,6 @@
 # make demo    install, augment the sample set, train a small U-Net on it, show where everything is
 # make test    install what the tests need, run them
-# make stress  what takes longer: kills at random moments, signals in every phase, 10,000 pairs, 2,000 steps, a full disk
+# make stress  20 minutes: what takes longer: kills at random moments, signals in every phase, 10,000 pairs, 2,000 steps, a full disk
 # make align   install PyTorch, compare each net with its PyTorch twin, in small; docs/ has it in full (see alignment/)
 # make bench   install PyTorch, measure ours beside it: speed, memory, start, data, growth; half an hour on 2 cores
 # All keep their environment in VENV; Jittor's compiled core lasts as long as that folder stays where it is.
