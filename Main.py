@@ -189,20 +189,20 @@ class Data(NamedTuple):
 def prepare_data(args):
     """Lists, statistics, weight maps and baselines: Data."""
     train_pairs, test_pairs = make_lists(args.Data_directory, args.Datatxt_directory).values()
-    choosing_pairs = test_pairs
+    held = []
     if args.val_fraction:
-        train_pairs, choosing_pairs = hold_back(train_pairs, args.val_fraction, args.seed, args.group)
-        check_pairs(choosing_pairs, args.tile)
-    check_pairs(test_pairs, args.tile)
+        train_pairs, held = hold_back(train_pairs, args.val_fraction, args.seed, args.group)
+    check_pairs([*held, *test_pairs], args.tile)
     statistics = dataset_statistics(train_pairs, args.n_channels, args.Datatxt_directory)
-    train_set, choosing, test_set = (SegmentationSet(pairs, args.n_channels, args.n_classes, statistics, args.ignore_label)
-                                     for pairs in (train_pairs, choosing_pairs, test_pairs))
+    train_set, held_set, test_set = (SegmentationSet(pairs, args.n_channels, args.n_classes, statistics, args.ignore_label)
+                                     for pairs in (train_pairs, held, test_pairs))
+    choosing = held_set if held else test_set
     loader = TrainingLoader(train_set, args.geometry, args.tile, args.Batch_size, args.seed, args.Weight_directory,
                             args.Loss_w0 if args.loss == "weighted_ce" else None, args.Loss_sigma,
                             augment=augmentation(args.augment, args.n_channels))
     loader.prepare(args.Datatxt_directory)
     baselines = [constant_baselines(sound_labels(each), args.n_classes, IGNORED)
-                 for each in ((choosing, test_set) if args.val_fraction else (test_set,))]
+                 for each in ((held_set, test_set) if held else (test_set,))]
     return Data(loader, choosing, test_set, baselines[0], baselines[-1], statistics)
 
 

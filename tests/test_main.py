@@ -335,7 +335,7 @@ def test_the_best_model_makes_the_predictions_that_were_written(full_run):
     _, header = Checkpoint.load(path)
     assert header["mean"] == pytest.approx([np.mean(images)]) and header["std"] == pytest.approx([np.std(images)])
     assert (header["mode"], header["n_channels"], header["n_classes"], header["tile"]) == ("Unet", 1, 2, "full")
-    assert header["options"] == {"bilinear": True, "dropout_probs": [0.2, 0.3, 0.4, 0.5], "base_channels": 4}
+    assert header["options"] == {"bilinear": True, "dropout_probs": [0.2, 0.3, 0.4, 0.5], "base_channels": 4, "padding": 0}
     model = build_model(header["mode"], header["n_channels"], header["n_classes"], **header["options"])
     Checkpoint.load_weights(model, path)
     model.eval()
