@@ -2,6 +2,7 @@
 
 The Trainer calls `on_epoch` and `on_best`, Main.py `save_last` and `finish`.
 """
+import gc
 import math
 import sys
 import time
@@ -79,6 +80,7 @@ class Recorder:
     def draw(self):
         if self.log.records:
             draw_curves(self.log.records, self.data.baselines["all foreground"], self.log.curves_path)
+            gc.collect()  # a figure is a ring of references, some MB each, that Python would gather up much later
 
     def finish(self, seconds, outcome):
         """Draw, log what came out and where it lies, write the page; outcome: "", or why the run ended early."""
