@@ -26,37 +26,43 @@ def moment(process, folder, seconds, writing):
     return process.poll() is None
 
 
+def kept_epochs(folder):
+    """How many epochs last_model holds; None where there is none to resume."""
+    if not (folder / LAST).exists():
+        return None
+    return Checkpoint.load(folder / LAST)[1]["run"]["progress"]["epoch"]
+
+
+def begin(folder, whole):
+    """Go on with a run of `folder`, or, where it is complete, compare it with the unbroken one and begin another."""
+    epochs = kept_epochs(folder)
+    if epochs == EPOCHS:
+        assert_same(results(folder), results(whole))
+    if epochs in (None, EPOCHS):
+        for name in ("logs", "checkpoints", "results"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        return start(folder, *RUN)
+    return start(folder, "--resume")
+
+
 def test_training_killed_fifteen_times(machine, tmp_path):  # noqa: F811
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for folder in (whole, broken):
         write_set(folder / "data", [(64, 72)] * 5, [(48, 48)] * 2)
     began = time.monotonic()
     assert command("Main.py", *RUN, cwd=whole).returncode == 0
-    seconds, rng, cut = time.monotonic() - began, np.random.default_rng(SEED), 0
+    seconds, rng, kills, cut = time.monotonic() - began, np.random.default_rng(SEED), 0, 0
     report(f"seed {SEED}; unbroken: {EPOCHS} epochs in {seconds:.1f} s")
-    process, kills = start(broken, *RUN), 0
     while kills < 15:
-        writing, delay = kills % 3 == 2, rng.uniform(0, 0.6 * seconds)
-        if not moment(process, broken, delay, writing):
+        process, delay = begin(broken, whole), rng.uniform(0, 0.6 * seconds)
+        if not moment(process, broken, delay, writing=kills % 3 == 2):
             assert process.returncode == 0, process.stdout.read()
-            assert_same(results(broken), results(whole))
-            for name in ("logs", "checkpoints", "results", "weight_maps", "DataTxt"):
-                (broken / name).rename(tmp_path / f"{name} {kills}")
-            process = start(broken, *RUN)
             continue
-        code, _ = end(process, signal.SIGKILL)
-        assert code == -signal.SIGKILL
-        kills, left = kills + 1, half_written(broken)
+        assert end(process, signal.SIGKILL)[0] == -signal.SIGKILL
+        kills, left = kills + 1, [path.name for path in half_written(broken)]
         cut += bool(left)
-        at = "nothing to resume yet"
-        if (broken / LAST).exists():
-            progress = Checkpoint.load(broken / LAST)[1]["run"]["progress"]
-            at = f"last_model is of epoch {progress['epoch']}"
-        report(f"kill {kills}: {delay:.2f} s after the start; {at}; half-written: {[path.name for path in left]}")
-        begun = (broken / LAST).exists()
-        if not begun:
-            shutil.rmtree(broken / "logs", ignore_errors=True)  # of a run that has not begun there may be a log
-        process = start(broken, *(["--resume"] if begun else RUN))
+        report(f"kill {kills}: {delay:.2f} s after the start; epochs to resume after: {kept_epochs(broken)}; half-written: {left}")
+    process = begin(broken, whole)
     assert process.wait(600) == 0, process.stdout.read()
     assert_same(results(broken), results(whole))
     assert cut >= 3, "kills during a write among them"
