@@ -105,7 +105,7 @@ class Run:
     @property
     def scored(self):
         """Which images the epochs' scores are about."""
-        return "test images" if self.data.choosing is self.data.test_set else "held-back training images"
+        return "held-back training images" if self.data.holds_back else "test images"
 
     @property
     def title(self):
@@ -211,7 +211,7 @@ def verdict(run):
         constants = [f"{name} {each['iou']:.4f} / {each['dice']:.4f}" for name, each in baselines.items()]
         return f"{scores['iou']:.4f} / {scores['dice']:.4f}", f"({', '.join(constants)})"
     scores, constants = with_constants(best, run.data.baselines)
-    if run.scored == "test images":
+    if not run.data.holds_back:
         return f"Best IoU / Dice: {scores} at epoch {best['epoch']} {constants}; {epochs}."
     chosen_by = f"IoU / Dice {scores} {constants} of {len(run.data.choosing)} {run.scored} chose epoch {best['epoch']}; {epochs}."
     if not run.test_scores:

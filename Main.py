@@ -185,6 +185,11 @@ class Data(NamedTuple):
     test_baselines: dict       # of `test_set`
     statistics: Statistics
 
+    @property
+    def holds_back(self):
+        """Whether training images that are held back choose the best model, and not the test images."""
+        return self.choosing is not self.test_set
+
 
 def prepare_data(args):
     """Lists, statistics, weight maps and baselines: Data."""

@@ -47,13 +47,12 @@ class Recorder:
     def on_best(self, epoch, scores, predictions):
         save(self.args.Checkpoint_directory / BEST, state_arrays(self.model),
              {**self.header, "epoch": epoch, "scores": scores})
-        if self.data.choosing is self.data.test_set:
+        if not self.data.holds_back:
             self.show(epoch, predictions)
 
     def test_once(self):
         """Score the best model on the test images, which have had no part in choosing it; False when asked to stop."""
-        weights, header = load(self.args.Checkpoint_directory / BEST)
-        assign_weights(self.model, weights, self.args.Checkpoint_directory / BEST)
+        weights, header = self.load_best()
         with self.trainer.stop:
             predictions = self.trainer.test(self.data.test_set)
         if predictions is None:
@@ -62,6 +61,13 @@ class Recorder:
         save(self.args.Checkpoint_directory / BEST, weights, {**header, "test_scores": self.test_scores})
         self.show(header["epoch"], predictions)
         return True
+
+    def load_best(self):
+        """Put the best model's weights into the net; (weights, header) of its checkpoint."""
+        path = self.args.Checkpoint_directory / BEST
+        weights, header = load(path)
+        assign_weights(self.model, weights, path)
+        return weights, header
 
     def show(self, epoch, predictions):
         """Write predictions of the test images, those of `epoch`."""
@@ -98,13 +104,14 @@ class Recorder:
             say(f"Curves       {self.log.curves_path} (live: tensorboard --logdir {args.Log_directory})")
         say(f"Weight maps  {args.Weight_directory}/")
         say(f"Checkpoints  {args.Checkpoint_directory}/")
-        if best and (self.test_scores or self.data.choosing is self.data.test_set):
+        if best and (self.test_scores or not self.data.holds_back):
             overview = args.Result_directory / "overview.png"
             try:
                 draw_overview(self.data.test_set, args.Result_directory, overview)
                 say(f"Predictions  {args.Result_directory}/ (the best epoch's; {overview.name} shows some)")
-            except (FileNotFoundError, ValueError):  # a resumed run's best epoch lies before, its files elsewhere or of other data
-                say(f"Predictions  {args.Result_directory}/ has not those of the best epoch, which was before the run was resumed")
+            except (FileNotFoundError, ValueError):  # a resumed run's best epoch: its files are elsewhere, or of other data
+                say(f"Predictions  {args.Result_directory}/ has not those of the best epoch, which was before the run was "
+                    "resumed")
         try:
             self.write_page(seconds, outcome)
             say(f"Page         {self.log.page_path} (all of this in one file)")
@@ -120,13 +127,12 @@ class Recorder:
 
     def repeat_best(self):
         """The best model's predictions, where they were made before the run was resumed: {} where that model is gone."""
-        path, best = self.args.Checkpoint_directory / BEST, best_of(self.log.records)
+        best = best_of(self.log.records)
         try:
-            arrays, header = load(path)
-            if best is None or header.get("epoch") != best["epoch"]:
-                return {}
-            assign_weights(self.model, arrays, path)
+            _, header = self.load_best()
         except DataError:
+            return {}
+        if best is None or header.get("epoch") != best["epoch"]:
             return {}
         return self.trainer.test(self.data.test_set) or {}
 

@@ -35,7 +35,8 @@ def are_texts(values):
 
 
 PROGRESS = {**dict.fromkeys(("epoch", "step", "n_step", "skipped", "bad_in_a_row", "good_in_a_row"), is_count),
-            "best_iou": is_number, "seconds": is_number, "losses": are_numbers, "accepted": are_numbers, "went_back": lambda value: type(value) is bool}
+            "best_iou": is_number, "seconds": is_number, "losses": are_numbers, "accepted": are_numbers,
+            "went_back": lambda value: type(value) is bool}
 RECORD = {"epoch": is_count, "skipped": is_count, "epoch_time": is_number, "whole_time": is_number, "throughput": is_number}
 SCORES = ("iou", "dice", "f1")  # of an epoch that was tested; a train_loss that is not finite is left out
 
@@ -108,7 +109,7 @@ def check_resumed(args, before, run, parser):
 
 def data_of(data, datatxt_directory):
     """What tells Main.py's Data from others: the contents of all files, and how many are trained on and choose."""
-    train_set, held = data.loader.dataset, [] if data.choosing is data.test_set else data.choosing.pairs
+    train_set, held = data.loader.dataset, data.choosing.pairs if data.holds_back else []
     digest = content_digest([*train_set.pairs, *held, *data.test_set.pairs], datatxt_directory)
     return f"{len(train_set)} {len(held)} {digest}"
 
