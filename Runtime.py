@@ -34,6 +34,7 @@ QUIET = {"log_silent": "1",                # Jittor's own start-up lines
          "cache_name": "default",          # else the cache is keyed by the git branch around the environment
          "JPY_PARENT_PID": "",             # as in Jupyter: leave SIGINT alone
          "use_cutt": "0", "use_cutlass": "0", "use_nccl": "0",  # downloads that this project does not need
+         "use_mpi": str(int("OMPI_COMM_WORLD_SIZE" in os.environ)),  # else Jittor compiles it wherever there is an mpicc
          "FIX_TORCH_ERROR": "0"}           # else Jittor imports PyTorch where there is one: seconds, and 200 MB
 RERUN = "UNET_JITTOR_RERUN"                # set in the environment once this process has started itself again
 

@@ -220,7 +220,7 @@ def compare_training(table, histories, baseline):
     table.say(f"  all foreground would score:                          IoU {baseline['iou']:.4f}  Dice {baseline['dice']:.4f}")
 
 
-def draw(path, mode, losses, histories, baseline):
+def draw(path, what, losses, histories, baseline):
     """Four panels: the loss of every step, IoU, Dice = F1, and the table of the best epochs."""
     styles = dict(zip(histories, ({"color": "#1f77b4", "linewidth": 3, "alpha": 0.5}, {"color": "#c0392b"},
                                   {"color": "#c0392b", "linestyle": ":"}, {"color": "#c0392b", "linestyle": "--"})))
@@ -234,7 +234,7 @@ def draw(path, mode, losses, histories, baseline):
         steps.plot(losses[0], color="#1f77b4", linewidth=3, alpha=0.5, label="Jittor")
         steps.plot(losses[1], color="#c0392b", linewidth=1, label="PyTorch")
         steps.plot(losses[2], color="#c0392b", linewidth=1, linestyle=":", label="PyTorch, weights changed in the last bit")
-        steps.set(title=f"{mode}: loss of each Adam step, from the same weights", xlabel="step",
+        steps.set(title=f"{what}: loss of each Adam step, from the same weights", xlabel="step",
                   ylabel="loss (nats per pixel)")
         steps.legend()
         draw_scores(axes, runs, styles, rows, baseline)
@@ -278,8 +278,9 @@ class Experiment:
     def title(self):
         import torch
         size = f", {self.args.base_channels} base channels" if self.args.mode == "Unet" else ""
+        data = self.args.Data_directory.resolve().name
         what = "whole images" if self.tile == "full" else f"crops of {self.tile} px"
-        return (f"{self.args.mode}{size}; {len(self.train_set)} training pairs, {what}; {Runtime.device_name()}; "
+        return (f"{self.args.mode}{size}; {data}, {len(self.train_set)} training pairs, {what}; {Runtime.device_name()}; "
                 f"PyTorch {torch.__version__}")
 
     def train_all(self):
@@ -315,9 +316,10 @@ def main():
         experiment = Experiment(args, scratch)
         Runtime.start("cpu")
         table, losses, histories = compare(experiment)
-    stem = args.Result_directory / f"alignment_{args.mode}"
-    draw(stem.with_suffix(".png"), args.mode, losses, histories, experiment.baseline)
-    with atomic_write(stem.with_suffix(".txt")) as temporary:
+    data = args.Data_directory.resolve().name
+    stem = args.Result_directory / f"alignment_{data}_{args.mode}"
+    draw(Path(f"{stem}.png"), f"{args.mode}, {data}", losses, histories, experiment.baseline)
+    with atomic_write(Path(f"{stem}.txt")) as temporary:
         temporary.write_text("\n".join(table.lines) + "\n")
     print(f"\n{'Aligned' if table.sound else 'NOT aligned'}: {stem}.png, {stem}.txt")
     return 0 if table.sound else 1
