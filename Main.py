@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+import Choices
 import Runtime
 from Checkpoint import assign
 from Common import IGNORED, DataError, Parser, boolean, expression, lock_folder, make_folder, number, run, tile
@@ -34,12 +35,14 @@ LESS_MEMORY = "try --tile 256, a smaller --base_channels or --Batch_size 1"
 
 
 # what --protocol sets where no flag says otherwise
+PLAIN = {"base_channels": 64, "padding": 0, "tile": "full", "Batch_size": 1, "loss": "weighted_ce", "optimizer": "adam",
+         "lr_schedule": "constant", "augment": "none", "dropout_probs": [0.2, 0.3, 0.4, 0.5]}
 PROTOCOLS = {
     "default": {},
     # the system that this one reproduces
-    "reference": {"tile": "reference", "Learning_rate": 1e-5},
+    "reference": {**PLAIN, "tile": "reference", "Learning_rate": 1e-5, "Total_epochs": 200, "Val_epochs": 50},
     # Ronneberger et al. 2015: section 2 (up-convolutions), 3 (whole images, momentum 0.99, weight map), 3.1 (deformation)
-    "paper": {"bilinear": False, "optimizer": "sgd", "augment": "paper"},
+    "paper": {**PLAIN, "bilinear": False, "optimizer": "sgd", "augment": "paper"},
 }
 
 
@@ -67,13 +70,16 @@ def build_parser():
     add("--Checkpoint_directory", type=Path, default=Path("./checkpoints"), help="folder of best_model and last_model")
     add("--Result_directory", type=Path, default=Path("./results"), help="folder of the best model's predictions")
     add("--Weight_directory", type=Path, default=Path("./weight_maps"), help="folder of the weight maps")
-    add("--is_grayscale", type=boolean, help="True or False; must suit n_channels (default: True when n_channels is 1)")
-    add("--n_channels", type=int, choices=(1, 3), default=1, help="image channels: 1 grey, 3 RGB")
-    add("--n_classes", type=number(int, 2, 256), default=2, help="classes, background among them")
+    add("--is_grayscale", type=boolean, help="the same as True or False; must suit n_channels")
+    add("--n_channels", type=int, choices=(1, 3), help="image channels: 1 grey, 3 RGB (default: as the images are)")
+    add("--n_classes", type=number(int, 2, 256),
+        help="classes, background among them (default: as many as the labels have values; 2 for masks)")
     add("--ignore_label", type=number(int, 0, 2 ** 16), help="pixels of this value in a label count nowhere")
-    add("--Total_epochs", type=number(int, 1), default=200, help="epochs to train")
-    add("--Val_epochs", type=number(int, 0), default=50, help="epoch from which on to test, counted from 0")
-    add("--Batch_size", type=number(int, 1), default=1, help="images per step")
+    add("--Total_epochs", type=number(int, 1), help=f"epochs to train (default: as many as make {Choices.CROPS:,} crops)")
+    add("--Val_epochs", type=number(int, 0),
+        help="epoch from which on to test, counted from 0 (default: a quarter of the epochs)")
+    add("--Batch_size", type=number(int, 1),
+        help=f"images per step (default: {Choices.BATCH}, fewer where memory is short)")
     add("--bilinear", type=boolean, default=True, help="U-Net: bilinear up-sampling (False: transposed convolution)")
     add("--dropout_probs", type=number(float, 0, 1), nargs=4, default=[0.2, 0.3, 0.4, 0.5],
         help="U-Net: probabilities at the end of down1 ... down4")
@@ -83,10 +89,12 @@ def build_parser():
     add("--mode", choices=("Unet", "U2net", "U2netS"), default="Unet", help="net")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run")
     add("--seed", type=number(int, 0, 2 ** 31), default=0, help="seed of weights, order, crops, augmentation and dropout")
-    add("--base_channels", type=number(int, 2), default=64, help="U-Net: channels of the first level (even)")
-    add("--tile", type=tile, default="full", metavar="full|N|reference",
+    add("--base_channels", type=number(int, 2),
+        help="U-Net: channels of the first level, even; 64 in the paper (default: {cuda} on a GPU, {cpu} on a CPU)".format(
+            **Choices.BASE_CHANNELS))
+    add("--tile", type=tile, metavar="full|N|reference",
         help="full: whole images; N: random crops of N x N px in training, tiles in testing; reference: four 256 px "
-             "quadrants, each mirrored at its own edges")
+             f"quadrants, each mirrored at its own edges (default: {Choices.CROP}, full where images are no larger)")
     add("--padding", type=int, choices=(0, 1), default=0,
         help="U-Net: 0: valid convolutions, as in the paper; 1: convolutions that keep the size")
     add("--optimizer", choices=("adam", "adamw", "sgd"), default="adam",
@@ -104,8 +112,8 @@ def build_parser():
     add("--group", type=expression, metavar="REGEX",
         help="--val_fraction: its first group names the slide (the patient) in an image's name; slides are not split")
     add("--protocol", choices=tuple(PROTOCOLS), default="default",
-        help="; ".join(f"{name}: {' '.join(f'--{flag} {value}' for flag, value in flags.items())}"
-                       for name, flags in PROTOCOLS.items() if flags) + "; unless these are given")
+        help="settings for flags that are not given; default: what measured best (docs/ablation.md); reference: those of the "
+             "system that this one reproduces; paper: the U-Net paper's")
     add("--augment", choices=("none", *RECIPES), default="none",
         help="augmentation while training; paper: the U-Net paper's; full: flips, turns, zoom, stains, blur, noise too")
     add("--save_every", type=save_every, default="1", metavar="N|Nm",
@@ -135,14 +143,16 @@ def parse_arguments():
 
 def check_flags(args, parser):
     """End with exit code 2 for flags that do not go together; settle those that follow from others."""
-    if args.Val_epochs >= args.Total_epochs:
+    if None not in (args.Val_epochs, args.Total_epochs) and args.Val_epochs >= args.Total_epochs:
         parser.error(f"--Val_epochs {args.Val_epochs} must be below --Total_epochs {args.Total_epochs}: "
                      "nothing would be tested")
-    if args.is_grayscale is not None and args.is_grayscale != (args.n_channels == 1):
-        parser.error(f"--is_grayscale {args.is_grayscale} does not suit --n_channels {args.n_channels}: "
-                     "grey images have 1 channel, colour images 3")
-    args.is_grayscale = args.n_channels == 1
-    if args.base_channels % 2:
+    if args.is_grayscale is not None:
+        channels = 1 if args.is_grayscale else 3
+        if args.n_channels not in (None, channels):
+            parser.error(f"--is_grayscale {args.is_grayscale} does not suit --n_channels {args.n_channels}: "
+                         "grey images have 1 channel, colour images 3")
+        args.n_channels = channels
+    if args.base_channels and args.base_channels % 2:
         parser.error(f"--base_channels {args.base_channels} must be even")
     if args.group and not args.val_fraction:
         parser.error("--group: only with --val_fraction")
@@ -150,7 +160,7 @@ def check_flags(args, parser):
         parser.error(f"--padding: of the U-Net alone; {args.mode} always keeps the size")
     args.geometry = geometry_of(args.mode, args.bilinear, args.padding)
     try:
-        check_tile(args.tile, args.geometry)
+        check_tile(args.tile or "full", args.geometry)
     except DataError as error:
         parser.error(str(error))
 
@@ -191,9 +201,8 @@ class Data(NamedTuple):
         return self.choosing is not self.test_set
 
 
-def prepare_data(args):
-    """Lists, statistics, weight maps and baselines: Data."""
-    train_pairs, test_pairs = make_lists(args.Data_directory, args.Datatxt_directory).values()
+def prepare_data(args, train_pairs, test_pairs):
+    """Statistics, weight maps and baselines: Data."""
     held = []
     if args.val_fraction:
         train_pairs, held = hold_back(train_pairs, args.val_fraction, args.seed, args.group)
@@ -244,16 +253,18 @@ def train(trainer, recorder):
 
 def main():
     args, resumed = parse_arguments()
-    Runtime.check(args.device)
+    nvcc, _ = Runtime.check(args.device)
     for name in OUTPUT_FOLDERS:
         make_folder(getattr(args, name))
     with lock_folder(args.Checkpoint_directory), lock_folder(args.Result_directory):
-        return train_locked(args, resumed)
+        return train_locked(args, resumed, bool(nvcc))
 
 
-def train_locked(args, resumed):
+def train_locked(args, resumed, on_gpu):
     """Everything once this run has its folders to itself."""
-    data = prepare_data(args)
+    train_pairs, test_pairs = make_lists(args.Data_directory, args.Datatxt_directory).values()
+    chosen = Choices.choose(args, train_pairs, on_gpu)
+    data = prepare_data(args, train_pairs, test_pairs)
     run = {"settings": settings_of(args), "data": data_of(data, args.Datatxt_directory)}
     if resumed and resumed[1]["run"]["data"] != run["data"] and not args.force:
         raise DataError(f"{args.Data_directory}: not the data that this run began with (other files, or changed ones); "
@@ -272,7 +283,7 @@ def train_locked(args, resumed):
     records = [{"train_loss": float("nan"), **record} for record in before["records"]]  # JSON has no NaN
     log = RunLog(args.Log_directory, run["log"], records)
     settings = {name: value for name, value in vars(args).items() if name != "geometry"}
-    greet(log, args, settings, data)
+    greet(log, args, settings, chosen, data)
 
     recorder = Recorder(args, settings, log, model, header, run, data)
     optimizer = build_optimizer(args.optimizer, model, args.Learning_rate)
@@ -287,11 +298,13 @@ def train_locked(args, resumed):
     return train(trainer, recorder)
 
 
-def greet(log, args, settings, data):
+def greet(log, args, settings, chosen, data):
     """Log what is trained on what, and how."""
     held = f"{len(data.choosing)} held back to choose the best model, " if args.val_fraction else ""
     log.say(f"{args.mode} on {args.Data_directory}: {len(data.loader.dataset)} training pairs, {held}{len(data.test_set)} test "
             f"pairs; {Runtime.device_name()}")
+    if chosen:
+        log.say("Chosen: " + ", ".join(f"--{flag} {settings[flag]} ({why})" for flag, why in chosen.items()))
     log.say("Settings: " + "  ".join(f"{key}={value}" for key, value in settings.items()))
     foreground = data.baselines["all foreground"]
     log.say(f"All foreground would score: IoU {foreground['iou']:.4f}  Dice {foreground['dice']:.4f}")
