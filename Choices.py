@@ -21,9 +21,9 @@ CROPS = 10_000         # that a run sees, copies that DataAugmentation.py made a
 EPOCHS = (10, 400)     # fewest and most
 TESTED = 0.75          # share of the epochs after which there is a test, the last ones
 BASE_CHANNELS = {"cpu": 16, "cuda": 64}
-# bytes that a training step takes for each pixel of its canvas, measured as the growth of the peak from batch to batch;
-# of the U-Net for each base channel
-BYTES_PER_PIXEL = {"Unet": 80, "U2netS": 7000, "U2net": 8000}
+# bytes that a training step takes for each pixel of its input, by benchmarks/results/bench.txt; of the U-Net for each base
+# channel
+BYTES_PER_PIXEL = {"Unet": 72, "U2netS": 5700, "U2net": 10_000}
 MARGIN = 184           # px that a valid U-Net's input is wider than its output
 LARGEST_SHARE = 0.5    # of the memory that is free
 MOST_CLASSES = 32      # label values beyond which these are rather numbers of objects

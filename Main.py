@@ -93,7 +93,7 @@ def build_parser():
         help="U-Net: channels of the first level, even; 64 in the paper (default: {cuda} on a GPU, {cpu} on a CPU)".format(
             **Choices.BASE_CHANNELS))
     add("--tile", type=tile, metavar="full|N|reference",
-        help="full: whole images; N: random crops of N x N px in training, tiles in testing; reference: four 256 px "
+        help="full: train on whole images; N: on a random crop of N x N px of each; reference: train and test on four 256 px "
              f"quadrants, each mirrored at its own edges (default: {Choices.CROP}, full where images are no larger)")
     add("--padding", type=int, choices=(0, 1), default=0,
         help="U-Net: 0: valid convolutions, as in the paper; 1: convolutions that keep the size")
@@ -277,7 +277,8 @@ def train_locked(args, resumed, on_gpu):
     options = net_options(args)
     model = build_model(args.mode, args.n_channels, args.n_classes, **options)
     header = {"mode": args.mode, "n_channels": args.n_channels, "n_classes": args.n_classes, "options": options,
-              "mean": data.statistics.mean, "std": data.statistics.std, "tile": args.tile}
+              "mean": data.statistics.mean, "std": data.statistics.std,
+              "tile": "reference" if args.tile == "reference" else "full"}
     before = resumed[1]["run"] if resumed else {"records": [], "log": run_name(args.mode, args.Log_directory)}
     run["log"] = before["log"]
     records = [{"train_loss": float("nan"), **record} for record in before["records"]]  # JSON has no NaN
@@ -308,8 +309,6 @@ def greet(log, args, settings, chosen, data):
     log.say("Settings: " + "  ".join(f"{key}={value}" for key, value in settings.items()))
     foreground = data.baselines["all foreground"]
     log.say(f"All foreground would score: IoU {foreground['iou']:.4f}  Dice {foreground['dice']:.4f}")
-    if isinstance(args.tile, int) and args.geometry.edge is None:
-        log.say(f"{args.mode} sees beyond any tile: tests blend overlapping tiles of {args.tile} px, close to --tile full")
     log.say("The first steps also compile the net's operators: 1 to 3 minutes, once for this environment.")
 
 
