@@ -19,7 +19,7 @@ CROP = 256             # px: side of the crops in training; docs/ablation.md
 BATCH = 4              # crops per step, where the memory allows
 CROPS = 10_000         # that a run sees, copies that DataAugmentation.py made among them
 EPOCHS = (10, 400)     # fewest and most
-TESTED = 0.75          # share of the epochs after which there is a test, the last ones
+UNTESTED = 0.75        # share of the epochs before the first that is tested: the best come last
 BASE_CHANNELS = {"cpu": 16, "cuda": 64}
 # bytes that a training step takes for each pixel of its input, by benchmarks/results/bench.txt; of the U-Net for each base
 # channel
@@ -124,7 +124,7 @@ def choose(args, pairs, on_gpu):
     settle_size(args, settle, pairs, gpu_memory() if on_gpu else free_memory())
     epochs = int(np.clip(round(CROPS / len(pairs)), *EPOCHS))
     settle("Total_epochs", max(epochs, (args.Val_epochs or 0) + 1), f"about {CROPS:,} crops of {len(pairs)} images")
-    settle("Val_epochs", int(args.Total_epochs * (1 - TESTED)), "a quarter of them")
+    settle("Val_epochs", int(UNTESTED * args.Total_epochs), "the last quarter is tested")
     return reasons
 
 

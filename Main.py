@@ -77,7 +77,7 @@ def build_parser():
     add("--ignore_label", type=number(int, 0, 2 ** 16), help="pixels of this value in a label count nowhere")
     add("--Total_epochs", type=number(int, 1), help=f"epochs to train (default: as many as make {Choices.CROPS:,} crops)")
     add("--Val_epochs", type=number(int, 0),
-        help="epoch from which on to test, counted from 0 (default: a quarter of the epochs)")
+        help="epoch from which on to test, counted from 0 (default: three quarters of the epochs)")
     add("--Batch_size", type=number(int, 1),
         help=f"images per step (default: {Choices.BATCH}, fewer where memory is short)")
     add("--bilinear", type=boolean, default=True, help="U-Net: bilinear up-sampling (False: transposed convolution)")

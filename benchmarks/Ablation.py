@@ -1,10 +1,11 @@
-"""What each part of the training recipe adds, under one budget of time: the measurement behind the defaults of Main.py.
+"""What each part of the training recipe adds, under one CPU budget: the measurement behind the defaults of Main.py.
 
     python benchmarks/Ablation.py --Data_directory data/ISBC2012              # see --minutes and --jobs
 
 Each run trains on four fifths of the training images and is scored, with its last weights, on the fifth that was held back
-(the column that decides) and on the test images (which decide nothing).  Runs go side by side, each on one core of its
-own, so that all are disturbed alike.  Rows are added to ablation.csv as they come: a second start does what is missing.
+(the column that decides) and on the test images (which decide nothing).  A run's clock is its own CPU time, on one core:
+what else the machine does changes little.  Rows are added to ablation.csv as they come: a second start does what is
+missing.
 """
 import csv
 import itertools
@@ -50,14 +51,21 @@ VARIANTS = {
 }
 COLUMNS = ("variant", "seed", "flags", "minutes", "epochs", "train_loss", "held_out_iou", "test_iou")
 ENDLESS = 100_000  # epochs: the budget ends the run
+# Main.py, its clock being the CPU time of its process
+MAIN = f"""
+import runpy, sys, time
+time.monotonic = time.process_time
+sys.path[0] = {str(ROOT)!r}
+runpy.run_path({str(ROOT / 'Main.py')!r}, run_name="__main__")
+"""
 
 
 def parse_arguments():
-    parser = Parser("Train variants of the recipe under one budget of time, and tabulate their scores.")
+    parser = Parser("Train variants of the recipe under one CPU budget, and tabulate their scores.")
     add = parser.add_argument
     add("--Data_directory", type=Path, default=Path("./data/ISBC2012"), help="data set: {train,test}/{imgs,labels}")
     add("--Result_directory", type=Path, default=Path("benchmarks/results"), help="folder of ablation.csv")
-    add("--minutes", type=number(float, 0, include_low=False), default=8.0, help="budget of each run")
+    add("--minutes", type=number(float, 0, include_low=False), default=8.0, help="CPU time of each run")
     add("--jobs", type=number(int, 1), default=len(os.sched_getaffinity(0)), help="runs side by side, a core each")
     add("--variants", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS), metavar="NAME", help="what to run, in this order")
     add("--seeds", nargs="+", type=number(int, 0), default=[0], help="of each variant")
@@ -77,7 +85,7 @@ def train(variant, seed, core, args):
         folders = {f"{name}_directory": Path(folder) / name for name in ("Datatxt", "Log", "Checkpoint", "Result", "Weight")}
         words = as_words({**flags, "Data_directory": args.Data_directory, "Time_budget": args.minutes, "val_fraction": 0.2,
                           "Total_epochs": ENDLESS, "Val_epochs": ENDLESS - 1, "device": "cpu", **folders})
-        done = subprocess.run([sys.executable, str(ROOT / "Main.py"), *words], text=True, capture_output=True,
+        done = subprocess.run([sys.executable, "-c", MAIN, *words], text=True, capture_output=True,
                               preexec_fn=lambda: os.sched_setaffinity(0, {core}), env={**os.environ, "OMP_NUM_THREADS": "1"})
         if done.returncode:
             raise DataError(f"{variant}: Main.py ended with {done.returncode}: {done.stderr.strip().splitlines()[-1]}")
@@ -95,6 +103,18 @@ def rows_of(path):
         return []
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.reader(file))[1:]
+
+
+def markdown(rows):
+    """The table of docs/ablation.md: beside each score its distance from the recipe's mean over its seeds."""
+    own = [float(row[6]) for row in rows if row[0] == "the recipe"]
+    base = sum(own) / max(1, len(own))
+    lines = ["| variant | flags | epochs | training loss | held-out IoU | to the recipe | test IoU |", "|---|---|---|---|---|---|---|"]
+    for variant, seed, flags, _, epochs, loss, held, test in sorted(rows, key=lambda row: -float(row[6])):
+        name = f"{variant}, seed {seed}" if str(seed) != "0" else variant
+        lines.append(f"| {name} | {f'`{flags}`' if flags else ''} | {epochs} | {float(loss):.3f} | {float(held):.4f} | "
+                     f"{float(held) - base:+.4f} | {float(test):.4f} |")
+    return "\n".join(lines)
 
 
 def main():
@@ -120,6 +140,7 @@ def main():
         for row in tqdm(pool.map(measure, tasks), "training", len(tasks), unit="run", disable=None):
             csv.writer(file, lineterminator="\n").writerow(row)
             file.flush()
+    print(markdown(rows_of(path)))
     print(f"Wrote {path}")
 
 

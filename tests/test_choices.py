@@ -73,7 +73,7 @@ def test_everything_is_chosen_and_no_flag_overruled(tmp_path):
     assert tuple(reasons) == Choices.CHOSEN
     assert (args.n_channels, args.n_classes, args.is_grayscale, args.base_channels) == (3, 3, False, Choices.BASE_CHANNELS["cpu"])
     assert (args.tile, args.Batch_size, args.Total_epochs) == (Choices.CROP, Choices.BATCH, Choices.EPOCHS[1])
-    assert args.Val_epochs == args.Total_epochs // 4
+    assert args.Val_epochs == 300
     given = dict(n_channels=1, n_classes=5, base_channels=8, tile="full", Batch_size=7, Total_epochs=3, Val_epochs=1)
     args = flags(tmp_path, **given)
     assert Choices.choose(args, pairs, on_gpu=False) == {}
@@ -81,8 +81,8 @@ def test_everything_is_chosen_and_no_flag_overruled(tmp_path):
 
 
 @pytest.mark.parametrize("images, given, total, val", [
-    (30, {}, 333, 83), (1, {}, 400, 100), (5000, {}, 10, 2), (5000, {"Val_epochs": 40}, 41, 40),
-    (30, {"Total_epochs": 1}, 1, 0), (30, {"Total_epochs": 200}, 200, 50)])
+    (30, {}, 333, 249), (1, {}, 400, 300), (5000, {}, 10, 7), (5000, {"Val_epochs": 40}, 41, 40),
+    (30, {"Total_epochs": 1}, 1, 0), (30, {"Total_epochs": 200}, 200, 150)])
 def test_epochs(images, given, total, val, tmp_path):
     args = flags(tmp_path, n_channels=1, n_classes=2, **given)
     pair, = pairs_of(tmp_path, [GREY], [GREY])
