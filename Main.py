@@ -81,7 +81,7 @@ def build_parser():
     add("--Batch_size", type=number(int, 1),
         help=f"images per step (default: {Choices.BATCH}, fewer where memory is short)")
     add("--bilinear", type=boolean, default=True, help="U-Net: bilinear up-sampling (False: transposed convolution)")
-    add("--dropout_probs", type=number(float, 0, 1), nargs=4, default=[0.2, 0.3, 0.4, 0.5],
+    add("--dropout_probs", type=number(float, 0, 1), nargs=4, default=[0.0] * 4,
         help="U-Net: probabilities at the end of down1 ... down4")
     add("--Learning_rate", type=number(float, 0, include_low=False), default=0.001, help="step size")
     add("--Loss_w0", type=number(float, 0, 1e6), default=10.0, help="weight of the border term")
@@ -95,14 +95,14 @@ def build_parser():
     add("--tile", type=tile, metavar="full|N|reference",
         help="full: train on whole images; N: on a random crop of N x N px of each; reference: train and test on four 256 px "
              f"quadrants, each mirrored at its own edges (default: {Choices.CROP}, full where images are no larger)")
-    add("--padding", type=int, choices=(0, 1), default=0,
-        help="U-Net: 0: valid convolutions, as in the paper; 1: convolutions that keep the size")
-    add("--optimizer", choices=("adam", "adamw", "sgd"), default="adam",
+    add("--padding", type=int, choices=(0, 1),
+        help="U-Net: 0: valid convolutions, as in the paper; 1: convolutions that keep the size (default: 1)")
+    add("--optimizer", choices=("adam", "adamw", "sgd"), default="adamw",
         help="adam: betas 0.99, 0.999; adamw: betas 0.9, 0.999, weight decay 0.01; sgd: momentum 0.99")
-    add("--lr_schedule", choices=("constant", "cosine"), default="constant", help="of the learning rate, over the run")
+    add("--lr_schedule", choices=("constant", "cosine"), default="cosine", help="of the learning rate, over the run")
     add("--warm_up", type=number(float, 0, 1), default=0.0, help="share of the run over which the learning rate rises from 0")
     add("--clip_norm", type=number(float, 0), default=0.0, help="largest norm of all gradients together; 0: any")
-    add("--loss", choices=("weighted_ce", "ce", "ce_dice"), default="weighted_ce",
+    add("--loss", choices=("weighted_ce", "ce", "ce_dice"), default="ce",
         help="cross entropy with the weight map, without it, or without it and with a Dice term")
     add("--Time_budget", type=number(float, 0, include_low=False), metavar="MINUTES",
         help="end after so many minutes, with the schedule at its end and a test, however many epochs that makes")
@@ -158,6 +158,8 @@ def check_flags(args, parser):
         parser.error("--group: only with --val_fraction")
     if args.padding and args.mode != "Unet":
         parser.error(f"--padding: of the U-Net alone; {args.mode} always keeps the size")
+    if args.padding is None:
+        args.padding = int(args.mode == "Unet")
     args.geometry = geometry_of(args.mode, args.bilinear, args.padding)
     try:
         check_tile(args.tile or "full", args.geometry)

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import Checkpoint
+import Choices
 import Runtime
 from Common import DataError
 from Report import HIT
@@ -25,7 +26,7 @@ COMMANDS = sorted(path.name for path in ROOT.glob("*.py") if "__main__" in path.
 COLUMNS = ["epoch", "train_loss", "iou", "dice", "f1", "epoch_time", "throughput"]
 # the U-Net paper's net and loss, small, with images one by one: what these tests know by heart
 PLAIN = ("--padding", 0, "--Batch_size", 1, "--loss", "weighted_ce", "--optimizer", "adam", "--lr_schedule", "constant",
-         "--augment", "none")
+         "--augment", "none", "--dropout_probs", 0.2, 0.3, 0.4, 0.5)
 SMALL = ("--base_channels", 4, "--Learning_rate", 0.01, "--device", "cpu", *PLAIN)
 
 
@@ -90,12 +91,11 @@ def test_the_documented_defaults(monkeypatch):
     folders = {"Data_directory": "data/ISBC2012", "Datatxt_directory": "DataTxt", "Log_directory": "logs",
                "Checkpoint_directory": "checkpoints", "Result_directory": "results", "Weight_directory": "weight_maps"}
     assert {name: str(found.pop(name)) for name in folders} == folders
-    assert found.pop("geometry").margin == 184
-    assert found == {"is_grayscale": True, "n_channels": 1, "n_classes": 2, "Total_epochs": 200, "Val_epochs": 50,
-                     "Batch_size": 1, "ignore_label": None, "bilinear": True, "dropout_probs": [0.2, 0.3, 0.4, 0.5], "Learning_rate": 0.001,
-                     "Loss_w0": 10.0, "Loss_sigma": 5.0, "mode": "Unet", "device": "auto", "seed": 0,
-                     "base_channels": 64, "padding": 0, "tile": "full", "optimizer": "adam", "lr_schedule": "constant",
-                     "warm_up": 0, "clip_norm": 0, "loss": "weighted_ce", "Time_budget": None, "val_fraction": 0, "group": None,
+    assert found.pop("geometry").margin == 0
+    assert {found.pop(name) for name in (*Choices.CHOSEN, "is_grayscale")} == {None}, "left to the data"
+    assert found == {"ignore_label": None, "bilinear": True, "dropout_probs": [0, 0, 0, 0], "Learning_rate": 0.001,
+                     "Loss_w0": 10.0, "Loss_sigma": 5.0, "mode": "Unet", "device": "auto", "seed": 0, "padding": 1,
+                     "optimizer": "adamw", "lr_schedule": "cosine", "warm_up": 0, "clip_norm": 0, "loss": "ce", "Time_budget": None, "val_fraction": 0, "group": None,
                      "protocol": "default", "augment": "none", "save_every": (1, ""), "resume": False, "force": False}
 
 
@@ -108,10 +108,12 @@ def test_a_protocol_sets_defaults_and_no_more(monkeypatch):
     plain = parsed()
     for name, flags in Main.PROTOCOLS.items():
         found = parsed("--protocol", name)
-        changed = {key: value for key, value in found.items() if value != plain[key]} if name != "default" else {}
-        assert {key: value for key, value in changed.items() if key not in ("protocol", "geometry")} == flags
+        assert {key: found[key] for key in flags} == flags
+        assert {key for key in found if found[key] != plain[key]} <= {*flags, "protocol", "geometry"}
     assert parsed("--protocol", "reference", "--Learning_rate", "0.1")["Learning_rate"] == 0.1
-    assert parsed("--protocol", "reference")["tile"] == "reference", "four 256 px quadrants"
+    reference = parsed("--protocol", "reference")
+    assert (reference["tile"], reference["loss"], reference["base_channels"]) == ("reference", "weighted_ce", 64)
+    assert parsed("--protocol", "reference", "--mode", "U2netS")["padding"] == 0
 
 
 @pytest.mark.parametrize("flags, message", [
@@ -126,7 +128,7 @@ def test_a_protocol_sets_defaults_and_no_more(monkeypatch):
     ("--is_grayscale False --n_channels 1", "--is_grayscale False does not suit --n_channels 1"),
     ("--is_grayscale maybe", "expected True or False, got 'maybe'"),
     ("--base_channels 5", "--base_channels 5 must be even"),
-    ("--tile 20", "--tile 20: too small for this net, 52 is the smallest"),
+    ("--tile 20 --padding 0", "--tile 20: too small for this net, 52 is the smallest"),
     ("--augment strong", "argument --augment: invalid choice: 'strong'"),
     ("--n_classes 1", "argument --n_classes: expected a whole number at least 2 and below 256, got '1'"),
     ("--n_channels 2", "argument --n_channels: invalid choice: 2"),
