@@ -6,12 +6,13 @@ import ctypes
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from Common import DataError, image_size, read_image, read_label
-from DataLoader import files_key, keep, read_kept
+from DataLoader import check_pairs, files_key, keep, read_kept
 
 # the flags that can be left to this module
 CHOSEN = ("n_channels", "n_classes", "base_channels", "tile", "Batch_size", "Total_epochs", "Val_epochs")
@@ -57,21 +58,27 @@ def classes_in(counts, ignore_label):
     return 2 if is_mask else int(above[-1]) + 1
 
 
-def facts_of(pairs, ignore_label, datatxt_directory):
-    """(n_channels, n_classes) that suit a training set, kept in `dataset_facts.json` until one of its files changes.
+class Facts(NamedTuple):
+    """What is to be known of a training set."""
+    n_channels: int
+    n_classes: int
+    height: int  # px, of the highest and of the widest image
+    width: int
 
-    Raises DataError where the labels have so many values that they cannot be meant as classes.
-    """
+
+def facts_of(pairs, ignore_label, datatxt_directory):
+    """The Facts of [(image path, label path)], kept in `dataset_facts.json` until a file changes; DataError for a bad file."""
     path = Path(datatxt_directory) / "dataset_facts.json"
     key = files_key([file for pair in pairs for file in pair], ignore_label)
     with suppress(KeyError, TypeError, ValueError):  # damaged
         kept = read_kept(path, key) or {}
-        return int(kept["n_channels"]), int(kept["n_classes"])
+        return Facts(*(int(kept[name]) for name in Facts._fields))
+    check_pairs(pairs, "full")
     images, labels = zip(*pairs)
     n_channels = 3 if any(map(has_colours, tqdm(images, "colours", unit="image", delay=1, leave=False, disable=None))) else 1
-    n_classes = classes_in(count_label_values(labels), ignore_label)
-    keep(path, key, n_channels=n_channels, n_classes=n_classes)
-    return n_channels, n_classes
+    facts = Facts(n_channels, classes_in(count_label_values(labels), ignore_label), *map(max, zip(*map(image_size, images))))
+    keep(path, key, **facts._asdict())
+    return facts
 
 
 # ---------------------------------------------------------------------------------------------------------- the machine
@@ -105,36 +112,36 @@ def step_bytes(args, height, width):
 def choose(args, pairs, on_gpu):
     """Set the flags of `args` that are None; returns {flag: why}.
 
-    pairs: [(image path, label path)] to train on.  Raises DataError as `facts_of` does.
+    pairs: [(image path, label path)] to train on.  Raises DataError as `facts_of` does, and where labels have so many
+    values that they cannot be meant as classes.
     """
     def settle(name, value, why):
         if getattr(args, name) is None:
             setattr(args, name, value)
             reasons[name] = why
     reasons = {}
-    if None in (args.n_channels, args.n_classes):
-        n_channels, n_classes = facts_of(pairs, args.ignore_label, args.Datatxt_directory)
-        settle("n_channels", n_channels, "grey images" if n_channels == 1 else "images in colour")
-        if args.n_classes is None and n_classes > MOST_CLASSES:
-            raise DataError(f"{pairs[0][1].parent}: labels with values up to {n_classes - 1}; give --n_classes (2: every "
-                            "value above 0 is foreground)")
-        settle("n_classes", n_classes, "values in the labels")
-    args.is_grayscale = args.n_channels == 1
+    if all(getattr(args, name) is not None for name in CHOSEN):  # a run that is resumed
+        return {}
+    facts = facts_of(pairs, args.ignore_label, args.Datatxt_directory)
+    settle("n_channels", facts.n_channels, "grey images" if facts.n_channels == 1 else "images in colour")
+    if args.n_classes is None and facts.n_classes > MOST_CLASSES:
+        raise DataError(f"{pairs[0][1].parent}: labels with values up to {facts.n_classes - 1}; give --n_classes (2: every "
+                        "value above 0 is foreground)")
+    settle("n_classes", facts.n_classes, "values in the labels")
     settle("base_channels", BASE_CHANNELS["cuda" if on_gpu else "cpu"], "a GPU" if on_gpu else "a CPU")
-    settle_size(args, settle, pairs, gpu_memory() if on_gpu else free_memory())
+    settle_size(args, settle, facts, gpu_memory() if on_gpu else free_memory())
     epochs = int(np.clip(round(CROPS / len(pairs)), *EPOCHS))
     settle("Total_epochs", max(epochs, (args.Val_epochs or 0) + 1), f"about {CROPS:,} crops of {len(pairs)} images")
     settle("Val_epochs", int(UNTESTED * args.Total_epochs), "the last quarter is tested")
     return reasons
 
 
-def settle_size(args, settle, pairs, memory):
+def settle_size(args, settle, facts, memory):
     """The crop and the batch: whole images where these are no larger than a crop."""
-    sizes = [image_size(image) for image, _ in pairs]
-    largest = [max(lengths) for lengths in zip(*sizes)]
-    settle("tile", "full" if max(largest) <= CROP else CROP, f"images of up to {largest[0]} x {largest[1]} px")
-    side = args.tile if isinstance(args.tile, int) else None
-    each = step_bytes(args, *(min(length, side or length) for length in largest))
+    largest = facts.height, facts.width
+    settle("tile", "full" if max(largest) <= CROP else CROP, f"images of up to {facts.height} x {facts.width} px")
+    side = args.tile if isinstance(args.tile, int) else max(largest)
+    each = step_bytes(args, *(min(length, side) for length in largest))
     batch = BATCH
     while batch > 1 and batch * each > LARGEST_SHARE * memory:
         batch //= 2

@@ -266,6 +266,7 @@ def train_locked(args, resumed, on_gpu):
     """Everything once this run has its folders to itself."""
     train_pairs, test_pairs = make_lists(args.Data_directory, args.Datatxt_directory).values()
     chosen = Choices.choose(args, train_pairs, on_gpu)
+    args.is_grayscale = args.n_channels == 1
     data = prepare_data(args, train_pairs, test_pairs)
     run = {"settings": settings_of(args), "data": data_of(data, args.Datatxt_directory)}
     if resumed and resumed[1]["run"]["data"] != run["data"] and not args.force:

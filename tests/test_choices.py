@@ -31,7 +31,7 @@ def pairs_of(folder, images, labels):
     ([GREY, GREY], 1), ([np.repeat(GREY[..., None], 3, axis=2)], 1), ([GREY.astype(np.uint16) * 100], 1), ([GREY, COLOUR], 3)])
 def test_colours(images, channels, tmp_path):
     pairs = pairs_of(tmp_path, images, [GREY] * len(images))
-    assert Choices.facts_of(pairs, None, tmp_path)[0] == channels
+    assert Choices.facts_of(pairs, None, tmp_path).n_channels == channels
 
 
 @pytest.mark.parametrize("values, ignored, classes", [
@@ -45,14 +45,14 @@ def test_classes(values, ignored, classes):
 
 def test_facts_are_kept_until_a_file_changes(tmp_path, monkeypatch):
     pairs = pairs_of(tmp_path, [GREY, GREY], [np.eye(4, 5, dtype=np.uint8), np.eye(4, 5, dtype=np.uint8)])
-    assert Choices.facts_of(pairs, None, tmp_path) == (1, 2)
+    assert Choices.facts_of(pairs, None, tmp_path) == (1, 2, 4, 5)
     with monkeypatch.context() as patch:
         patch.setattr(Choices, "read_label", lambda path: pytest.fail("read again"))
-        assert Choices.facts_of(pairs, None, tmp_path) == (1, 2)
+        assert Choices.facts_of(pairs, None, tmp_path) == (1, 2, 4, 5)
     Image.fromarray(np.arange(20, dtype=np.uint8).reshape(4, 5)).save(pairs[1][1])
-    assert Choices.facts_of(pairs, None, tmp_path) == (1, 20)
+    assert Choices.facts_of(pairs, None, tmp_path) == (1, 20, 4, 5)
     (tmp_path / "dataset_facts.json").write_text('{"key": 1')
-    assert Choices.facts_of(pairs, None, tmp_path) == (1, 20)
+    assert Choices.facts_of(pairs, None, tmp_path) == (1, 20, 4, 5)
 
 
 def test_numbers_of_objects_are_no_classes(tmp_path):
@@ -71,13 +71,13 @@ def test_everything_is_chosen_and_no_flag_overruled(tmp_path):
     args = flags(tmp_path)
     reasons = Choices.choose(args, pairs, on_gpu=False)
     assert tuple(reasons) == Choices.CHOSEN
-    assert (args.n_channels, args.n_classes, args.is_grayscale, args.base_channels) == (3, 3, False, Choices.BASE_CHANNELS["cpu"])
+    assert (args.n_channels, args.n_classes, args.base_channels) == (3, 3, Choices.BASE_CHANNELS["cpu"])
     assert (args.tile, args.Batch_size, args.Total_epochs) == (Choices.CROP, Choices.BATCH, Choices.EPOCHS[1])
     assert args.Val_epochs == 300
     given = dict(n_channels=1, n_classes=5, base_channels=8, tile="full", Batch_size=7, Total_epochs=3, Val_epochs=1)
     args = flags(tmp_path, **given)
     assert Choices.choose(args, pairs, on_gpu=False) == {}
-    assert vars(args) == {**vars(flags(tmp_path, **given)), "is_grayscale": True}
+    assert args == flags(tmp_path, **given)
 
 
 @pytest.mark.parametrize("images, given, total, val", [
