@@ -132,6 +132,8 @@ def choose(args, pairs, on_gpu):
     settle_size(args, settle, facts, gpu_memory() if on_gpu else free_memory())
     epochs = int(np.clip(round(CROPS / len(pairs)), *EPOCHS))
     settle("Total_epochs", max(epochs, (args.Val_epochs or 0) + 1), f"about {CROPS:,} crops of {len(pairs)} images")
+    if args.Time_budget:
+        settle("Val_epochs", 0, "tests take a tenth of the time")
     settle("Val_epochs", int(UNTESTED * args.Total_epochs), "the last quarter is tested")
     return reasons
 

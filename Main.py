@@ -70,14 +70,14 @@ def build_parser():
     add("--Checkpoint_directory", type=Path, default=Path("./checkpoints"), help="folder of best_model and last_model")
     add("--Result_directory", type=Path, default=Path("./results"), help="folder of the best model's predictions")
     add("--Weight_directory", type=Path, default=Path("./weight_maps"), help="folder of the weight maps")
-    add("--is_grayscale", type=boolean, help="the same as True or False; must suit n_channels")
+    add("--is_grayscale", type=boolean, help="another way to say it: True is --n_channels 1, False 3")
     add("--n_channels", type=int, choices=(1, 3), help="image channels: 1 grey, 3 RGB (default: as the images are)")
     add("--n_classes", type=number(int, 2, 256),
         help="classes, background among them (default: as many as the labels have values; 2 for masks)")
     add("--ignore_label", type=number(int, 0, 2 ** 16), help="pixels of this value in a label count nowhere")
     add("--Total_epochs", type=number(int, 1), help=f"epochs to train (default: as many as make {Choices.CROPS:,} crops)")
     add("--Val_epochs", type=number(int, 0),
-        help="epoch from which on to test, counted from 0 (default: three quarters of the epochs)")
+        help="epoch from which on to test, counted from 0 (default: three quarters of the epochs; 0 with --Time_budget)")
     add("--Batch_size", type=number(int, 1),
         help=f"images per step (default: {Choices.BATCH}, fewer where memory is short)")
     add("--bilinear", type=boolean, default=True, help="U-Net: bilinear up-sampling (False: transposed convolution)")
@@ -115,7 +115,8 @@ def build_parser():
         help="settings for flags that are not given; default: what measured best (docs/ablation.md); reference: those of the "
              "system that this one reproduces; paper: the U-Net paper's")
     add("--augment", choices=("none", *RECIPES), default="none",
-        help="augmentation while training; paper: the U-Net paper's; full: flips, turns, zoom, stains, blur, noise too")
+        help="augmentation while training; paper: the U-Net paper's; light: flips, quarter turns, grey values or stains; "
+             "full: other angles, zoom, elastic deformation, blur and noise too")
     add("--save_every", type=save_every, default="1", metavar="N|Nm",
         help="epochs between writes of last_model; 10m: minutes")
     add("--resume", action="store_true",

@@ -13,7 +13,7 @@ GREY, COLOUR = np.full((4, 5), 70, np.uint8), np.dstack([np.full((4, 5), value, 
 
 def flags(folder, **given):
     chosen = dict.fromkeys(Choices.CHOSEN)
-    return Namespace(**{**chosen, "mode": "Unet", "padding": 0, "ignore_label": None, "Datatxt_directory": folder, **given})
+    return Namespace(**{**chosen, "mode": "Unet", "padding": 0, "ignore_label": None, "Time_budget": None, "Datatxt_directory": folder, **given})
 
 
 def pairs_of(folder, images, labels):
@@ -82,7 +82,7 @@ def test_everything_is_chosen_and_no_flag_overruled(tmp_path):
 
 @pytest.mark.parametrize("images, given, total, val", [
     (30, {}, 333, 249), (1, {}, 400, 300), (5000, {}, 10, 7), (5000, {"Val_epochs": 40}, 41, 40),
-    (30, {"Total_epochs": 1}, 1, 0), (30, {"Total_epochs": 200}, 200, 150)])
+    (30, {"Total_epochs": 1}, 1, 0), (30, {"Total_epochs": 200}, 200, 150), (30, {"Time_budget": 5}, 333, 0)])
 def test_epochs(images, given, total, val, tmp_path):
     args = flags(tmp_path, n_channels=1, n_classes=2, **given)
     pair, = pairs_of(tmp_path, [GREY], [GREY])
