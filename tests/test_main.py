@@ -387,7 +387,8 @@ def test_the_same_seed_gives_the_same_run(full_run, tmp_path):
 def test_other_ways_to_train(tmp_path, flags, sizes, options):
     channels, classes = (3, 3) if "--n_channels" in flags else (1, 2)
     data = write_set(tmp_path / "set", sizes, sizes[:1], channels, classes)
-    trained(tmp_path / "run", data, *flags, "--Total_epochs", 1, "--Val_epochs", 0)
+    done = trained(tmp_path / "run", data, *flags, "--Total_epochs", 1, "--Val_epochs", 0)
+    assert ("Weight maps" in done.stdout) == any((tmp_path / "run" / "weight_maps").iterdir()) == ("--loss" not in flags)
     (row,) = rows_of(tmp_path / "run")
     assert float(row["train_loss"]) > 0 and 0 <= float(row["iou"]) <= float(row["dice"]) <= 1
     (prediction,) = predictions_of(tmp_path / "run").values()
