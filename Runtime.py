@@ -135,7 +135,7 @@ def device_name():
                 model = line.split(":", 1)[1].strip()
                 break
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{model}, {cores} cores (CPU)"
+    return f"{model}, {cores} core{'s' * (cores != 1)} (CPU)"
 
 
 def seed_everything(seed):
