@@ -219,7 +219,8 @@ class Trainer:
 
     @property
     def finished(self):
-        return self.epoch >= self.total_epochs or self.out_of_time
+        """Whether all epochs are done, or the time is up and there is a best model."""
+        return self.epoch >= self.total_epochs or self.out_of_time and self.best_iou >= 0
 
     def test_is_due(self):
         """After every epoch from `val_epochs` on; where time is short, as often as a tenth of it allows, and in the end."""
