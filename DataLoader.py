@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from Common import IGNORED, DataError, atomic_write, check_same_size, image_size, load_label, parse_json, read_image
+import Ranks
+from Common import IGNORED, MAX_PIXELS, DataError, atomic_write, check_same_size, image_size, load_label, parse_json, read_image
 from MakeTxt import group_of, split_groups
 from MirrorPadding import REFERENCE_SIDE, mirror_pad, mirrored_around, mirrored_before, pad_for, reference_blocks
 from Normalise import Statistics, as_planes, normalise
@@ -26,6 +27,8 @@ class Batch(NamedTuple):
     inputs: np.ndarray   # (N, C, h, w) float32, normalised and mirrored; four quadrants an image with tile='reference'
     labels: np.ndarray   # (N, H, W) int32 class indices; IGNORED pixels weigh 0
     weights: np.ndarray  # (N, H, W) float32 weight maps
+    counting: int = 0    # how many of its samples count (the first ones); 0: unknown, of a batch that no loader made
+    total: int = 0       # how many do on all ranks
 
 
 # --------------------------------------------------------------------------------------------------------------- one pair
@@ -161,6 +164,7 @@ class TrainingLoader:
     w0: of the weight maps' border term; None: every pixel weighs 1, and there are no weight maps.
     augment: a Transforms.Augmentation, or None.  Its draws depend on seed, epoch and index alone: neither the number of
     workers nor a run that is resumed within an epoch changes a bit.
+    With several ranks (Ranks.py) a batch is this rank's part of it.
     """
 
     def __init__(self, dataset, geometry, tile="full", batch_size=1, seed=0, weight_directory="./weight_maps", w0=10,
@@ -216,16 +220,26 @@ class TrainingLoader:
 
     def batch(self, indices, epoch):
         """The Batch of some indices, in one epoch's random crops and augmentations."""
-        samples = [self.sample(int(index), epoch) for index in indices]
-        height, width = (max(label.shape[axis] for _, label, _, _ in samples) for axis in (0, 1))
+        dealt, counting = Ranks.deal(indices)
+        samples = [self.sample(int(index), epoch) for index in dealt]
+        height, width = self._canvas(indices, samples)
+        scale = height * width * (len(dealt) * Ranks.size / len(indices))  # the mean over all ranks is one over the batch
         inputs = [self._input(image, region, height, width) for image, _, _, region in samples]
         labels = np.zeros((len(samples), height, width), np.int32)
         weights = np.zeros((len(samples), height, width), np.float32)
         for k, (_, label, weight, _) in enumerate(samples):
             h, w = label.shape
             labels[k, :h, :w] = label
-            weights[k, :h, :w] = weight * (height * width / max(1, np.count_nonzero(label != IGNORED)))
-        return Batch(np.concatenate(inputs), labels, weights)
+            weights[k, :h, :w] = weight * ((k < counting) * scale / max(1, np.count_nonzero(label != IGNORED)))
+        return Batch(np.concatenate(inputs), labels, weights, counting, len(indices))
+
+    def _canvas(self, indices, samples):
+        """(height, width) that all of a batch's labels fit into, those of other ranks among them."""
+        sides = [label.shape for _, label, _, _ in samples]
+        if Ranks.size > 1:
+            largest = self.tile if isinstance(self.tile, int) else MAX_PIXELS
+            sides += [[min(largest, side) for side in image_size(self.dataset.pairs[index][1])] for index in indices]
+        return (max(side) for side in zip(*sides))
 
     def sample(self, index, epoch):
         """(image, label, weight map, (top, left)): the label and its map are cut to the crop that begins there.

@@ -8,6 +8,7 @@ results/ (predictions of the best model), weight_maps/ and DataTxt/.  Epochs cou
 epoch >= Val_epochs.
 
     python Main.py --resume                  # go on with the run whose last_model lies in checkpoints/
+    mpirun -np 8 python Main.py --Batch_size 8 ...        # on 8 devices, an image of each batch on each (docs/scaling.md)
 
 Flags and files are checked before Jittor is imported: a mistake is answered in a second.
 """
@@ -18,9 +19,10 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+import Ranks
 import Runtime
 from Checkpoint import assign
-from Common import IGNORED, DataError, Parser, boolean, expression, lock_folder, make_folder, number, run, tile
+from Common import IGNORED, DataError, Parser, boolean, expression, lock_folder, make_folder, number, tile
 from DataLoader import SegmentationSet, Statistics, TrainingLoader, check_pairs, dataset_statistics, hold_back
 from MakeTxt import make_lists
 from Metrics import constant_baselines
@@ -142,6 +144,8 @@ def check_flags(args, parser):
         parser.error(f"--is_grayscale {args.is_grayscale} does not suit --n_channels {args.n_channels}: "
                      "grey images have 1 channel, colour images 3")
     args.is_grayscale = args.n_channels == 1
+    if args.Batch_size < Ranks.size:
+        parser.error(f"--Batch_size {args.Batch_size}: fewer images than mpirun's {Ranks.size} processes, which share them")
     if args.base_channels % 2:
         parser.error(f"--base_channels {args.base_channels} must be even")
     if args.group and not args.val_fraction:
@@ -211,6 +215,16 @@ def prepare_data(args):
     return Data(loader, choosing, test_set, baselines[0], baselines[-1], statistics)
 
 
+def prepare_run(args, resumed):
+    """(Data, what --resume compares): DataError where a run is resumed with other data."""
+    data = prepare_data(args)
+    run = {"settings": settings_of(args), "data": data_of(data, args.Datatxt_directory)}
+    if resumed and resumed[1]["run"]["data"] != run["data"] and not args.force:
+        raise DataError(f"{args.Data_directory}: not the data that this run began with (other files, or changed ones); "
+                        "bring those back, start without --resume, or add --force")
+    return data, run
+
+
 def train(trainer, recorder):
     """Run the trainer to its end, whatever that is; save, draw and say what came out.  Returns the exit code."""
     started, failure = time.monotonic(), None
@@ -242,9 +256,22 @@ def train(trainer, recorder):
     return 0 if finished else 130
 
 
+def follow(trainer):
+    """Run the trainer on another rank than the first, which does the rest of `train`.  Returns 0 where the run is complete."""
+    from Process import TrainingFailed
+    try:
+        if trainer.run():
+            return 0
+    except TrainingFailed:  # on every rank
+        pass
+    Ranks.wait_for_first()
+
+
 def main():
     args, resumed = parse_arguments()
     Runtime.check(args.device)
+    if Ranks.rank:
+        return train_locked(args, resumed)
     for name in OUTPUT_FOLDERS:
         make_folder(getattr(args, name))
     with lock_folder(args.Checkpoint_directory), lock_folder(args.Result_directory):
@@ -253,19 +280,33 @@ def main():
 
 def train_locked(args, resumed):
     """Everything once this run has its folders to itself."""
-    data = prepare_data(args)
-    run = {"settings": settings_of(args), "data": data_of(data, args.Datatxt_directory)}
-    if resumed and resumed[1]["run"]["data"] != run["data"] and not args.force:
-        raise DataError(f"{args.Data_directory}: not the data that this run began with (other files, or changed ones); "
-                        "bring those back, start without --resume, or add --force")
-
+    data, run = (None, None) if Ranks.rank else prepare_run(args, resumed)
     Runtime.start(args.device)
     Runtime.seed_everything(args.seed)
+    data = Ranks.shared(data)
     from Model import build_model
     from Process import Trainer, build_optimizer
-    options = net_options(args)
-    model = build_model(args.mode, args.n_channels, args.n_classes, **options)
-    header = {"mode": args.mode, "n_channels": args.n_channels, "n_classes": args.n_classes, "options": options,
+    model = build_model(args.mode, args.n_channels, args.n_classes, **net_options(args))
+    recorder = None if Ranks.rank else begin_recording(args, resumed, model, run, data)
+    told = [lambda *_: None] * 3 if Ranks.rank else [recorder.on_epoch, recorder.on_best, recorder.log.say]
+    optimizer = build_optimizer(args.optimizer, model, args.Learning_rate)
+    trainer = Trainer(model, optimizer, data.loader, data.choosing, args.Total_epochs, args.Val_epochs, *told, plan_of(args))
+    if resumed:
+        assign(trainer.state(), resumed[0], args.Checkpoint_directory / LAST)
+        trainer.resume(resumed[1]["run"]["progress"])
+    if Ranks.rank:
+        return follow(trainer)
+    recorder.trainer = trainer
+    if resumed:
+        recorder.log.say(f"Resumed at epoch {trainer.epoch}, step {trainer.step}")
+    else:
+        recorder.save_last()  # from now on --resume means this run, however soon it is killed
+    return train(trainer, recorder)
+
+
+def begin_recording(args, resumed, model, run, data):
+    """The Recorder of this run: log and CSV are begun, or go on where the run is resumed."""
+    header = {"mode": args.mode, "n_channels": args.n_channels, "n_classes": args.n_classes, "options": net_options(args),
               "mean": data.statistics.mean, "std": data.statistics.std, "tile": args.tile}
     before = resumed[1]["run"] if resumed else {"records": [], "log": run_name(args.mode, args.Log_directory)}
     run["log"] = before["log"]
@@ -273,25 +314,14 @@ def train_locked(args, resumed):
     log = RunLog(args.Log_directory, run["log"], records)
     settings = {name: value for name, value in vars(args).items() if name != "geometry"}
     greet(log, args, settings, data)
-
-    recorder = Recorder(args, settings, log, model, header, run, data)
-    optimizer = build_optimizer(args.optimizer, model, args.Learning_rate)
-    trainer = recorder.trainer = Trainer(model, optimizer, data.loader, data.choosing, args.Total_epochs, args.Val_epochs,
-                                         recorder.on_epoch, recorder.on_best, log.say, plan_of(args))
-    if resumed:
-        assign(trainer.state(), resumed[0], args.Checkpoint_directory / LAST)
-        trainer.resume(before["progress"])
-        log.say(f"Resumed at epoch {trainer.epoch}, step {trainer.step}")
-    else:
-        recorder.save_last()  # from now on --resume means this run, however soon it is killed
-    return train(trainer, recorder)
+    return Recorder(args, settings, log, model, header, run, data)
 
 
 def greet(log, args, settings, data):
     """Log what is trained on what, and how."""
     held = f"{len(data.choosing)} held back to choose the best model, " if args.val_fraction else ""
     log.say(f"{args.mode} on {args.Data_directory}: {len(data.loader.dataset)} training pairs, {held}{len(data.test_set)} test "
-            f"pairs; {Runtime.device_name()}")
+            f"pairs; {Runtime.device_name()}{f', {Ranks.size} ranks' if Ranks.size > 1 else ''}")
     log.say("Settings: " + "  ".join(f"{key}={value}" for key, value in settings.items()))
     foreground = data.baselines["all foreground"]
     log.say(f"All foreground would score: IoU {foreground['iou']:.4f}  Dice {foreground['dice']:.4f}")
@@ -301,4 +331,4 @@ def greet(log, args, settings, data):
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(Ranks.command(main))
