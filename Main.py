@@ -225,12 +225,17 @@ def prepare_run(args, resumed):
     return data, run
 
 
+def last_words(who, args):
+    """`with last_words(...):` say it on stderr where this process, `who`, is killed meanwhile."""
+    return Runtime.last_words(f"Main.py: error: {who} was killed, for lack of memory perhaps: {LESS_MEMORY}; "
+                              f"{resume_command(args, build_parser())} goes on")
+
+
 def train(trainer, recorder):
     """Run the trainer to its end, whatever that is; save, draw and say what came out.  Returns the exit code."""
     started, failure = time.monotonic(), None
     try:
-        with Runtime.last_words("Main.py: error: the training was killed, for lack of memory perhaps: "
-                                f"{LESS_MEMORY}; {resume_command(recorder.args, build_parser())} goes on"):
+        with last_words("the training", recorder.args):
             finished = trainer.run()
             recorder.save_last()
             if finished and recorder.args.val_fraction:
@@ -256,12 +261,13 @@ def train(trainer, recorder):
     return 0 if finished else 130
 
 
-def follow(trainer):
+def follow(trainer, args):
     """Run the trainer on another rank than the first, which does the rest of `train`.  Returns 0 where the run is complete."""
     from Process import TrainingFailed
     try:
-        if trainer.run():
-            return 0
+        with last_words(f"rank {Ranks.rank}", args):
+            if trainer.run():
+                return 0
     except TrainingFailed:  # on every rank
         pass
     Ranks.wait_for_first()
@@ -295,7 +301,7 @@ def train_locked(args, resumed):
         assign(trainer.state(), resumed[0], args.Checkpoint_directory / LAST)
         trainer.resume(resumed[1]["run"]["progress"])
     if Ranks.rank:
-        return follow(trainer)
+        return follow(trainer, args)
     recorder.trainer = trainer
     if resumed:
         recorder.log.say(f"Resumed at epoch {trainer.epoch}, step {trainer.step}")

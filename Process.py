@@ -141,7 +141,8 @@ class LossGuard:
 class StopSignal:
     """Turns the first Ctrl-C or SIGTERM into `requested`, so that the running step ends whole; the second acts at once.
 
-    With several ranks it is `received` until they all know it (`agree`), and stop after the same step.
+    With several ranks it is `received` until they all know it (`agree`), and stop after the same step.  They are asked by
+    SIGUSR1, which mpirun passes on: one second after the other two it kills.
     """
 
     received = requested = None
@@ -149,7 +150,7 @@ class StopSignal:
     def __enter__(self):
         self.received, self.requested, self.before, self.process = None, None, {}, os.getpid()
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, *[signal.SIGUSR1][:Ranks.size - 1]):
                 self.before[number] = signal.signal(number, self._request)
         return self
 
@@ -196,7 +197,7 @@ class Trainer:
                            if name.endswith(("running_mean", "running_var"))}
         self.guard, self.stop = LossGuard(), StopSignal()
         self.best_iou = -1.0
-        Ranks.agree()  # on the time
+        Ranks.begin(model)
         self.epoch = self.bad_in_a_row = self.good_in_a_row = 0
         self.step, self.losses, self.skipped = 0, [], 0  # of the running epoch: steps done, their losses, batches left out
         self.last_good, self.snapshot_due, self.went_back = None, True, False

@@ -8,6 +8,7 @@ import contextlib
 import io
 import os
 import pickle
+import signal
 import sys
 import time
 import traceback
@@ -65,6 +66,14 @@ def all_sum(var):
 
 
 # ------------------------------------------------------------------------------------------------------ what all must know
+def begin(model):
+    """Give all ranks the first one's model and time."""
+    if size > 1:
+        model.mpi_param_broadcast()
+        Runtime.start().sync_all(True)  # now: what a rank runs later may not meet another message of another rank
+        agree()
+
+
 def agree(*numbers):
     """The means of numbers over all ranks, a list; brings `monotonic` up to date.  All ranks have to call it."""
     global _agreed_time
@@ -127,6 +136,7 @@ def command(main):
             code = 1
     if code:
         if rank and code != 130:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(PATIENCE)
             print(f"rank {rank}: {said.getvalue().strip()}", file=sys.stderr)
         sys.stdout.flush()
