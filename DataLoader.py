@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 import Ranks
-from Common import IGNORED, MAX_PIXELS, DataError, atomic_write, check_same_size, image_size, load_label, parse_json, read_image
+from Common import IGNORED, DataError, atomic_write, check_same_size, image_size, load_label, parse_json, read_image
 from MakeTxt import group_of, split_groups
 from MirrorPadding import REFERENCE_SIDE, mirror_pad, mirrored_around, mirrored_before, pad_for, reference_blocks
 from Normalise import Statistics, as_planes, normalise
@@ -222,7 +222,7 @@ class TrainingLoader:
         """The Batch of some indices, in one epoch's random crops and augmentations."""
         dealt, counting = Ranks.deal(indices)
         samples = [self.sample(int(index), epoch) for index in dealt]
-        height, width = self._canvas(indices, samples)
+        height, width = self._canvas(indices, epoch, samples)
         scale = height * width * (len(dealt) * Ranks.size / len(indices))  # the mean over all ranks is one over the batch
         inputs = [self._input(image, region, height, width) for image, _, _, region in samples]
         labels = np.zeros((len(samples), height, width), np.int32)
@@ -233,13 +233,23 @@ class TrainingLoader:
             weights[k, :h, :w] = weight * ((k < counting) * scale / max(1, np.count_nonzero(label != IGNORED)))
         return Batch(np.concatenate(inputs), labels, weights, counting, len(indices))
 
-    def _canvas(self, indices, samples):
+    def _canvas(self, indices, epoch, samples):
         """(height, width) that all of a batch's labels fit into, those of other ranks among them."""
-        sides = [label.shape for _, label, _, _ in samples]
-        if Ranks.size > 1:
-            largest = self.tile if isinstance(self.tile, int) else MAX_PIXELS
-            sides += [[min(largest, side) for side in image_size(self.dataset.pairs[index][1])] for index in indices]
-        return (max(side) for side in zip(*sides))
+        return (max(side) for side in zip(*([label.shape for _, label, _, _ in samples] if Ranks.size == 1 else
+                                            [self._sides(int(index), epoch) for index in indices])))
+
+    def _sides(self, index, epoch):
+        """The (height, width) of a sample's label, from its file's header."""
+        rng, (_, _, *sides) = self._crop(index, epoch, image_size(self.dataset.pairs[index][1]))
+        return self.augment.sides(*sides, rng) if self.augment else sides
+
+    def _crop(self, index, epoch, shape):
+        """(the sample's random generator, the crop of a label of this shape: top, left, height, width); the whole of it
+        without a tile."""
+        rng = np.random.default_rng([self.seed, epoch, index])
+        sides = [min(self.tile, length) if isinstance(self.tile, int) else length for length in shape]
+        top, left = (int(rng.integers(0, length - side + 1)) for length, side in zip(shape, sides))
+        return rng, (top, left, *sides)
 
     def sample(self, index, epoch):
         """(image, label, weight map, (top, left)): the label and its map are cut to the crop that begins there.
@@ -250,9 +260,7 @@ class TrainingLoader:
         if pixels.shape[1:] != label.shape:
             raise DataError(f"{self.dataset.pairs[index][1]}: not of its image's size")
         weight, cropped = self.weight_map(index, label), isinstance(self.tile, int)
-        rng = np.random.default_rng([self.seed, epoch, index])
-        sides = [min(self.tile, length) if cropped else length for length in label.shape]
-        top, left = (int(rng.integers(0, length - side + 1)) for length, side in zip(label.shape, sides))
+        rng, (top, left, *sides) = self._crop(index, epoch, label.shape)
         if self.augment:
             pixels, label, weight = self.augment(pixels, label, weight, rng, (top, left, *sides), self._around)
             top, left = (self._around(length)[0] for length in label.shape)
