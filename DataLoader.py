@@ -27,8 +27,6 @@ class Batch(NamedTuple):
     inputs: np.ndarray   # (N, C, h, w) float32, normalised and mirrored; four quadrants an image with tile='reference'
     labels: np.ndarray   # (N, H, W) int32 class indices; IGNORED pixels weigh 0
     weights: np.ndarray  # (N, H, W) float32 weight maps
-    counting: int = 0    # how many of its samples count (the first ones); 0: unknown, of a batch that no loader made
-    total: int = 0       # how many do on all ranks
 
 
 # --------------------------------------------------------------------------------------------------------------- one pair
@@ -164,7 +162,7 @@ class TrainingLoader:
     w0: of the weight maps' border term; None: every pixel weighs 1, and there are no weight maps.
     augment: a Transforms.Augmentation, or None.  Its draws depend on seed, epoch and index alone: neither the number of
     workers nor a run that is resumed within an epoch changes a bit.
-    With several ranks (Ranks.py) a batch is this rank's part of it.
+    With several ranks (Ranks.py) a batch is this rank's part of it; what there does not count weighs nothing.
     """
 
     def __init__(self, dataset, geometry, tile="full", batch_size=1, seed=0, weight_directory="./weight_maps", w0=10,
@@ -176,6 +174,10 @@ class TrainingLoader:
 
     def __len__(self):
         return -(-len(self.dataset) // self.batch_size)
+
+    def images(self, step):
+        """How many images an epoch's batch of this number has, on all ranks."""
+        return min(self.batch_size, len(self.dataset) - step * self.batch_size)
 
     def prepare(self, datatxt_directory):
         """Check all pairs, and compute the weight maps that are not yet on disk, with progress.
@@ -231,7 +233,7 @@ class TrainingLoader:
             h, w = label.shape
             labels[k, :h, :w] = label
             weights[k, :h, :w] = weight * ((k < counting) * scale / max(1, np.count_nonzero(label != IGNORED)))
-        return Batch(np.concatenate(inputs), labels, weights, counting, len(indices))
+        return Batch(np.concatenate(inputs), labels, weights)
 
     def _canvas(self, indices, epoch, samples):
         """(height, width) that all of a batch's labels fit into, those of other ranks among them."""

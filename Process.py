@@ -145,12 +145,13 @@ class StopSignal:
     SIGUSR1, which mpirun passes on: one second after the other two it kills.
     """
 
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if Ranks.size > 1 else []))
     received = requested = None
 
     def __enter__(self):
         self.received, self.requested, self.before, self.process = None, None, {}, os.getpid()
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, *[signal.SIGUSR1][:Ranks.size - 1]):
+            for number in self.SIGNALS:
                 self.before[number] = signal.signal(number, self._request)
         return self
 
@@ -271,8 +272,8 @@ class Trainer:
                 if loss is not None:
                     self.losses.append(loss)
                     bar.set_postfix_str(f"loss {loss:.4f}")
+                images += self.loader.images(self.step)
                 self.step += 1
-                images += batch.total
                 bar.update()
                 if self.stop.requested or self.out_of_time:
                     break
@@ -286,7 +287,7 @@ class Trainer:
         jt.set_seed(step_seed(self.loader.seed, self.epoch, self.step, Ranks.rank))  # of dropout, whatever was drawn before
         before = {name: var.detach() for name, var in self.statistics.items()}
         self.optimizer.lr = self.highest_rate * self.plan.rate(self.done())
-        Ranks.begin_step(len(batch.labels), batch.counting, batch.total)
+        Ranks.begin_step(self.loader.images(self.step))
         loss = batch_loss(self.model, batch, self.loader.tile, self.plan.loss)
         self.optimizer.zero_grad()
         self.optimizer.backward(loss)

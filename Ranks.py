@@ -39,10 +39,11 @@ def deal(indices):
     return own + list(indices[:-(-len(indices) // size) - len(own)]), len(own)
 
 
-def begin_step(samples, counting, total):
-    """Before a training step: this rank has `samples`, of which the first `counting` count, out of `total`."""
+def begin_step(total):
+    """Before a training step on a batch that has so many samples on all ranks."""
     global _dealt
-    _dealt = samples, counting, total
+    part, counting = deal(range(total))
+    _dealt = len(part), counting, total
 
 
 def sample_mean(values):

@@ -92,6 +92,8 @@ def check(device="auto"):
     if device == "cpu":
         return "", ""
     nvcc, reason = find_cuda()
+    if nvcc and os.environ.get("OMPI_COMM_WORLD_SIZE", "1") != "1" and os.environ.get("use_nccl") != "1":
+        nvcc, reason = "", "several processes on GPUs need NCCL, without which they would share one; docs/scaling.md says how"
     if device == "cuda" and not nvcc:
         raise DataError(f"--device cuda: {reason}; use --device cpu or auto")
     return nvcc, reason
@@ -249,7 +251,8 @@ def _import_jittor(with_cuda):
 def _compile_alone(device, with_cuda):
     """Under mpirun: have one process of this machine compile what Jittor's import needs, outside MPI, while the others wait.
 
-    Two that compile at the same time, one of them already in MPI's start, wait for each other for ever.
+    Two that compiled Jittor's core at the same time were seen to wait for each other.  Operators need no such care: Jittor
+    compiles them before it runs a step, under its own lock, and waits in no message meanwhile.
     """
     import jittor_utils
     cache = Path(jittor_utils.cache_path)

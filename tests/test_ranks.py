@@ -15,7 +15,6 @@ from test_resume import assert_same, results, rows_of
 
 import Checkpoint
 import Ranks
-from Common import image_size
 
 with_mpirun = pytest.mark.skipif(not (shutil.which("mpirun") and shutil.which("mpicc")),
                                  reason="no Open MPI here (Debian: apt install openmpi-bin libopenmpi-dev)")
@@ -123,25 +122,27 @@ def test_a_batchs_canvas_is_that_of_all_ranks(monkeypatch, data, tmp_path):
     from Common import pair_by_name
     from DataLoader import SegmentationSet, Statistics, TrainingLoader
     from MirrorPadding import geometry_of
+    from Transforms import augmentation
     pairs = pair_by_name(data / "train" / "imgs", data / "train" / "labels")
     loader = TrainingLoader(SegmentationSet(pairs, 1, 2, Statistics((0.4,), (0.25,))), geometry_of("Unet", True, 0), "full", 7,
-                            w0=None)
+                            w0=None, augment=augmentation("full", 1))  # which turns some images
     whole, = loader.epoch(0)
-    heights, widths = zip(*(image_size(label) for _, label in pairs))
-    assert whole.labels.shape == (7, max(heights), max(widths)) and (whole.counting, whole.total) == (7, 7)
+    assert whole.labels.shape[0] == loader.images(0) == 7
     monkeypatch.setattr(Ranks, "size", 3)
     total = 0
     for rank in range(3):
         monkeypatch.setattr(Ranks, "rank", rank)
         part, = loader.epoch(0)
-        assert part.labels.shape == (3, max(heights), max(widths)) and part.total == 7
-        assert not part.weights[part.counting:].any()
+        counting = len(whole.labels[rank::3])
+        assert part.labels.shape == (3, *whole.labels.shape[1:])
+        assert np.array_equal(part.labels[:counting], whole.labels[rank::3])
+        assert not part.weights[counting:].any()
         total += part.weights.mean()
     assert total / 3 == pytest.approx(whole.weights.mean(), rel=1e-6)
 
 
 # --------------------------------------------------------------------------------------------------------------- whole runs
-RUN = [*FLAGS, "--Total_epochs", "4", "--Val_epochs", "2"]
+RUN = [*FLAGS, "--Total_epochs", "8", "--Val_epochs", "6"]
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +170,7 @@ def test_a_run_of_two_ranks_is_that_of_one_process(run_of_two, folder):
     double, done = run_of_two
     main(folder, *RUN, ranks=1)
     one, two = (rows_of(*each.glob("logs/*.csv")) for each in (folder, double))
-    assert len(one) == len(two) == 4
+    assert len(one) == len(two) == 8
     for row, other in zip(one, two):
         assert float(row[1]) == pytest.approx(float(other[1]), rel=1e-4)
         assert [text == "" for text in row] == [text == "" for text in other]
@@ -178,7 +179,7 @@ def test_a_run_of_two_ranks_is_that_of_one_process(run_of_two, folder):
     masks = predictions_of(double)
     assert list(masks) and all(np.mean(mask != masks[name]) < 5e-3 for name, mask in predictions_of(folder).items())
     assert done.stdout.count("7 training pairs, 3 test pairs") == 1 and ", 2 ranks\n" in done.stdout
-    assert sum(line.startswith("epoch ") for line in done.stdout.splitlines()) == 4
+    assert sum(line.startswith("epoch ") for line in done.stdout.splitlines()) == 8
 
 
 def started(folder, *flags):
@@ -229,6 +230,25 @@ def test_asked_to_stop_all_ranks_stop_after_the_same_step(run_of_two, folder):
     assert "To go on: mpirun -np 2 python Main.py --resume\n" in printed
     main(folder, "--resume")
     assert_same(results(folder), results(run_of_two[0]))
+
+
+@with_mpirun
+@pytest.mark.jittor
+def test_an_error_on_another_rank_ends_the_run(run_of_two, folder):
+    """A training image that is damaged since it was checked, of the second rank's part of the first batch."""
+    for name in ("DataTxt", "weight_maps"):
+        shutil.copytree(run_of_two[0] / name, folder / name)
+    (folder / "data").unlink()
+    shutil.copytree(run_of_two[0] / "data", folder / "data")  # the files' times too: no one checks them again
+    k = np.random.default_rng([0, 0]).permutation(len(SIZES))[1]
+    image = folder / "data" / "train" / "imgs" / f"cell_{k}.png"
+    times = image.stat().st_atime_ns, image.stat().st_mtime_ns
+    image.write_bytes(bytes(image.stat().st_size))
+    os.utime(image, ns=times)
+    done = main(folder, *RUN, code=1)
+    said, = (line for line in done.stderr.splitlines() if "rank 1: " in line)
+    assert said.startswith(f"rank 1: Main.py: error: data/train/imgs/{image.name}: not a readable image")
+    Checkpoint.load(folder / "checkpoints" / "last_model.safetensors")
 
 
 @with_mpirun
