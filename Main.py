@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+import Choices
 import Ranks
 import Runtime
 from Checkpoint import assign
@@ -36,12 +37,14 @@ LESS_MEMORY = "try --tile 256, a smaller --base_channels or --Batch_size 1"
 
 
 # what --protocol sets where no flag says otherwise
+PLAIN = {"base_channels": 64, "padding": 0, "tile": "full", "Batch_size": 1, "loss": "weighted_ce", "optimizer": "adam",
+         "lr_schedule": "constant", "augment": "none", "dropout_probs": [0.2, 0.3, 0.4, 0.5]}
 PROTOCOLS = {
     "default": {},
     # the system that this one reproduces
-    "reference": {"tile": "reference", "Learning_rate": 1e-5},
+    "reference": {**PLAIN, "tile": "reference", "Learning_rate": 1e-5, "Total_epochs": 200, "Val_epochs": 50},
     # Ronneberger et al. 2015: section 2 (up-convolutions), 3 (whole images, momentum 0.99, weight map), 3.1 (deformation)
-    "paper": {"bilinear": False, "optimizer": "sgd", "augment": "paper"},
+    "paper": {**PLAIN, "bilinear": False, "optimizer": "sgd", "augment": "paper"},
 }
 
 
@@ -69,15 +72,18 @@ def build_parser():
     add("--Checkpoint_directory", type=Path, default=Path("./checkpoints"), help="folder of best_model and last_model")
     add("--Result_directory", type=Path, default=Path("./results"), help="folder of the best model's predictions")
     add("--Weight_directory", type=Path, default=Path("./weight_maps"), help="folder of the weight maps")
-    add("--is_grayscale", type=boolean, help="True or False; must suit n_channels (default: True when n_channels is 1)")
-    add("--n_channels", type=int, choices=(1, 3), default=1, help="image channels: 1 grey, 3 RGB")
-    add("--n_classes", type=number(int, 2, 256), default=2, help="classes, background among them")
+    add("--is_grayscale", type=boolean, help="another way to say it: True is --n_channels 1, False 3")
+    add("--n_channels", type=int, choices=(1, 3), help="image channels: 1 grey, 3 RGB (default: as the images are)")
+    add("--n_classes", type=number(int, 2, 256),
+        help="classes, background among them (default: as many as the labels have values; 2 for masks)")
     add("--ignore_label", type=number(int, 0, 2 ** 16), help="pixels of this value in a label count nowhere")
-    add("--Total_epochs", type=number(int, 1), default=200, help="epochs to train")
-    add("--Val_epochs", type=number(int, 0), default=50, help="epoch from which on to test, counted from 0")
-    add("--Batch_size", type=number(int, 1), default=1, help="images per step")
+    add("--Total_epochs", type=number(int, 1), help=f"epochs to train (default: as many as make {Choices.CROPS:,} crops)")
+    add("--Val_epochs", type=number(int, 0),
+        help="epoch from which on to test, counted from 0 (default: three quarters of the epochs; 0 with --Time_budget)")
+    add("--Batch_size", type=number(int, 1),
+        help=f"images per step (default: {Choices.BATCH}, fewer where memory is short)")
     add("--bilinear", type=boolean, default=True, help="U-Net: bilinear up-sampling (False: transposed convolution)")
-    add("--dropout_probs", type=number(float, 0, 1), nargs=4, default=[0.2, 0.3, 0.4, 0.5],
+    add("--dropout_probs", type=number(float, 0, 1), nargs=4, default=[0.0] * 4,
         help="U-Net: probabilities at the end of down1 ... down4")
     add("--Learning_rate", type=number(float, 0, include_low=False), default=0.001, help="step size")
     add("--Loss_w0", type=number(float, 0, 1e6), default=10.0, help="weight of the border term")
@@ -85,18 +91,20 @@ def build_parser():
     add("--mode", choices=("Unet", "U2net", "U2netS"), default="Unet", help="net")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run")
     add("--seed", type=number(int, 0, 2 ** 31), default=0, help="seed of weights, order, crops, augmentation and dropout")
-    add("--base_channels", type=number(int, 2), default=64, help="U-Net: channels of the first level (even)")
-    add("--tile", type=tile, default="full", metavar="full|N|reference",
-        help="full: whole images; N: random crops of N x N px in training, tiles in testing; reference: four 256 px "
-             "quadrants, each mirrored at its own edges")
-    add("--padding", type=int, choices=(0, 1), default=0,
-        help="U-Net: 0: valid convolutions, as in the paper; 1: convolutions that keep the size")
-    add("--optimizer", choices=("adam", "adamw", "sgd"), default="adam",
+    add("--base_channels", type=number(int, 2),
+        help="U-Net: channels of the first level, even; 64 in the paper (default: {cuda} on a GPU, {cpu} on a CPU)".format(
+            **Choices.BASE_CHANNELS))
+    add("--tile", type=tile, metavar="full|N|reference",
+        help="full: train on whole images; N: on a random crop of N x N px of each; reference: train and test on four 256 px "
+             f"quadrants, each mirrored at its own edges (default: {Choices.CROP}, full where images are no larger)")
+    add("--padding", type=int, choices=(0, 1),
+        help="U-Net: 0: valid convolutions, as in the paper; 1: convolutions that keep the size (default: 1)")
+    add("--optimizer", choices=("adam", "adamw", "sgd"), default="adamw",
         help="adam: betas 0.99, 0.999; adamw: betas 0.9, 0.999, weight decay 0.01; sgd: momentum 0.99")
-    add("--lr_schedule", choices=("constant", "cosine"), default="constant", help="of the learning rate, over the run")
+    add("--lr_schedule", choices=("constant", "cosine"), default="cosine", help="of the learning rate, over the run")
     add("--warm_up", type=number(float, 0, 1), default=0.0, help="share of the run over which the learning rate rises from 0")
     add("--clip_norm", type=number(float, 0), default=0.0, help="largest norm of all gradients together; 0: any")
-    add("--loss", choices=("weighted_ce", "ce", "ce_dice"), default="weighted_ce",
+    add("--loss", choices=("weighted_ce", "ce", "ce_dice"), default="ce",
         help="cross entropy with the weight map, without it, or without it and with a Dice term")
     add("--Time_budget", type=number(float, 0, include_low=False), metavar="MINUTES",
         help="end after so many minutes, with the schedule at its end and a test, however many epochs that makes")
@@ -106,10 +114,11 @@ def build_parser():
     add("--group", type=expression, metavar="REGEX",
         help="--val_fraction: its first group names the slide (the patient) in an image's name; slides are not split")
     add("--protocol", choices=tuple(PROTOCOLS), default="default",
-        help="; ".join(f"{name}: {' '.join(f'--{flag} {value}' for flag, value in flags.items())}"
-                       for name, flags in PROTOCOLS.items() if flags) + "; unless these are given")
+        help="settings for flags that are not given; default: what measured best (docs/ablation.md); reference: those of the "
+             "system that this one reproduces; paper: the U-Net paper's")
     add("--augment", choices=("none", *RECIPES), default="none",
-        help="augmentation while training; paper: the U-Net paper's; full: flips, turns, zoom, stains, blur, noise too")
+        help="augmentation while training; paper: the U-Net paper's; light: flips, quarter turns, grey values or stains; "
+             "full: other angles, zoom, elastic deformation, blur and noise too")
     add("--save_every", type=save_every, default="1", metavar="N|Nm",
         help="epochs between writes of last_model; 10m: minutes")
     add("--resume", action="store_true",
@@ -137,24 +146,28 @@ def parse_arguments():
 
 def check_flags(args, parser):
     """End with exit code 2 for flags that do not go together; settle those that follow from others."""
-    if args.Val_epochs >= args.Total_epochs:
+    if None not in (args.Val_epochs, args.Total_epochs) and args.Val_epochs >= args.Total_epochs:
         parser.error(f"--Val_epochs {args.Val_epochs} must be below --Total_epochs {args.Total_epochs}: "
                      "nothing would be tested")
-    if args.is_grayscale is not None and args.is_grayscale != (args.n_channels == 1):
-        parser.error(f"--is_grayscale {args.is_grayscale} does not suit --n_channels {args.n_channels}: "
-                     "grey images have 1 channel, colour images 3")
-    args.is_grayscale = args.n_channels == 1
-    if args.Batch_size < Ranks.size:
+    if args.is_grayscale is not None:
+        channels = 1 if args.is_grayscale else 3
+        if args.n_channels not in (None, channels):
+            parser.error(f"--is_grayscale {args.is_grayscale} does not suit --n_channels {args.n_channels}: "
+                         "grey images have 1 channel, colour images 3")
+        args.n_channels = channels
+    if args.Batch_size and args.Batch_size < Ranks.size:
         parser.error(f"--Batch_size {args.Batch_size}: fewer images than mpirun's {Ranks.size} processes, which share them")
-    if args.base_channels % 2:
+    if args.base_channels and args.base_channels % 2:
         parser.error(f"--base_channels {args.base_channels} must be even")
     if args.group and not args.val_fraction:
         parser.error("--group: only with --val_fraction")
     if args.padding and args.mode != "Unet":
         parser.error(f"--padding: of the U-Net alone; {args.mode} always keeps the size")
+    if args.padding is None:
+        args.padding = int(args.mode == "Unet")
     args.geometry = geometry_of(args.mode, args.bilinear, args.padding)
     try:
-        check_tile(args.tile, args.geometry)
+        check_tile(args.tile or "full", args.geometry)
     except DataError as error:
         parser.error(str(error))
 
@@ -195,9 +208,8 @@ class Data(NamedTuple):
         return self.choosing is not self.test_set
 
 
-def prepare_data(args):
-    """Lists, statistics, weight maps and baselines: Data."""
-    train_pairs, test_pairs = make_lists(args.Data_directory, args.Datatxt_directory).values()
+def prepare_data(args, train_pairs, test_pairs):
+    """Statistics, weight maps and baselines: Data."""
     held = []
     if args.val_fraction:
         train_pairs, held = hold_back(train_pairs, args.val_fraction, args.seed, args.group)
@@ -215,14 +227,20 @@ def prepare_data(args):
     return Data(loader, choosing, test_set, baselines[0], baselines[-1], statistics)
 
 
-def prepare_run(args, resumed):
-    """(Data, what --resume compares): DataError where a run is resumed with other data."""
-    data = prepare_data(args)
+def prepare_run(args, resumed, on_gpu):
+    """(Data, what --resume compares, what was chosen and why); sets the flags of `args` that are left to choose.
+
+    DataError where a run is resumed with other data.
+    """
+    train_pairs, test_pairs = make_lists(args.Data_directory, args.Datatxt_directory).values()
+    chosen = Choices.choose(args, train_pairs, on_gpu)
+    args.is_grayscale = args.n_channels == 1
+    data = prepare_data(args, train_pairs, test_pairs)
     run = {"settings": settings_of(args), "data": data_of(data, args.Datatxt_directory)}
     if resumed and resumed[1]["run"]["data"] != run["data"] and not args.force:
         raise DataError(f"{args.Data_directory}: not the data that this run began with (other files, or changed ones); "
                         "bring those back, start without --resume, or add --force")
-    return data, run
+    return data, run, chosen
 
 
 def last_words(who, args):
@@ -275,25 +293,25 @@ def follow(trainer, args):
 
 def main():
     args, resumed = parse_arguments()
-    Runtime.check(args.device)
+    nvcc, _ = Runtime.check(args.device)
     if Ranks.rank:
         return train_locked(args, resumed)
     for name in OUTPUT_FOLDERS:
         make_folder(getattr(args, name))
     with lock_folder(args.Checkpoint_directory), lock_folder(args.Result_directory):
-        return train_locked(args, resumed)
+        return train_locked(args, resumed, bool(nvcc))
 
 
-def train_locked(args, resumed):
+def train_locked(args, resumed, on_gpu=False):
     """Everything once this run has its folders to itself."""
-    data, run = (None, None) if Ranks.rank else prepare_run(args, resumed)
+    data, run, chosen = (None,) * 3 if Ranks.rank else prepare_run(args, resumed, on_gpu)
     Runtime.start(args.device)
     Runtime.seed_everything(args.seed)
-    data = Ranks.shared(data)
+    args, data = Ranks.shared((args, data))
     from Model import build_model
     from Process import Trainer, build_optimizer
     model = build_model(args.mode, args.n_channels, args.n_classes, **net_options(args))
-    recorder = None if Ranks.rank else begin_recording(args, resumed, model, run, data)
+    recorder = None if Ranks.rank else begin_recording(args, resumed, model, run, data, chosen)
     told = [lambda *_: None] * 3 if Ranks.rank else [recorder.on_epoch, recorder.on_best, recorder.log.say]
     optimizer = build_optimizer(args.optimizer, model, args.Learning_rate)
     trainer = Trainer(model, optimizer, data.loader, data.choosing, args.Total_epochs, args.Val_epochs, *told, plan_of(args))
@@ -310,29 +328,30 @@ def train_locked(args, resumed):
     return train(trainer, recorder)
 
 
-def begin_recording(args, resumed, model, run, data):
+def begin_recording(args, resumed, model, run, data, chosen):
     """The Recorder of this run: log and CSV are begun, or go on where the run is resumed."""
     header = {"mode": args.mode, "n_channels": args.n_channels, "n_classes": args.n_classes, "options": net_options(args),
-              "mean": data.statistics.mean, "std": data.statistics.std, "tile": args.tile}
+              "mean": data.statistics.mean, "std": data.statistics.std,
+              "tile": "reference" if args.tile == "reference" else "full"}
     before = resumed[1]["run"] if resumed else {"records": [], "log": run_name(args.mode, args.Log_directory)}
     run["log"] = before["log"]
     records = [{"train_loss": float("nan"), **record} for record in before["records"]]  # JSON has no NaN
     log = RunLog(args.Log_directory, run["log"], records)
     settings = {name: value for name, value in vars(args).items() if name != "geometry"}
-    greet(log, args, settings, data)
+    greet(log, args, settings, chosen, data)
     return Recorder(args, settings, log, model, header, run, data)
 
 
-def greet(log, args, settings, data):
+def greet(log, args, settings, chosen, data):
     """Log what is trained on what, and how."""
     held = f"{len(data.choosing)} held back to choose the best model, " if args.val_fraction else ""
     log.say(f"{args.mode} on {args.Data_directory}: {len(data.loader.dataset)} training pairs, {held}{len(data.test_set)} test "
             f"pairs; {Runtime.device_name()}{f', {Ranks.size} ranks' if Ranks.size > 1 else ''}")
+    if chosen:
+        log.say("Chosen: " + ", ".join(f"--{flag} {settings[flag]} ({why})" for flag, why in chosen.items()))
     log.say("Settings: " + "  ".join(f"{key}={value}" for key, value in settings.items()))
     foreground = data.baselines["all foreground"]
     log.say(f"All foreground would score: IoU {foreground['iou']:.4f}  Dice {foreground['dice']:.4f}")
-    if isinstance(args.tile, int) and args.geometry.edge is None:
-        log.say(f"{args.mode} sees beyond any tile: tests blend overlapping tiles of {args.tile} px, close to --tile full")
     log.say("The first steps also compile the net's operators: 1 to 3 minutes, once for this environment.")
 
 

@@ -22,7 +22,7 @@ from Checkpoint import OPTIMIZER
 from Common import IGNORED, DataError, png_bytes
 from Loss import LOSSES, deep_supervision_loss
 from Metrics import mean_scores, scores
-from MirrorPadding import crop_logits, overlap_tile, stitch_reference
+from MirrorPadding import automatic_tile, crop_logits, overlap_tile, stitch_reference
 from Postprocess import mask_pixels, probabilities
 from Runtime import jt
 
@@ -378,7 +378,10 @@ class Trainer:
 
     def predict(self, dataset, index):
         """The Prediction of one image of a SegmentationSet."""
-        logits = predict_image(self.model, dataset.image(index), self.loader.geometry, self.loader.tile)
+        image, geometry, tile = dataset.image(index), self.loader.geometry, self.loader.tile
+        if isinstance(tile, int):  # crops are for training
+            tile = automatic_tile(geometry, *image.shape[1:])
+        logits = predict_image(self.model, image, geometry, tile)
         classes, n_classes = logits.argmax(axis=0), dataset.n_classes
         return Prediction(png_bytes(mask_pixels(classes, n_classes)), png_bytes(foreground_probability(logits)),
                           scores(classes, dataset.label(index), n_classes, IGNORED))

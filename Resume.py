@@ -8,6 +8,7 @@ import shlex
 
 import Ranks
 from Checkpoint import load
+from Choices import CHOSEN
 from Common import DataError
 from DataLoader import content_digest
 from Report import RUN_NAME
@@ -94,7 +95,11 @@ def flags_of(settings, parser, source):
         if len(texts) != 1 and any(text.startswith("-") for text in texts):
             refuse(f"--{name} holds other flags")
     flags = as_flags(settings)
-    return flags, parser.parse_args(flags)
+    parsed = parser.parse_args(flags)
+    for name in CHOSEN:
+        if getattr(parsed, name) is None:
+            refuse(f"a run keeps --{name}")
+    return flags, parsed
 
 
 def check_resumed(args, before, run, parser):

@@ -25,6 +25,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from Common import DataError, say_stopped
@@ -61,6 +62,8 @@ def start(device="auto"):
     if _jittor is None:
         nvcc, reason = check(device)
         _link_onednn()
+        for kind in (np.float32, np.float64):
+            np.finfo(kind)  # NumPy keeps the answer: later, subnormals being 0 with Jittor's -Ofast, it would warn the user
         for key, value in QUIET.items():
             os.environ.setdefault(key, value)
         os.environ["nvcc_path"] = nvcc

@@ -1,6 +1,6 @@
 """Augmentation while training: every epoch sees every pair warped anew, in other grey values or stains.
 
-    python Main.py --augment full                                       # none, paper or full
+    python Main.py --augment full                                       # none, paper, light or full
     python Transforms.py --img scan.png --label mask.png --preview augmented.png        # look first
 
 Geometry is one map: flip, quarter turn, rotation, zoom, shift and elastic deformation only say where each pixel comes from,
@@ -60,8 +60,9 @@ RECIPES = {
     # displacement vectors on a coarse 3 by 3 grid", "10 pixels standard deviation"; its 512 px images have a vector every
     # 256 px.  Only the grid has numbers there.  A shift of 16 px is a period of the net's four poolings.
     "paper": Recipe(angle=180, shift=16, elastic=GRID_SIGMA, spacing=256, brightness=0.1, contrast=0.2),
-    # A microscope knows no upside, and all eight symmetries keep every pixel; other angles need not be large then.
-    # Finer vectors bend single cells.
+    # A microscope knows no upside, and all eight symmetries keep every pixel: nothing is interpolated.
+    "light": Recipe(symmetries=True, brightness=0.08, contrast=0.2, gamma=1.4, stain_scale=0.2, stain_shift=0.04),
+    # Beyond these, other angles need not be large.  Finer vectors than the paper's bend single cells.
     "full": Recipe(symmetries=True, warped=0.7, angle=45, zoom=1.25, shift=16, elastic=5, spacing=128,
                    brightness=0.08, contrast=0.2, gamma=1.4, stain_scale=0.2, stain_shift=0.04,
                    degraded=0.2, blur=1.0, noise=0.04),
@@ -198,7 +199,7 @@ def noise(image, std, rng):
 
 # ------------------------------------------------------------------------------------------------------------- pipelines
 def augmentation(name, n_channels):
-    """The Augmentation of a name, 'paper' or 'full', for grey (1 channel) or RGB images (3); None for 'none'.
+    """The Augmentation of a name, 'paper', 'light' or 'full', for grey (1 channel) or RGB images (3); None for 'none'.
 
     Raises ValueError for another name.
     """

@@ -87,7 +87,9 @@ class Malicious:
 
 
 LAST = "checkpoints/last_model.safetensors"
-RUN = dict(settings={}, log="Unet_2025-01-31_12-00-00", records=[], data="",
+CHOSEN = {"n_channels": ["1"], "n_classes": ["2"], "base_channels": ["16"], "tile": ["full"], "Batch_size": ["1"],
+          "Total_epochs": ["200"], "Val_epochs": ["50"]}
+RUN = dict(settings=CHOSEN, log="Unet_2025-01-31_12-00-00", records=[], data="",
            progress=dict(epoch=1, step=0, n_step=4, best_iou=0.5, losses=[], accepted=[0.5], skipped=0, bad_in_a_row=0,
                          good_in_a_row=4, went_back=False, seconds=9.5))
 MAIN = "Main.py --Data_directory set --device cpu"
@@ -163,7 +165,7 @@ CASES = {  # name: (change of the folder, command, exit code, words of the line)
     "negative w0": (nothing, f"{MAIN} --Loss_w0=-1", 2, "--Loss_w0: expected a number at least 0"),
     "sigma 0": (nothing, f"{MAIN} --Loss_sigma 0", 2, "--Loss_sigma: expected a number above 0"),
     "negative seed": (nothing, f"{MAIN} --seed=-1", 2, "--seed: expected a whole number at least 0"),
-    "tile too small": (nothing, f"{MAIN} --tile 20", 2, "--tile 20: too small for this net, 52 is the smallest"),
+    "tile too small": (nothing, f"{MAIN} --tile 20 --padding 0", 2, "--tile 20: too small for this net, 52 is the smallest"),
     "tile of words": (nothing, f"{MAIN} --tile half", 2, "--tile: expected a whole number at least 16, got 'half'"),
     "odd base": (nothing, f"{MAIN} --base_channels 5", 2, "--base_channels 5 must be even"),
     "grey and three channels": (nothing, f"{MAIN} --is_grayscale True --n_channels 3", 2, "--is_grayscale True does not suit --n_channels 3"),
@@ -195,6 +197,8 @@ CASES = {  # name: (change of the folder, command, exit code, words of the line)
     "a run with a folder": (checkpoint(run={**RUN, "settings": {"Log_directory": ["elsewhere"]}}), f"{MAIN} --resume", 1,
                             f"{LAST}: holds no run to resume .a run does not keep --Log_directory"),
     "a run with other flags": (checkpoint(run=RUN), f"{MAIN} --resume --n_channels 3", 2, r"--n_channels 3 \(was 1\)"),
+    "a run that has not chosen": (checkpoint(run={**RUN, "settings": {}}), f"{MAIN} --resume", 1,
+                                  f"{LAST}: holds no run to resume .a run keeps --n_channels"),
     "other data": (checkpoint(run=RUN), f"{MAIN} --resume", 1, "set: not the data that this run began with"),
     # ------------------------------------------------------------------------------------------------------------ scores
     "no predictions": (nothing, SCORE, 1, "results: no such folder"),
@@ -272,7 +276,7 @@ def test_what_other_runs_left_is_not_trusted(folder, no_jittor):  # noqa: F811
     label = np.asarray(Image.open(folder / LABEL)) > 0
 
     def prepared(*flags):
-        assert "Jittor was imported" in command(*MAIN.split(), *flags, cwd=folder, **no_jittor).stderr
+        assert "Jittor was imported" in command(*MAIN.split(), "--loss", "weighted_ce", *flags, cwd=folder, **no_jittor).stderr
         return np.load(folder / "weight_maps" / "cell_0.npy")
     first = prepared()
     assert np.array_equal(first, compute_weight_map(label, 10, 5))

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import Checkpoint
+import Choices
 import Runtime
 from Common import DataError
 from Report import HIT
@@ -23,7 +24,10 @@ from test_report import Page, events_in
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = sorted(path.name for path in ROOT.glob("*.py") if "__main__" in path.read_text("utf-8"))
 COLUMNS = ["epoch", "train_loss", "iou", "dice", "f1", "epoch_time", "throughput"]
-SMALL = ("--base_channels", 4, "--Learning_rate", 0.01, "--device", "cpu")
+# the U-Net paper's net and loss, small, with images one by one: what these tests know by heart
+PLAIN = ("--padding", 0, "--Batch_size", 1, "--loss", "weighted_ce", "--optimizer", "adam", "--lr_schedule", "constant",
+         "--augment", "none", "--dropout_probs", 0.2, 0.3, 0.4, 0.5)
+SMALL = ("--base_channels", 4, "--Learning_rate", 0.01, "--device", "cpu", *PLAIN)
 
 
 def command(script, *flags, cwd, **environment):
@@ -87,12 +91,11 @@ def test_the_documented_defaults(monkeypatch):
     folders = {"Data_directory": "data/ISBC2012", "Datatxt_directory": "DataTxt", "Log_directory": "logs",
                "Checkpoint_directory": "checkpoints", "Result_directory": "results", "Weight_directory": "weight_maps"}
     assert {name: str(found.pop(name)) for name in folders} == folders
-    assert found.pop("geometry").margin == 184
-    assert found == {"is_grayscale": True, "n_channels": 1, "n_classes": 2, "Total_epochs": 200, "Val_epochs": 50,
-                     "Batch_size": 1, "ignore_label": None, "bilinear": True, "dropout_probs": [0.2, 0.3, 0.4, 0.5], "Learning_rate": 0.001,
-                     "Loss_w0": 10.0, "Loss_sigma": 5.0, "mode": "Unet", "device": "auto", "seed": 0,
-                     "base_channels": 64, "padding": 0, "tile": "full", "optimizer": "adam", "lr_schedule": "constant",
-                     "warm_up": 0, "clip_norm": 0, "loss": "weighted_ce", "Time_budget": None, "val_fraction": 0, "group": None,
+    assert found.pop("geometry").margin == 0
+    assert {found.pop(name) for name in (*Choices.CHOSEN, "is_grayscale")} == {None}, "left to the data"
+    assert found == {"ignore_label": None, "bilinear": True, "dropout_probs": [0, 0, 0, 0], "Learning_rate": 0.001,
+                     "Loss_w0": 10.0, "Loss_sigma": 5.0, "mode": "Unet", "device": "auto", "seed": 0, "padding": 1,
+                     "optimizer": "adamw", "lr_schedule": "cosine", "warm_up": 0, "clip_norm": 0, "loss": "ce", "Time_budget": None, "val_fraction": 0, "group": None,
                      "protocol": "default", "augment": "none", "save_every": (1, ""), "resume": False, "force": False}
 
 
@@ -105,10 +108,12 @@ def test_a_protocol_sets_defaults_and_no_more(monkeypatch):
     plain = parsed()
     for name, flags in Main.PROTOCOLS.items():
         found = parsed("--protocol", name)
-        changed = {key: value for key, value in found.items() if value != plain[key]} if name != "default" else {}
-        assert {key: value for key, value in changed.items() if key not in ("protocol", "geometry")} == flags
+        assert {key: found[key] for key in flags} == flags
+        assert {key for key in found if found[key] != plain[key]} <= {*flags, "protocol", "geometry"}
     assert parsed("--protocol", "reference", "--Learning_rate", "0.1")["Learning_rate"] == 0.1
-    assert parsed("--protocol", "reference")["tile"] == "reference", "four 256 px quadrants"
+    reference = parsed("--protocol", "reference")
+    assert (reference["tile"], reference["loss"], reference["base_channels"]) == ("reference", "weighted_ce", 64)
+    assert parsed("--protocol", "reference", "--mode", "U2netS")["padding"] == 0
 
 
 @pytest.mark.parametrize("flags, message", [
@@ -120,10 +125,10 @@ def test_a_protocol_sets_defaults_and_no_more(monkeypatch):
     ("--dropout_probs 0 0 0 1.0", "argument --dropout_probs: expected a number at least 0 and below 1, got '1.0'"),
     ("--dropout_probs 0.1 0.2", "argument --dropout_probs: expected 4 arguments"),
     ("--is_grayscale True --n_channels 3", "--is_grayscale True does not suit --n_channels 3"),
-    ("--is_grayscale False", "--is_grayscale False does not suit --n_channels 1"),
+    ("--is_grayscale False --n_channels 1", "--is_grayscale False does not suit --n_channels 1"),
     ("--is_grayscale maybe", "expected True or False, got 'maybe'"),
     ("--base_channels 5", "--base_channels 5 must be even"),
-    ("--tile 20", "--tile 20: too small for this net, 52 is the smallest"),
+    ("--tile 20 --padding 0", "--tile 20: too small for this net, 52 is the smallest"),
     ("--augment strong", "argument --augment: invalid choice: 'strong'"),
     ("--n_classes 1", "argument --n_classes: expected a whole number at least 2 and below 256, got '1'"),
     ("--n_channels 2", "argument --n_channels: invalid choice: 2"),
@@ -253,7 +258,8 @@ def test_a_run_leaves_what_it_promises(full_run):
     expected |= {f"logs/report_{text.stem}.html", f"logs/{text.stem}/{events.name}"}
     expected |= {f"checkpoints/{kind}_model.safetensors" for kind in ("best", "last")}
     expected |= {f"results/{name}.png" for name in ("cell_0_pred", "cell_1_pred", "overview")}
-    expected |= {"DataTxt/dataset_stats.json", "DataTxt/dataset_digest.json", "DataTxt/checked.json", "checkpoints/.lock", "results/.lock"}
+    expected |= {*(f"DataTxt/{name}.json" for name in ("dataset_facts", "dataset_stats", "dataset_digest", "checked")),
+                 "checkpoints/.lock", "results/.lock"}
     expected |= {f"weight_maps/cell_{k}.{kind}" for k in range(4) for kind in ("npy", "png")}
     expected |= {f"DataTxt/{split}_{kind}.txt" for split in ("train", "test") for kind in ("image", "label")}
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == expected
@@ -271,7 +277,8 @@ def test_a_run_leaves_what_it_promises(full_run):
     lines = [line.split("  ", 1)[1] for line in text.read_text().splitlines()]
     assert lines == done.stdout.splitlines(), "the screen and the log say the same"
     assert sum(line.startswith("epoch ") for line in lines) == 12
-    assert "4 training pairs, 2 test pairs" in lines[0] and "base_channels=4" in lines[1]
+    assert "4 training pairs, 2 test pairs" in lines[0] and "base_channels=4" in lines[2]
+    assert lines[1] == "Chosen: --n_channels 1 (grey images), --n_classes 2 (values in the labels), --tile full (images of up to 52 x 44 px)"
     closing = "\n".join(lines[lines.index("-" * 72):])
     for promised in ("Mean epoch time (middle half of 12 epochs): ", "Mean throughput", "Whole run: ",
                      "All foreground would score: IoU 0.", f"Best epoch: {best['epoch']}  ",

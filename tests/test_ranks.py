@@ -20,7 +20,7 @@ with_mpirun = pytest.mark.skipif(not (shutil.which("mpirun") and shutil.which("m
                                  reason="no Open MPI here (Debian: apt install openmpi-bin libopenmpi-dev)")
 MPIRUN = ["mpirun", "--oversubscribe", *["--allow-run-as-root"] * (os.geteuid() == 0), "-np", "2"]
 FLAGS = ["--Data_directory", "data", "--base_channels", "4", "--device", "cpu", "--Batch_size", "4", "--optimizer", "sgd",
-         "--Learning_rate", "0.002", "--dropout_probs", "0", "0", "0", "0"]
+         "--Learning_rate", "0.002", "--loss", "weighted_ce", "--dropout_probs", "0", "0", "0", "0"]
 SIZES = [(52, 44), (40, 48), (60, 33), (44, 44), (52, 40), (36, 61), (48, 48)]
 
 

@@ -146,7 +146,8 @@ def test_the_page_of_a_resumed_run(unbroken, folder):
         probability = found.pictures(name)["probability"][..., 0]
         assert ((probability > 127) != (mask > 0)).mean() < 0.01
     again = build_parser().parse_args(shlex.split("".join(found.texts["pre"]))[2:])
-    assert settings_of(again) == settings_of(build_parser().parse_args([*FLAGS, "--is_grayscale", "True"]))
+    chosen = ("--n_channels", "1", "--is_grayscale", "True", "--n_classes", "2")
+    assert settings_of(again) == settings_of(build_parser().parse_args([*FLAGS, *chosen]))
     assert again.resume is False
 
 

@@ -15,7 +15,7 @@ import Runtime
 from Common import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
-WITHOUT_JITTOR = ("CheckData", "Checkpoint", "Common", "DataAugmentation", "DataLoader", "HtmlReport", "ImportData",
+WITHOUT_JITTOR = ("CheckData", "Checkpoint", "Choices", "Common", "DataAugmentation", "DataLoader", "HtmlReport", "ImportData",
                   "InstanceMetrics", "Loss", "Main", "MakeData", "MakeTxt", "Metrics", "MirrorPadding", "Normalise",
                   "Pages", "Postprocess", "Predict", "PredictionFiles", "Recorder", "Report", "Resume", "Runtime",
                   "SampleData", "Transforms", "WeightMap")
@@ -231,6 +231,19 @@ print(json.dumps({"kept": kept, "child": child, "interrupted": interrupted, "cud
     assert re.fullmatch(r".+, \d+ cores \(CPU\)", found.pop("name"))
     assert found == {"kept": True, "child": -11, "interrupted": True, "cuda": 0, "onednn": True, "sum": 3.0,
                      "same": True, "nn": True, "draw": np.random.RandomState(5).uniform()}
+
+
+@pytest.mark.jittor
+def test_numpy_warns_of_no_subnormals():
+    """Jittor's -Ofast makes them 0 in the whole process, which NumPy would tell everybody once."""
+    assert python("""
+import json, sys, warnings
+import numpy as np
+import Runtime
+Runtime.start("cpu")
+warnings.simplefilter("error")
+print(json.dumps([float(np.finfo(kind).eps) for kind in (np.float32, np.float64)]))
+""") == [2.0 ** -23, 2.0 ** -52]
 
 
 @pytest.mark.jittor

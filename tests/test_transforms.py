@@ -240,7 +240,7 @@ def test_noise_is_gaussian_and_independent():
 # ------------------------------------------------------------------------------------------------------------- pipelines
 def test_names():
     assert augmentation("none", 1) is None
-    with pytest.raises(ValueError, match="one of none, paper, full, not 'strong'"):
+    with pytest.raises(ValueError, match="one of none, paper, light, full, not 'strong'"):
         augmentation("strong", 1)
     paper = RECIPES["paper"]
     assert (paper.elastic, paper.spacing, paper.symmetries, paper.stain_scale, paper.degraded) == (10, 256, False, 0, 0)
@@ -267,7 +267,7 @@ def test_each_strength_acts_and_values_leave_the_label_alone(strength):
         assert (image == before).all() and found[0].min() >= 0 and found[0].max() <= 1
 
 
-@pytest.mark.parametrize("name", ["paper", "full"])
+@pytest.mark.parametrize("name", ["paper", "light", "full"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_generator_decides_everything(name, channels):
     image, label, weight = random_image(channels, 40, 33), *places(40, 33)[1:]
@@ -315,7 +315,7 @@ def test_neutral_on_the_reference_tile(tmp_path):
     same(neutral.batch([0], 0), plain.batch([0], 0))
 
 
-@pytest.mark.parametrize("name", ["paper", "full"])
+@pytest.mark.parametrize("name", ["paper", "light", "full"])
 @pytest.mark.parametrize("tile", ["full", 48])
 def test_workers_and_resuming_change_no_bit(tmp_path, name, tile):
     epochs = []

@@ -1,0 +1,151 @@
+"""What Main.py chooses where no flag says otherwise: from the images, the labels, the net and the machine's memory.
+
+Each choice is printed with its reason, and kept with the run: `--resume` does not choose again.
+"""
+import ctypes
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+import Ranks
+from Common import DataError, image_size, read_image, read_label
+from DataLoader import check_pairs, files_key, keep, read_kept
+
+# the flags that can be left to this module
+CHOSEN = ("n_channels", "n_classes", "base_channels", "tile", "Batch_size", "Total_epochs", "Val_epochs")
+CROP = 256             # px: side of the crops in training; docs/ablation.md
+BATCH = 4              # crops per step, where the memory allows
+CROPS = 10_000         # that a run sees, copies that DataAugmentation.py made among them
+EPOCHS = (10, 400)     # fewest and most
+UNTESTED = 0.75        # share of the epochs before the first that is tested: the best come last
+BASE_CHANNELS = {"cpu": 16, "cuda": 64}
+# bytes that a training step takes for each pixel of its input, by benchmarks/results/bench.txt; of the U-Net for each base
+# channel
+BYTES_PER_PIXEL = {"Unet": 72, "U2netS": 5700, "U2net": 10_000}
+MARGIN = 184           # px that a valid U-Net's input is wider than its output
+LARGEST_SHARE = 0.5    # of the memory that is free
+MOST_CLASSES = 32      # label values beyond which these are rather numbers of objects
+
+
+# --------------------------------------------------------------------------------------------------------- the data set
+def has_colours(path):
+    """Whether an image file is in colour: grey values that are stored as RGB are not."""
+    pixels = read_image(path)
+    return pixels.ndim == 3 and bool((pixels != pixels[..., :1]).any())
+
+
+def count_label_values(paths):
+    """How many pixels of all label files have each stored value: (largest value + 1,) int64."""
+    counts = np.zeros(2 ** 16, np.int64)
+    for path in tqdm(paths, "label values", unit="label", delay=1, leave=False, disable=None):
+        counts += np.bincount(read_label(path).ravel(), minlength=len(counts))
+    return np.trim_zeros(counts, "b")
+
+
+def classes_in(counts, ignore_label):
+    """The number of classes of labels whose values occur `counts` times.
+
+    Two where there is one value above 0, or where 255 has more pixels than all between: masks, some with soft edges.
+    """
+    counts = counts.copy()
+    if ignore_label is not None and ignore_label < len(counts):
+        counts[ignore_label] = 0
+    above = np.flatnonzero(counts[1:]) + 1
+    is_mask = len(above) < 2 or len(counts) == 256 and counts[255] >= counts[1:255].sum()
+    return 2 if is_mask else int(above[-1]) + 1
+
+
+class Facts(NamedTuple):
+    """What is to be known of a training set."""
+    n_channels: int
+    n_classes: int
+    height: int  # px, of the highest and of the widest image
+    width: int
+
+
+def facts_of(pairs, ignore_label, datatxt_directory):
+    """The Facts of [(image path, label path)], kept in `dataset_facts.json` until a file changes; DataError for a bad file."""
+    path = Path(datatxt_directory) / "dataset_facts.json"
+    key = files_key([file for pair in pairs for file in pair], ignore_label)
+    with suppress(KeyError, TypeError, ValueError):  # damaged
+        kept = read_kept(path, key) or {}
+        return Facts(*(int(kept[name]) for name in Facts._fields))
+    check_pairs(pairs, "full")
+    images, labels = zip(*pairs)
+    n_channels = 3 if any(map(has_colours, tqdm(images, "colours", unit="image", delay=1, leave=False, disable=None))) else 1
+    facts = Facts(n_channels, classes_in(count_label_values(labels), ignore_label), *map(max, zip(*map(image_size, images))))
+    keep(path, key, **facts._asdict())
+    return facts
+
+
+# ---------------------------------------------------------------------------------------------------------- the machine
+def free_memory():
+    """Bytes of memory that this process may still take: what the machine has free, within its container's limit."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        free = [1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable:")]
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # not there, or "max"
+            free.append(int(Path(limit).read_text("ascii")))
+    return min(free)
+
+
+def gpu_memory():
+    """Bytes of memory of the first NVIDIA GPU; the driver is there, Runtime.check has asked it."""
+    driver, device, size = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(), ctypes.c_size_t()
+    driver.cuInit(0)
+    driver.cuDeviceGet(ctypes.byref(device), 0)
+    driver.cuDeviceTotalMem_v2(ctypes.byref(size), device)
+    return size.value
+
+
+def step_bytes(args, height, width):
+    """About how many bytes a training step takes for each image of this size (px), the net's own weights aside."""
+    margin = MARGIN if args.mode == "Unet" and not args.padding else 0
+    per_pixel = BYTES_PER_PIXEL[args.mode] * (args.base_channels if args.mode == "Unet" else 1)
+    return per_pixel * (height + margin) * (width + margin)
+
+
+# ---------------------------------------------------------------------------------------------------------- the choices
+def choose(args, pairs, on_gpu):
+    """Set the flags of `args` that are None; returns {flag: why}.
+
+    pairs: [(image path, label path)] to train on.  Raises DataError as `facts_of` does, and where labels have so many
+    values that they cannot be meant as classes.
+    """
+    def settle(name, value, why):
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+            reasons[name] = why
+    reasons = {}
+    if all(getattr(args, name) is not None for name in CHOSEN):  # a run that is resumed
+        return {}
+    facts = facts_of(pairs, args.ignore_label, args.Datatxt_directory)
+    settle("n_channels", facts.n_channels, "grey images" if facts.n_channels == 1 else "images in colour")
+    if args.n_classes is None and facts.n_classes > MOST_CLASSES:
+        raise DataError(f"{pairs[0][1].parent}: labels with values up to {facts.n_classes - 1}; give --n_classes (2: every "
+                        "value above 0 is foreground)")
+    settle("n_classes", facts.n_classes, "values in the labels")
+    settle("base_channels", BASE_CHANNELS["cuda" if on_gpu else "cpu"], "a GPU" if on_gpu else "a CPU")
+    settle_size(args, settle, facts, gpu_memory() if on_gpu else free_memory())
+    epochs = int(np.clip(round(CROPS / len(pairs)), *EPOCHS))
+    settle("Total_epochs", max(epochs, (args.Val_epochs or 0) + 1), f"about {CROPS:,} crops of {len(pairs)} images")
+    if args.Time_budget:
+        settle("Val_epochs", 0, "tests take a tenth of the time")
+    settle("Val_epochs", int(UNTESTED * args.Total_epochs), "the last quarter is tested")
+    return reasons
+
+
+def settle_size(args, settle, facts, memory):
+    """The crop and the batch: whole images where these are no larger than a crop."""
+    largest = facts.height, facts.width
+    settle("tile", "full" if max(largest) <= CROP else CROP, f"images of up to {facts.height} x {facts.width} px")
+    side = args.tile if isinstance(args.tile, int) else max(largest)
+    each = step_bytes(args, *(min(length, side) for length in largest))
+    batch = max(BATCH, Ranks.size)
+    while batch // 2 >= Ranks.size and batch * each > LARGEST_SHARE * memory:
+        batch //= 2
+    settle("Batch_size", batch, f"{batch * each / 1e9:.1f} GB of {memory / 1e9:.0f} GB that are free")

@@ -1,0 +1,106 @@
+"""What is chosen for the user: from images and labels by hand-made cases, from the machine's memory, never against a flag."""
+from argparse import Namespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import Choices
+from Common import DataError
+
+GREY, COLOUR = np.full((4, 5), 70, np.uint8), np.dstack([np.full((4, 5), value, np.uint8) for value in (70, 70, 71)])
+
+
+def flags(folder, **given):
+    chosen = dict.fromkeys(Choices.CHOSEN)
+    return Namespace(**{**chosen, "mode": "Unet", "padding": 0, "ignore_label": None, "Time_budget": None, "Datatxt_directory": folder, **given})
+
+
+def pairs_of(folder, images, labels):
+    """Write images and labels as PNG files: [(image path, label path)]."""
+    pairs = []
+    for k, pair in enumerate(zip(images, labels)):
+        paths = tuple(folder / f"{kind}_{k}.png" for kind in ("image", "label"))
+        for path, pixels in zip(paths, pair):
+            Image.fromarray(pixels).save(path)
+        pairs.append(paths)
+    return pairs
+
+
+@pytest.mark.parametrize("images, channels", [
+    ([GREY, GREY], 1), ([np.repeat(GREY[..., None], 3, axis=2)], 1), ([GREY.astype(np.uint16) * 100], 1), ([GREY, COLOUR], 3)])
+def test_colours(images, channels, tmp_path):
+    pairs = pairs_of(tmp_path, images, [GREY] * len(images))
+    assert Choices.facts_of(pairs, None, tmp_path).n_channels == channels
+
+
+@pytest.mark.parametrize("values, ignored, classes", [
+    ([0, 255], None, 2), ([0, 1], None, 2), ([0], None, 2), ([0, 3], None, 2), ([0, 1, 2], None, 3), ([1, 4], None, 5),
+    ([0, 17, 130, 255, 255], None, 2),         # a mask with soft edges
+    ([0, 1, 2, 1, 2, 1, 2, 255], None, 256),   # class numbers, and 255 in a few pixels: for the user to name
+    ([0, 1, 2, 255], 255, 3), ([0, 1, 2, 9], 300, 10), ([0, 1, 7], 7, 2)])
+def test_classes(values, ignored, classes):
+    assert Choices.classes_in(np.bincount(values), ignored) == classes
+
+
+def test_facts_are_kept_until_a_file_changes(tmp_path, monkeypatch):
+    pairs = pairs_of(tmp_path, [GREY, GREY], [np.eye(4, 5, dtype=np.uint8), np.eye(4, 5, dtype=np.uint8)])
+    assert Choices.facts_of(pairs, None, tmp_path) == (1, 2, 4, 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(Choices, "read_label", lambda path: pytest.fail("read again"))
+        assert Choices.facts_of(pairs, None, tmp_path) == (1, 2, 4, 5)
+    Image.fromarray(np.arange(20, dtype=np.uint8).reshape(4, 5)).save(pairs[1][1])
+    assert Choices.facts_of(pairs, None, tmp_path) == (1, 20, 4, 5)
+    (tmp_path / "dataset_facts.json").write_text('{"key": 1')
+    assert Choices.facts_of(pairs, None, tmp_path) == (1, 20, 4, 5)
+
+
+def test_numbers_of_objects_are_no_classes(tmp_path):
+    pairs = pairs_of(tmp_path, [np.zeros((10, 10), np.uint8)], [np.arange(100, dtype=np.uint8).reshape(10, 10)])
+    with pytest.raises(DataError, match="labels with values up to 99; give --n_classes"):
+        Choices.choose(flags(tmp_path), pairs, on_gpu=False)
+    args = flags(tmp_path, n_classes=2)
+    Choices.choose(args, pairs, on_gpu=False)
+    assert args.n_classes == 2
+
+
+def test_everything_is_chosen_and_no_flag_overruled(tmp_path):
+    label = np.zeros((300, 200), np.uint8)
+    label[:9], label[9:20] = 1, 2
+    pairs = pairs_of(tmp_path, [np.dstack([label, label, label + 1])] * 3, [label] * 3)
+    args = flags(tmp_path)
+    reasons = Choices.choose(args, pairs, on_gpu=False)
+    assert tuple(reasons) == Choices.CHOSEN
+    assert (args.n_channels, args.n_classes, args.base_channels) == (3, 3, Choices.BASE_CHANNELS["cpu"])
+    assert (args.tile, args.Batch_size, args.Total_epochs) == (Choices.CROP, Choices.BATCH, Choices.EPOCHS[1])
+    assert args.Val_epochs == 300
+    given = dict(n_channels=1, n_classes=5, base_channels=8, tile="full", Batch_size=7, Total_epochs=3, Val_epochs=1)
+    args = flags(tmp_path, **given)
+    assert Choices.choose(args, pairs, on_gpu=False) == {}
+    assert args == flags(tmp_path, **given)
+
+
+@pytest.mark.parametrize("images, given, total, val", [
+    (30, {}, 333, 249), (1, {}, 400, 300), (5000, {}, 10, 7), (5000, {"Val_epochs": 40}, 41, 40),
+    (30, {"Total_epochs": 1}, 1, 0), (30, {"Total_epochs": 200}, 200, 150), (30, {"Time_budget": 5}, 333, 0)])
+def test_epochs(images, given, total, val, tmp_path):
+    args = flags(tmp_path, n_channels=1, n_classes=2, **given)
+    pair, = pairs_of(tmp_path, [GREY], [GREY])
+    Choices.choose(args, [pair] * images, on_gpu=False)
+    assert (args.Total_epochs, args.Val_epochs) == (total, val)
+
+
+@pytest.mark.parametrize("share, batch", [(0.9, 4), (0.6, 2), (0.3, 1), (0.01, 1)])
+def test_the_batch_fits_into_the_memory(share, batch, tmp_path, monkeypatch):
+    args = flags(tmp_path, base_channels=64)
+    four = 4 * Choices.step_bytes(args, Choices.CROP, Choices.CROP)
+    monkeypatch.setattr(Choices, "free_memory", lambda: int(four / Choices.LARGEST_SHARE / 0.9 * share))
+    pairs = pairs_of(tmp_path, [np.zeros((512, 600), np.uint8)], [np.eye(512, 600, dtype=np.uint8)])
+    Choices.choose(args, pairs, on_gpu=False)
+    assert args.Batch_size == batch
+
+
+def test_the_free_memory_is_the_machines_or_less():
+    with open("/proc/meminfo", encoding="ascii") as file:
+        total = 1024 * int(next(line for line in file if line.startswith("MemTotal:")).split()[1])
+    assert 2 ** 24 < Choices.free_memory() <= total
