@@ -130,6 +130,8 @@ def choose(args, pairs, on_gpu):
                         "value above 0 is foreground)")
     settle("n_classes", facts.n_classes, "values in the labels")
     settle("base_channels", BASE_CHANNELS["cuda" if on_gpu else "cpu"], "a GPU" if on_gpu else "a CPU")
+    if args.mode != "Unet":
+        reasons.pop("base_channels", None)  # kept, but of no meaning
     settle_size(args, settle, facts, gpu_memory() if on_gpu else free_memory())
     epochs = int(np.clip(round(CROPS / len(pairs)), *EPOCHS))
     settle("Total_epochs", max(epochs, (args.Val_epochs or 0) + 1), f"about {CROPS:,} crops of {len(pairs)} images")

@@ -290,23 +290,26 @@ def examples(run):
 
 
 def training_pairs(run):
-    dataset = run.data.loader.dataset
+    loader = run.data.loader
+    dataset = loader.dataset
     original, copies = example_pair(dataset)
     labels = {index: dataset.label(index) for index in (original, *copies)}
-    weights = {index: run.data.loader.weight_map(index, label) for index, label in labels.items()}
-    low, high = min(map(np.min, weights.values())), max(map(np.max, weights.values()))
-    stops = coloured(np.linspace(0, 1, 6)[None], "viridis", 0, 1)[0].tolist()
+    shown = {index: {"image": shown_image(dataset.pairs[index][0], LONGEST),
+                     "label": shown_label(label, dataset.n_classes, LONGEST)} for index, label in labels.items()}
     yield element("h2", "What the net learns from")
-    yield element("p", scale(f"{low:.2f}", f"{high:.2f}", stops, "weight "), class_="legend")
-    rows = [panel_row({"image": shown_image(dataset.pairs[index][0], LONGEST),
-                       "label": shown_label(label, dataset.n_classes, LONGEST),
-                       "weight": shrunk(coloured(weights[index], "viridis", low, high), LONGEST)}, dataset.name(index))
-            for index, label in labels.items()]
+    if loader.w0 is not None:
+        weights = {index: loader.weight_map(index, label) for index, label in labels.items()}
+        low, high = min(map(np.min, weights.values())), max(map(np.max, weights.values()))
+        stops = coloured(np.linspace(0, 1, 6)[None], "viridis", 0, 1)[0].tolist()
+        yield element("p", scale(f"{low:.2f}", f"{high:.2f}", stops, "weight "), class_="legend")
+        for index, each in weights.items():
+            shown[index]["weight"] = shrunk(coloured(each, "viridis", low, high), LONGEST)
     caption = ["Training image ", element("b", dataset.name(original))]
     for index in copies:
         caption += ["; warped copies: " if index == copies[0] else ", ", element("b", dataset.name(index))]
-    caption.append(". Each with its label and the weight of its pixels in the loss.")
-    yield element("figure", *rows, element("figcaption", *caption))
+    caption.append(". Each with its label" + (" and the weight of its pixels in the loss." if loader.w0 is not None else "."))
+    yield element("figure", *(panel_row(pictures, dataset.name(index)) for index, pictures in shown.items()),
+                  element("figcaption", *caption))
 
 
 def example_pair(dataset):

@@ -104,7 +104,7 @@ def build_parser():
     add("--lr_schedule", choices=("constant", "cosine"), default="cosine", help="of the learning rate, over the run")
     add("--warm_up", type=number(float, 0, 1), default=0.0, help="share of the run over which the learning rate rises from 0")
     add("--clip_norm", type=number(float, 0), default=0.0, help="largest norm of all gradients together; 0: any")
-    add("--loss", choices=("weighted_ce", "ce", "ce_dice"), default="ce",
+    add("--loss", choices=("weighted_ce", "ce", "ce_dice"), default="ce_dice",
         help="cross entropy with the weight map, without it, or without it and with a Dice term")
     add("--Time_budget", type=number(float, 0, include_low=False), metavar="MINUTES",
         help="end after so many minutes, with the schedule at its end and a test, however many epochs that makes")
@@ -116,7 +116,7 @@ def build_parser():
     add("--protocol", choices=tuple(PROTOCOLS), default="default",
         help="settings for flags that are not given; default: what measured best (docs/ablation.md); reference: those of the "
              "system that this one reproduces; paper: the U-Net paper's")
-    add("--augment", choices=("none", *RECIPES), default="none",
+    add("--augment", choices=("none", *RECIPES), default="light",
         help="augmentation while training; paper: the U-Net paper's; light: flips, quarter turns, grey values or stains; "
              "full: other angles, zoom, elastic deformation, blur and noise too")
     add("--save_every", type=save_every, default="1", metavar="N|Nm",

@@ -103,7 +103,8 @@ class Recorder:
         say(f"Log          {self.log.text_path} and .csv")
         if self.log.records:
             say(f"Curves       {self.log.curves_path} (live: tensorboard --logdir {args.Log_directory})")
-        say(f"Weight maps  {args.Weight_directory}/")
+        if self.data.loader.w0 is not None:
+            say(f"Weight maps  {args.Weight_directory}/")
         say(f"Checkpoints  {args.Checkpoint_directory}/")
         if best and (self.test_scores or not self.data.holds_back):
             overview = args.Result_directory / "overview.png"

@@ -25,13 +25,14 @@ sys.path.insert(0, str(ROOT))
 
 from Common import DataError, Parser, make_folder, number, run  # noqa: E402
 
-# the recipe that the variants depart from, in all that matters: a changed default of Main.py changes nothing here
+# what the variants depart from, in all that matters: a changed default of Main.py changes nothing here
 RECIPE = {"mode": "Unet", "base_channels": 16, "padding": 1, "tile": 256, "Batch_size": 4, "loss": "ce", "optimizer": "adamw",
           "Learning_rate": 1e-3, "lr_schedule": "cosine", "warm_up": 0, "clip_norm": 0, "augment": "full",
           "dropout_probs": (0, 0, 0, 0)}
 VARIANTS = {
     "the recipe": {},
     "no augmentation": {"augment": "none"},
+    "light augmentation": {"augment": "light"},
     "the U-Net paper's augmentation": {"augment": "paper"},
     "dropout": {"dropout_probs": (0.2, 0.3, 0.4, 0.5)},
     "weight map": {"loss": "weighted_ce"},

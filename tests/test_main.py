@@ -95,8 +95,8 @@ def test_the_documented_defaults(monkeypatch):
     assert {found.pop(name) for name in (*Choices.CHOSEN, "is_grayscale")} == {None}, "left to the data"
     assert found == {"ignore_label": None, "bilinear": True, "dropout_probs": [0, 0, 0, 0], "Learning_rate": 0.001,
                      "Loss_w0": 10.0, "Loss_sigma": 5.0, "mode": "Unet", "device": "auto", "seed": 0, "padding": 1,
-                     "optimizer": "adamw", "lr_schedule": "cosine", "warm_up": 0, "clip_norm": 0, "loss": "ce", "Time_budget": None, "val_fraction": 0, "group": None,
-                     "protocol": "default", "augment": "none", "save_every": (1, ""), "resume": False, "force": False}
+                     "optimizer": "adamw", "lr_schedule": "cosine", "warm_up": 0, "clip_norm": 0, "loss": "ce_dice", "Time_budget": None, "val_fraction": 0, "group": None,
+                     "protocol": "default", "augment": "light", "save_every": (1, ""), "resume": False, "force": False}
 
 
 def test_a_protocol_sets_defaults_and_no_more(monkeypatch):
@@ -387,7 +387,8 @@ def test_the_same_seed_gives_the_same_run(full_run, tmp_path):
 def test_other_ways_to_train(tmp_path, flags, sizes, options):
     channels, classes = (3, 3) if "--n_channels" in flags else (1, 2)
     data = write_set(tmp_path / "set", sizes, sizes[:1], channels, classes)
-    trained(tmp_path / "run", data, *flags, "--Total_epochs", 1, "--Val_epochs", 0)
+    done = trained(tmp_path / "run", data, *flags, "--Total_epochs", 1, "--Val_epochs", 0)
+    assert ("Weight maps" in done.stdout) == any((tmp_path / "run" / "weight_maps").iterdir()) == ("--loss" not in flags)
     (row,) = rows_of(tmp_path / "run")
     assert float(row["train_loss"]) > 0 and 0 <= float(row["iou"]) <= float(row["dice"]) <= 1
     (prediction,) = predictions_of(tmp_path / "run").values()
