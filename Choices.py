@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+import Ranks
 from Common import DataError, image_size, read_image, read_label
 from DataLoader import check_pairs, files_key, keep, read_kept
 
@@ -146,7 +147,7 @@ def settle_size(args, settle, facts, memory):
     settle("tile", "full" if max(largest) <= CROP else CROP, f"images of up to {facts.height} x {facts.width} px")
     side = args.tile if isinstance(args.tile, int) else max(largest)
     each = step_bytes(args, *(min(length, side) for length in largest))
-    batch = BATCH
-    while batch > 1 and batch * each > LARGEST_SHARE * memory:
+    batch = max(BATCH, Ranks.size)
+    while batch // 2 >= Ranks.size and batch * each > LARGEST_SHARE * memory:
         batch //= 2
     settle("Batch_size", batch, f"{batch * each / 1e9:.1f} GB of {memory / 1e9:.0f} GB that are free")

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+import Ranks
 from Common import IGNORED, DataError, atomic_write, check_same_size, image_size, load_label, parse_json, read_image
 from MakeTxt import group_of, split_groups
 from MirrorPadding import REFERENCE_SIDE, mirror_pad, mirrored_around, mirrored_before, pad_for, reference_blocks
@@ -161,6 +162,7 @@ class TrainingLoader:
     w0: of the weight maps' border term; None: every pixel weighs 1, and there are no weight maps.
     augment: a Transforms.Augmentation, or None.  Its draws depend on seed, epoch and index alone: neither the number of
     workers nor a run that is resumed within an epoch changes a bit.
+    With several ranks (Ranks.py) a batch is this rank's part of it; what there does not count weighs nothing.
     """
 
     def __init__(self, dataset, geometry, tile="full", batch_size=1, seed=0, weight_directory="./weight_maps", w0=10,
@@ -172,6 +174,10 @@ class TrainingLoader:
 
     def __len__(self):
         return -(-len(self.dataset) // self.batch_size)
+
+    def images(self, step):
+        """How many images an epoch's batch of this number has, on all ranks."""
+        return min(self.batch_size, len(self.dataset) - step * self.batch_size)
 
     def prepare(self, datatxt_directory):
         """Check all pairs, and compute the weight maps that are not yet on disk, with progress.
@@ -216,16 +222,36 @@ class TrainingLoader:
 
     def batch(self, indices, epoch):
         """The Batch of some indices, in one epoch's random crops and augmentations."""
-        samples = [self.sample(int(index), epoch) for index in indices]
-        height, width = (max(label.shape[axis] for _, label, _, _ in samples) for axis in (0, 1))
+        dealt, counting = Ranks.deal(indices)
+        samples = [self.sample(int(index), epoch) for index in dealt]
+        height, width = self._canvas(indices, epoch, samples)
+        scale = height * width * (len(dealt) * Ranks.size / len(indices))  # the mean over all ranks is one over the batch
         inputs = [self._input(image, region, height, width) for image, _, _, region in samples]
         labels = np.zeros((len(samples), height, width), np.int32)
         weights = np.zeros((len(samples), height, width), np.float32)
         for k, (_, label, weight, _) in enumerate(samples):
             h, w = label.shape
             labels[k, :h, :w] = label
-            weights[k, :h, :w] = weight * (height * width / max(1, np.count_nonzero(label != IGNORED)))
+            weights[k, :h, :w] = weight * ((k < counting) * scale / max(1, np.count_nonzero(label != IGNORED)))
         return Batch(np.concatenate(inputs), labels, weights)
+
+    def _canvas(self, indices, epoch, samples):
+        """(height, width) that all of a batch's labels fit into, those of other ranks among them."""
+        return (max(side) for side in zip(*([label.shape for _, label, _, _ in samples] if Ranks.size == 1 else
+                                            [self._sides(int(index), epoch) for index in indices])))
+
+    def _sides(self, index, epoch):
+        """The (height, width) of a sample's label, from its file's header."""
+        rng, (_, _, *sides) = self._crop(index, epoch, image_size(self.dataset.pairs[index][1]))
+        return self.augment.sides(*sides, rng) if self.augment else sides
+
+    def _crop(self, index, epoch, shape):
+        """(the sample's random generator, the crop of a label of this shape: top, left, height, width); the whole of it
+        without a tile."""
+        rng = np.random.default_rng([self.seed, epoch, index])
+        sides = [min(self.tile, length) if isinstance(self.tile, int) else length for length in shape]
+        top, left = (int(rng.integers(0, length - side + 1)) for length, side in zip(shape, sides))
+        return rng, (top, left, *sides)
 
     def sample(self, index, epoch):
         """(image, label, weight map, (top, left)): the label and its map are cut to the crop that begins there.
@@ -236,9 +262,7 @@ class TrainingLoader:
         if pixels.shape[1:] != label.shape:
             raise DataError(f"{self.dataset.pairs[index][1]}: not of its image's size")
         weight, cropped = self.weight_map(index, label), isinstance(self.tile, int)
-        rng = np.random.default_rng([self.seed, epoch, index])
-        sides = [min(self.tile, length) if cropped else length for length in label.shape]
-        top, left = (int(rng.integers(0, length - side + 1)) for length, side in zip(label.shape, sides))
+        rng, (top, left, *sides) = self._crop(index, epoch, label.shape)
         if self.augment:
             pixels, label, weight = self.augment(pixels, label, weight, rng, (top, left, *sides), self._around)
             top, left = (self._around(length)[0] for length in label.shape)

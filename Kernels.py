@@ -6,6 +6,7 @@ shapes that they are not made for, Jittor's own runs.  The C++ is in kernels/.
 from contextlib import contextmanager
 from pathlib import Path
 
+import Ranks
 from Runtime import jt, nn
 
 FOLDER = Path(__file__).resolve().parent / "kernels"
@@ -87,12 +88,15 @@ class Conv(nn.Conv):
 
 # -------------------------------------------------------------------------------------------- convolution, BatchNorm, ReLU
 def channel_mean(x):
-    """Mean of each channel, (C,), of (N, C, H, W): rows first, because long float32 sums lose digits."""
-    return x.mean(3).mean(2).mean(0)
+    """Mean of each channel, (C,), of (N, C, H, W), over all ranks: rows first, because long float32 sums lose digits."""
+    return Ranks.sample_mean(x.mean(3).mean(2))
 
 
 class BatchNorm(nn.BatchNorm):
-    """BatchNorm to PyTorch's digits: Jittor's own takes E[x^2] - E[x]^2 of long sums and keeps the biased variance."""
+    """BatchNorm to PyTorch's digits: Jittor's own takes E[x^2] - E[x]^2 of long sums and keeps the biased variance.
+
+    In training its statistics are those of the batch, with several ranks of the whole batch.
+    """
 
     def execute(self, x):
         if not self.is_train:
@@ -101,7 +105,7 @@ class BatchNorm(nn.BatchNorm):
         mean = channel_mean(x)
         centred = x - mean.broadcast(x, over)
         variance = channel_mean(centred * centred)
-        self.remember(mean, variance, x.numel() // x.shape[1])
+        self.remember(mean, variance, Ranks.all_samples(x.shape[0]) * x.shape[2] * x.shape[3])
         scale = self.weight / jt.sqrt(variance + self.eps)
         return centred * scale.broadcast(x, over) + self.bias.broadcast(x, over)
 
@@ -137,7 +141,7 @@ class NormReLU(jt.Function):
 
 def conv_norm_relu(conv, norm, x):
     """ReLU(norm(conv(x))) of a `Conv` and a `BatchNorm`: in training two kernels, in prediction one."""
-    if not suits(x):
+    if not suits(x) or norm.is_train and Ranks.size > 1:  # the kernel knows no other rank's samples
         return nn.relu(norm(conv(x)))
     if not norm.is_train:  # both are linear: one convolution does for both
         scale = norm.weight / jt.sqrt(norm.running_var + norm.eps)

@@ -7,6 +7,7 @@ Only methods of Jittor's Var are called here, so that drawing the weights needs 
 import sys
 from pathlib import Path
 
+import Ranks
 from Common import Parser, atomic_write, make_folder, number, picture, read_label, run, use_agg
 from WeightMap import border_weights, class_weights
 
@@ -35,7 +36,7 @@ def soft_dice_loss(logits, label, weight_map):
     odds = shifted.exp()
     probability = odds / odds.sum(1, keepdims=True) * counts
     truth = is_label * counts
-    overlap, sizes = (pixels.sum(3).sum(2).sum(0)[1:] for pixels in (probability * truth, probability + truth))
+    overlap, sizes = (Ranks.all_sum(pixels.sum(3).sum(2).sum(0))[1:] for pixels in (probability * truth, probability + truth))
     return (1 - (2 * overlap + 1) / (sizes + 1)).mean()
 
 

@@ -8,6 +8,7 @@ results/ (predictions of the best model), weight_maps/ and DataTxt/.  Epochs cou
 epoch >= Val_epochs.
 
     python Main.py --resume                  # go on with the run whose last_model lies in checkpoints/
+    mpirun -np 8 python Main.py --Batch_size 8 ...        # on 8 devices, an image of each batch on each (docs/scaling.md)
 
 Flags and files are checked before Jittor is imported: a mistake is answered in a second.
 """
@@ -19,9 +20,10 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 import Choices
+import Ranks
 import Runtime
 from Checkpoint import assign
-from Common import IGNORED, DataError, Parser, boolean, expression, lock_folder, make_folder, number, run, tile
+from Common import IGNORED, DataError, Parser, boolean, expression, lock_folder, make_folder, number, tile
 from DataLoader import SegmentationSet, Statistics, TrainingLoader, check_pairs, dataset_statistics, hold_back
 from MakeTxt import make_lists
 from Metrics import constant_baselines
@@ -153,6 +155,8 @@ def check_flags(args, parser):
             parser.error(f"--is_grayscale {args.is_grayscale} does not suit --n_channels {args.n_channels}: "
                          "grey images have 1 channel, colour images 3")
         args.n_channels = channels
+    if args.Batch_size and args.Batch_size < Ranks.size:
+        parser.error(f"--Batch_size {args.Batch_size}: fewer images than mpirun's {Ranks.size} processes, which share them")
     if args.base_channels and args.base_channels % 2:
         parser.error(f"--base_channels {args.base_channels} must be even")
     if args.group and not args.val_fraction:
@@ -223,12 +227,33 @@ def prepare_data(args, train_pairs, test_pairs):
     return Data(loader, choosing, test_set, baselines[0], baselines[-1], statistics)
 
 
+def prepare_run(args, resumed, on_gpu):
+    """(Data, what --resume compares, what was chosen and why); sets the flags of `args` that are left to choose.
+
+    DataError where a run is resumed with other data.
+    """
+    train_pairs, test_pairs = make_lists(args.Data_directory, args.Datatxt_directory).values()
+    chosen = Choices.choose(args, train_pairs, on_gpu)
+    args.is_grayscale = args.n_channels == 1
+    data = prepare_data(args, train_pairs, test_pairs)
+    run = {"settings": settings_of(args), "data": data_of(data, args.Datatxt_directory)}
+    if resumed and resumed[1]["run"]["data"] != run["data"] and not args.force:
+        raise DataError(f"{args.Data_directory}: not the data that this run began with (other files, or changed ones); "
+                        "bring those back, start without --resume, or add --force")
+    return data, run, chosen
+
+
+def last_words(who, args):
+    """`with last_words(...):` say it on stderr where this process, `who`, is killed meanwhile."""
+    return Runtime.last_words(f"Main.py: error: {who} was killed, for lack of memory perhaps: {LESS_MEMORY}; "
+                              f"{resume_command(args, build_parser())} goes on")
+
+
 def train(trainer, recorder):
     """Run the trainer to its end, whatever that is; save, draw and say what came out.  Returns the exit code."""
     started, failure = time.monotonic(), None
     try:
-        with Runtime.last_words("Main.py: error: the training was killed, for lack of memory perhaps: "
-                                f"{LESS_MEMORY}; {resume_command(recorder.args, build_parser())} goes on"):
+        with last_words("the training", recorder.args):
             finished = trainer.run()
             recorder.save_last()
             if finished and recorder.args.val_fraction:
@@ -254,33 +279,58 @@ def train(trainer, recorder):
     return 0 if finished else 130
 
 
+def follow(trainer, args):
+    """Run the trainer on another rank than the first, which does the rest of `train`.  Returns 0 where the run is complete."""
+    from Process import TrainingFailed
+    try:
+        with last_words(f"rank {Ranks.rank}", args):
+            if trainer.run():
+                return 0
+    except TrainingFailed:  # on every rank
+        pass
+    Ranks.wait_for_first()
+
+
 def main():
     args, resumed = parse_arguments()
     nvcc, _ = Runtime.check(args.device)
+    if Ranks.rank:
+        return train_locked(args, resumed)
     for name in OUTPUT_FOLDERS:
         make_folder(getattr(args, name))
     with lock_folder(args.Checkpoint_directory), lock_folder(args.Result_directory):
         return train_locked(args, resumed, bool(nvcc))
 
 
-def train_locked(args, resumed, on_gpu):
+def train_locked(args, resumed, on_gpu=False):
     """Everything once this run has its folders to itself."""
-    train_pairs, test_pairs = make_lists(args.Data_directory, args.Datatxt_directory).values()
-    chosen = Choices.choose(args, train_pairs, on_gpu)
-    args.is_grayscale = args.n_channels == 1
-    data = prepare_data(args, train_pairs, test_pairs)
-    run = {"settings": settings_of(args), "data": data_of(data, args.Datatxt_directory)}
-    if resumed and resumed[1]["run"]["data"] != run["data"] and not args.force:
-        raise DataError(f"{args.Data_directory}: not the data that this run began with (other files, or changed ones); "
-                        "bring those back, start without --resume, or add --force")
-
+    data, run, chosen = (None,) * 3 if Ranks.rank else prepare_run(args, resumed, on_gpu)
     Runtime.start(args.device)
     Runtime.seed_everything(args.seed)
+    args, data = Ranks.shared((args, data))
     from Model import build_model
     from Process import Trainer, build_optimizer
-    options = net_options(args)
-    model = build_model(args.mode, args.n_channels, args.n_classes, **options)
-    header = {"mode": args.mode, "n_channels": args.n_channels, "n_classes": args.n_classes, "options": options,
+    model = build_model(args.mode, args.n_channels, args.n_classes, **net_options(args))
+    recorder = None if Ranks.rank else begin_recording(args, resumed, model, run, data, chosen)
+    told = [lambda *_: None] * 3 if Ranks.rank else [recorder.on_epoch, recorder.on_best, recorder.log.say]
+    optimizer = build_optimizer(args.optimizer, model, args.Learning_rate)
+    trainer = Trainer(model, optimizer, data.loader, data.choosing, args.Total_epochs, args.Val_epochs, *told, plan_of(args))
+    if resumed:
+        assign(trainer.state(), resumed[0], args.Checkpoint_directory / LAST)
+        trainer.resume(resumed[1]["run"]["progress"])
+    if Ranks.rank:
+        return follow(trainer, args)
+    recorder.trainer = trainer
+    if resumed:
+        recorder.log.say(f"Resumed at epoch {trainer.epoch}, step {trainer.step}")
+    else:
+        recorder.save_last()  # from now on --resume means this run, however soon it is killed
+    return train(trainer, recorder)
+
+
+def begin_recording(args, resumed, model, run, data, chosen):
+    """The Recorder of this run: log and CSV are begun, or go on where the run is resumed."""
+    header = {"mode": args.mode, "n_channels": args.n_channels, "n_classes": args.n_classes, "options": net_options(args),
               "mean": data.statistics.mean, "std": data.statistics.std,
               "tile": "reference" if args.tile == "reference" else "full"}
     before = resumed[1]["run"] if resumed else {"records": [], "log": run_name(args.mode, args.Log_directory)}
@@ -289,25 +339,14 @@ def train_locked(args, resumed, on_gpu):
     log = RunLog(args.Log_directory, run["log"], records)
     settings = {name: value for name, value in vars(args).items() if name != "geometry"}
     greet(log, args, settings, chosen, data)
-
-    recorder = Recorder(args, settings, log, model, header, run, data)
-    optimizer = build_optimizer(args.optimizer, model, args.Learning_rate)
-    trainer = recorder.trainer = Trainer(model, optimizer, data.loader, data.choosing, args.Total_epochs, args.Val_epochs,
-                                         recorder.on_epoch, recorder.on_best, log.say, plan_of(args))
-    if resumed:
-        assign(trainer.state(), resumed[0], args.Checkpoint_directory / LAST)
-        trainer.resume(before["progress"])
-        log.say(f"Resumed at epoch {trainer.epoch}, step {trainer.step}")
-    else:
-        recorder.save_last()  # from now on --resume means this run, however soon it is killed
-    return train(trainer, recorder)
+    return Recorder(args, settings, log, model, header, run, data)
 
 
 def greet(log, args, settings, chosen, data):
     """Log what is trained on what, and how."""
     held = f"{len(data.choosing)} held back to choose the best model, " if args.val_fraction else ""
     log.say(f"{args.mode} on {args.Data_directory}: {len(data.loader.dataset)} training pairs, {held}{len(data.test_set)} test "
-            f"pairs; {Runtime.device_name()}")
+            f"pairs; {Runtime.device_name()}{f', {Ranks.size} ranks' if Ranks.size > 1 else ''}")
     if chosen:
         log.say("Chosen: " + ", ".join(f"--{flag} {settings[flag]} ({why})" for flag, why in chosen.items()))
     log.say("Settings: " + "  ".join(f"{key}={value}" for key, value in settings.items()))
@@ -317,4 +356,4 @@ def greet(log, args, settings, chosen, data):
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(Ranks.command(main))

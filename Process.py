@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+import Ranks
 from Checkpoint import OPTIMIZER
 from Common import IGNORED, DataError, png_bytes
 from Loss import LOSSES, deep_supervision_loss
@@ -95,9 +96,9 @@ def batch_loss(model, batch, tile="full", loss="weighted_ce"):
     return LOSSES[loss](on_canvas(outputs), *target)
 
 
-def step_seed(seed, epoch, step):
+def step_seed(seed, epoch, step, rank=0):
     """The seed of a step's dropout: of its own, so that a step depends on nothing but the weights before it."""
-    return int(np.random.SeedSequence([seed, epoch, step]).generate_state(1)[0] >> 1)  # Jittor takes 31 bits
+    return int(np.random.SeedSequence([seed, epoch, step, rank]).generate_state(1)[0] >> 1)  # Jittor takes 31 bits
 
 
 class Plan(NamedTuple):
@@ -138,24 +139,37 @@ class LossGuard:
 
 
 class StopSignal:
-    """Turns the first Ctrl-C or SIGTERM into `requested`, so that the running step ends whole; the second acts at once."""
+    """Turns the first Ctrl-C or SIGTERM into `requested`, so that the running step ends whole; the second acts at once.
 
-    requested = None
+    With several ranks it is `received` until they all know it (`agree`), and stop after the same step.  They are asked by
+    SIGUSR1, which mpirun passes on: one second after the other two it kills.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if Ranks.size > 1 else []))
+    received = requested = None
 
     def __enter__(self):
-        self.requested, self.before, self.process = None, {}, os.getpid()
+        self.received, self.requested, self.before, self.process = None, None, {}, os.getpid()
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in self.SIGNALS:
                 self.before[number] = signal.signal(number, self._request)
         return self
 
     def _request(self, number, _frame):
         if os.getpid() != self.process:  # one that compiles for this one
             return
-        self.requested = number
+        self.received = number
+        if Ranks.size == 1:
+            self.requested = number
         print("\nStopping after this step; once more stops at once, without saving.", file=sys.stderr)
         for each in self.before:
             signal.signal(each, signal.default_int_handler)
+
+    def agree(self, *numbers):
+        """The means of numbers over all ranks; from now on a signal that any rank has received is requested of all."""
+        *means, received = Ranks.agree(*numbers, self.received or 0)
+        self.requested = self.requested or received or None
+        return means
 
     def __exit__(self, *_):
         for number, handler in self.before.items():
@@ -184,10 +198,11 @@ class Trainer:
                            if name.endswith(("running_mean", "running_var"))}
         self.guard, self.stop = LossGuard(), StopSignal()
         self.best_iou = -1.0
+        Ranks.begin(model)
         self.epoch = self.bad_in_a_row = self.good_in_a_row = 0
         self.step, self.losses, self.skipped = 0, [], 0  # of the running epoch: steps done, their losses, batches left out
         self.last_good, self.snapshot_due, self.went_back = None, True, False
-        self.earlier_seconds, self.started = 0.0, time.monotonic()
+        self.earlier_seconds, self.started = 0.0, Ranks.monotonic()
         self.test_seconds = self.all_test_seconds = 0.0  # of the last test, of all
 
     def run(self):
@@ -206,11 +221,11 @@ class Trainer:
     @property
     def seconds(self):
         """How long this run has taken, the parts before it was resumed among them."""
-        return self.earlier_seconds + time.monotonic() - self.started
+        return self.earlier_seconds + Ranks.monotonic() - self.started
 
     @seconds.setter
     def seconds(self, earlier):
-        self.earlier_seconds, self.started = earlier, time.monotonic()
+        self.earlier_seconds, self.started = earlier, Ranks.monotonic()
 
     @property
     def out_of_time(self):
@@ -258,8 +273,8 @@ class Trainer:
                 if loss is not None:
                     self.losses.append(loss)
                     bar.set_postfix_str(f"loss {loss:.4f}")
+                images += self.loader.images(self.step)
                 self.step += 1
-                images += len(batch.labels)
                 bar.update()
                 if self.stop.requested or self.out_of_time:
                     break
@@ -270,13 +285,14 @@ class Trainer:
 
     def train_step(self, batch):
         """One optimiser step; returns the loss, or None for a batch that was skipped."""
-        jt.set_seed(step_seed(self.loader.seed, self.epoch, self.step))  # of dropout, whatever was drawn before
+        jt.set_seed(step_seed(self.loader.seed, self.epoch, self.step, Ranks.rank))  # of dropout, whatever was drawn before
         before = {name: var.detach() for name, var in self.statistics.items()}
         self.optimizer.lr = self.highest_rate * self.plan.rate(self.done())
+        Ranks.begin_step(self.loader.images(self.step))
         loss = batch_loss(self.model, batch, self.loader.tile, self.plan.loss)
         self.optimizer.zero_grad()
         self.optimizer.backward(loss)
-        value = float(loss.item())  # the step's only wait for the device; the progress bar shows it
+        value, = self.stop.agree(float(loss.item()))  # the step's only wait for the device; the progress bar shows it
         if not self.guard.accepts(value):
             for name, var in self.statistics.items():
                 var.assign(before[name])  # the forward pass has already moved them
@@ -329,11 +345,11 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------------------- testing
     def validate_epoch(self):
         """Mean scores over the test set: {iou, dice, f1}, {} when asked to stop; a new best goes to `on_best`."""
-        started = time.monotonic()
+        started = Ranks.monotonic()
         predictions = self.test(self.test_set)
         if predictions is None:
             return {}
-        self.test_seconds = time.monotonic() - started
+        self.test_seconds = Ranks.monotonic() - started
         self.all_test_seconds += self.test_seconds
         mean = mean_scores([prediction.scores for prediction in predictions.values()])
         if mean["iou"] > self.best_iou:
@@ -341,19 +357,32 @@ class Trainer:
             self.best_iou = mean["iou"]
         return mean
 
-    def test(self, dataset):
-        """The predictions of a SegmentationSet, {name: Prediction}; None when asked to stop."""
+    def test(self, dataset, ranks=Ranks.size):
+        """The predictions of a SegmentationSet, {name: Prediction}; None when asked to stop.
+
+        ranks: how many call this, each for its share of the images (and get the predictions of all): all, or 1.
+        """
         self.model.eval()
         predictions = {}
-        for index in tqdm(range(len(dataset)), "testing", unit="image", leave=False, disable=None):
-            image, geometry, tile = dataset.image(index), self.loader.geometry, self.loader.tile
-            if isinstance(tile, int):  # crops are for training
-                tile = automatic_tile(geometry, *image.shape[1:])
-            logits = predict_image(self.model, image, geometry, tile)
-            classes, n_classes = logits.argmax(axis=0), dataset.n_classes
-            predictions[dataset.name(index)] = Prediction(
-                png_bytes(mask_pixels(classes, n_classes)), png_bytes(foreground_probability(logits)),
-                scores(classes, dataset.label(index), n_classes, IGNORED))
-            if self.stop.requested:
+        for start in tqdm(range(0, len(dataset), ranks), "testing", unit="image", leave=False, disable=None):
+            index = start + Ranks.rank
+            if index < len(dataset):
+                predictions[dataset.name(index)] = self.predict(dataset, index)
+            if ranks > 1:
+                self.stop.agree()
+            if self.stop.requested if ranks > 1 else self.stop.received:
                 return None
+        if ranks > 1:
+            every = {name: each for share in Ranks.gathered(predictions) for name, each in share.items()}
+            predictions = {name: every[name] for name in map(dataset.name, range(len(dataset)))}
         return predictions
+
+    def predict(self, dataset, index):
+        """The Prediction of one image of a SegmentationSet."""
+        image, geometry, tile = dataset.image(index), self.loader.geometry, self.loader.tile
+        if isinstance(tile, int):  # crops are for training
+            tile = automatic_tile(geometry, *image.shape[1:])
+        logits = predict_image(self.model, image, geometry, tile)
+        classes, n_classes = logits.argmax(axis=0), dataset.n_classes
+        return Prediction(png_bytes(mask_pixels(classes, n_classes)), png_bytes(foreground_probability(logits)),
+                          scores(classes, dataset.label(index), n_classes, IGNORED))

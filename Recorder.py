@@ -7,6 +7,7 @@ import math
 import sys
 import time
 
+import Ranks
 import Runtime
 from Checkpoint import assign_weights, load, save, state_arrays
 from Common import DataError
@@ -54,7 +55,7 @@ class Recorder:
         """Score the best model on the test images, which have had no part in choosing it; False when asked to stop."""
         weights, header = self.load_best()
         with self.trainer.stop:
-            predictions = self.trainer.test(self.data.test_set)
+            predictions = self.trainer.test(self.data.test_set, ranks=1)
         if predictions is None:
             return False
         self.test_scores = mean_scores([prediction.scores for prediction in predictions.values()])
@@ -122,9 +123,9 @@ class Recorder:
     def command(self):
         """The words of the command that makes this run from its start, also of one that was resumed."""
         if not self.args.resume:
-            return ["python", *sys.argv]
+            return [*Ranks.LAUNCHER, "python", *sys.argv]
         folders = {name: [str(getattr(self.args, name))] for name in OUTPUT_FOLDERS}
-        return ["python", sys.argv[0], *as_flags({**self.run["settings"], **folders})]
+        return [*Ranks.LAUNCHER, "python", sys.argv[0], *as_flags({**self.run["settings"], **folders})]
 
     def repeat_best(self):
         """The best model's predictions, where they were made before the run was resumed: {} where that model is gone."""
@@ -135,7 +136,7 @@ class Recorder:
             return {}
         if best is None or header.get("epoch") != best["epoch"]:
             return {}
-        return self.trainer.test(self.data.test_set) or {}
+        return self.trainer.test(self.data.test_set, ranks=1) or {}
 
     def write_page(self, seconds, outcome):
         import HtmlReport

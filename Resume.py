@@ -6,6 +6,7 @@ numbers are checked one by one, and nothing in it says where to write.
 import math
 import shlex
 
+import Ranks
 from Checkpoint import load
 from Choices import CHOSEN
 from Common import DataError
@@ -124,4 +125,4 @@ def resume_command(args, parser):
     chosen = vars(args)
     folders = [f"--{name} {shlex.quote(str(chosen[name]))}" for name in OUTPUT_FOLDERS
                if chosen[name] != parser.get_default(name)]
-    return " ".join(["python Main.py --resume", *folders])
+    return " ".join([*Ranks.LAUNCHER, "python Main.py --resume", *folders])

@@ -13,6 +13,7 @@ import atexit
 import contextlib
 import ctypes
 import ctypes.util
+import fcntl
 import os
 import platform
 import shutil
@@ -31,11 +32,12 @@ from Common import DataError, say_stopped
 
 ONEDNN_FOLDER = "dnnl_lnx_2.2.0_cpu_gomp"  # where Jittor 1.3.11 looks before it downloads
 CORE_FILES = 157                           # object files of Jittor's core without CUDA, for the progress bar
+MPI = "OMPI_COMM_WORLD_SIZE" in os.environ  # Open MPI's mpirun has started this process
 QUIET = {"log_silent": "1",                # Jittor's own start-up lines
          "cache_name": "default",          # else the cache is keyed by the git branch around the environment
          "JPY_PARENT_PID": "",             # as in Jupyter: leave SIGINT alone
          "use_cutt": "0", "use_cutlass": "0", "use_nccl": "0",  # downloads that this project does not need
-         "use_mpi": str(int("OMPI_COMM_WORLD_SIZE" in os.environ)),  # else Jittor compiles it wherever there is an mpicc
+         "use_mpi": str(int(MPI)),         # else Jittor compiles it wherever there is an mpicc
          "FIX_TORCH_ERROR": "0"}           # else Jittor imports PyTorch where there is one: seconds, and 200 MB
 RERUN = "UNET_JITTOR_RERUN"                # set in the environment once this process has started itself again
 
@@ -66,6 +68,8 @@ def start(device="auto"):
             os.environ.setdefault(key, value)
         os.environ["nvcc_path"] = nvcc
         _point_to_python_config()
+        if MPI:
+            _compile_alone(device, with_cuda=bool(nvcc))
         _jittor = _import_jittor(with_cuda=bool(nvcc))
         _jittor.flags.gdb_path = ""  # at a crash: one line, not the debugger's pages
         if nvcc and None in (_jittor.cudnn, _jittor.cublas):  # Jittor says nothing and would do without
@@ -86,9 +90,13 @@ def check(device="auto"):
     """
     _check_home()
     _check_compiler()
+    if MPI and not shutil.which(os.environ.get("mpicc_path") or "mpicc"):
+        raise DataError("mpicc: not found, with which Jittor compiles its part of MPI (Debian: apt install libopenmpi-dev)")
     if device == "cpu":
         return "", ""
     nvcc, reason = find_cuda()
+    if nvcc and os.environ.get("OMPI_COMM_WORLD_SIZE", "1") != "1" and os.environ.get("use_nccl") != "1":
+        nvcc, reason = "", "several processes on GPUs need NCCL, without which they would share one; docs/scaling.md says how"
     if device == "cuda" and not nvcc:
         raise DataError(f"--device cuda: {reason}; use --device cpu or auto")
     return nvcc, reason
@@ -139,8 +147,8 @@ def device_name():
 
 
 def seed_everything(seed):
-    """Seed Python, NumPy and Jittor; after the import, which reseeds all three from the clock."""
-    start().set_global_seed(seed)
+    """Seed Python, NumPy and Jittor, the same on all ranks; after the import, which reseeds all three from the clock."""
+    start().set_global_seed(seed, different_seed_for_mpi=False)
 
 
 def is_out_of_memory(error):
@@ -241,6 +249,27 @@ def _import_jittor(with_cuda):
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"Jittor does not start here: {first[:300]}; for its own log set log_silent=0 log_v=1") from None
     return jittor
+
+
+def _compile_alone(device, with_cuda):
+    """Under mpirun: have one process of this machine compile what Jittor's import needs, outside MPI, while the others wait.
+
+    Two that compiled Jittor's core at the same time were seen to wait for each other.  Operators need no such care: Jittor
+    compiles them before it runs a step, under its own lock, and waits in no message meanwhile.
+    """
+    import jittor_utils
+    cache = Path(jittor_utils.cache_path)
+    with open(cache / "compile_alone.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if any(cache.glob(f"{'cu*/' if with_cuda else ''}custom_ops/jittor_mpi_core*.so")):
+            return
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMPI_", "PMIX_"))}
+        command = ("import sys, Runtime\ntry: Runtime.start(sys.argv[1])\n"
+                   "except Runtime.DataError as error: sys.exit(print(error) or 1)")
+        done = subprocess.run([sys.executable, "-c", command, device], cwd=Path(__file__).parent, stdout=subprocess.PIPE,
+                              text=True, env={**environment, "use_mpi": "1"})
+        if done.returncode:
+            raise DataError(done.stdout.strip() or f"compiling Jittor ended with exit code {done.returncode}")
 
 
 @contextlib.contextmanager

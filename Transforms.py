@@ -222,8 +222,7 @@ class Augmentation:
         show none.  Height and width may change their places: an image that is not square can be turned.
         """
         top, left, height, width = crop or (0, 0, *label.shape)
-        matrix = symmetry(int(rng.integers(8))) if self.recipe.symmetries else np.eye(2)
-        sides = (height, width) if matrix[0, 0] else (width, height)
+        matrix, sides = self._turned(height, width, rng)
         around = [context(length) for length in sides]
         shape = [before + length + after for (before, after), length in zip(around, sides)]
         origin = [before + (length - 1) / 2 for (before, _), length in zip(around, sides)]
@@ -231,6 +230,15 @@ class Augmentation:
         coordinates = self._warped(shape, origin, center, matrix, rng)
         inner = coordinates[:, around[0][0]:around[0][0] + sides[0], around[1][0]:around[1][0] + sides[1]]
         return self._values(linear(image, coordinates), rng), nearest(label, inner), nearest(weight_map, inner)
+
+    def sides(self, height, width, rng):
+        """The height and width of what becomes of a crop of this size, px, with the generator in this state."""
+        return self._turned(height, width, rng)[1]
+
+    def _turned(self, height, width, rng):
+        """(a symmetry, the crop's height and width after it)."""
+        matrix = symmetry(int(rng.integers(8))) if self.recipe.symmetries else np.eye(2)
+        return matrix, (height, width) if matrix[0, 0] else (width, height)
 
     def _warped(self, shape, origin, center, matrix, rng):
         """The coordinates of a symmetry `matrix`, most often with a random warp: float32 (2, H, W)."""

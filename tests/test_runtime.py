@@ -78,6 +78,19 @@ def test_cpu_does_not_look_for_cuda(home, monkeypatch):
     assert Runtime.check("cpu") == ("", "")
 
 
+def test_several_processes_on_gpus_need_nccl(home, monkeypatch):
+    monkeypatch.setattr(Runtime, "find_cuda", lambda: ("/a/nvcc", ""))
+    monkeypatch.delenv("use_nccl", raising=False)
+    assert Runtime.check("cuda") == ("/a/nvcc", "")
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    nvcc, reason = Runtime.check("auto")
+    assert nvcc == "" and "need NCCL" in reason
+    with pytest.raises(DataError, match="^--device cuda: several processes on GPUs need NCCL"):
+        Runtime.check("cuda")
+    monkeypatch.setenv("use_nccl", "1")
+    assert Runtime.check("cuda") == ("/a/nvcc", "")
+
+
 def test_missing_compiler(home, monkeypatch):
     monkeypatch.setenv("cc_path", "no-such-compiler")
     assert refused(Runtime.check, "cpu").startswith("no-such-compiler: no such compiler")
