@@ -36,8 +36,8 @@ MPI = "OMPI_COMM_WORLD_SIZE" in os.environ  # Open MPI's mpirun has started this
 QUIET = {"log_silent": "1",                # Jittor's own start-up lines
          "cache_name": "default",          # else the cache is keyed by the git branch around the environment
          "JPY_PARENT_PID": "",             # as in Jupyter: leave SIGINT alone
+         "use_mpi": "0",                   # else Jittor compiles it wherever there is an mpicc
          "use_cutt": "0", "use_cutlass": "0", "use_nccl": "0",  # downloads that this project does not need
-         "use_mpi": str(int(MPI)),         # else Jittor compiles it wherever there is an mpicc
          "FIX_TORCH_ERROR": "0"}           # else Jittor imports PyTorch where there is one: seconds, and 200 MB
 RERUN = "UNET_JITTOR_RERUN"                # set in the environment once this process has started itself again
 
@@ -69,6 +69,7 @@ def start(device="auto"):
         os.environ["nvcc_path"] = nvcc
         _point_to_python_config()
         if MPI:
+            os.environ["use_mpi"] = "1"  # also where the process that called mpirun has Jittor, and left it out
             _compile_alone(device, with_cuda=bool(nvcc))
         _jittor = _import_jittor(with_cuda=bool(nvcc))
         _jittor.flags.gdb_path = ""  # at a crash: one line, not the debugger's pages
