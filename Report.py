@@ -189,7 +189,7 @@ def plot_loss(axis, records):
     """The training loss over the epochs."""
     axis.plot([record["epoch"] for record in records], [record["train_loss"] for record in records], color="#c0392b",
               marker=".", markersize=4)
-    axis.set(title="Training loss", xlabel="epoch, from 0", ylabel="loss (cross entropy: nats per pixel)")
+    axis.set(title="Training loss", xlabel="epoch, from 0", ylabel="loss (nats per pixel, with its Dice term)")
     axis.grid(alpha=0.3)
     axis.xaxis.get_major_locator().set_params(integer=True)
 
@@ -345,7 +345,7 @@ def draw_comparison(runs, path):
         for name, records in runs.items():
             axes[0, 0].plot([record["epoch"] for record in records], [record["train_loss"] for record in records],
                             marker=".", label=name, **styles[name])
-        axes[0, 0].set(title="Training loss", xlabel="epoch, from 0", ylabel="loss (cross entropy: nats per pixel)")
+        axes[0, 0].set(title="Training loss", xlabel="epoch, from 0", ylabel="loss (nats per pixel, with its Dice term)")
         axes[0, 0].xaxis.get_major_locator().set_params(integer=True)
         axes[0, 0].legend(fontsize=8)
         draw_scores(axes, runs, styles, [["", "epoch", "loss", "IoU", "Dice", "F1"], *itertools.starmap(best_row, runs.items())])
