@@ -56,6 +56,9 @@ class Batches(list):
     """All that a step asks of its loader."""
     tile, seed = "full", 0
 
+    def images(self, step):
+        return len(self[step].labels)
+
 
 class Ours:
     """A full tile through Model.py and Process.py, as Main.py trains."""
