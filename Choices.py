@@ -3,7 +3,6 @@
 Each choice is printed with its reason, and kept with the run: `--resume` does not choose again.
 """
 import ctypes
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +25,6 @@ BASE_CHANNELS = {"cpu": 16, "cuda": 64}
 # bytes that a training step takes for each pixel of its input, by benchmarks/results/bench.txt; of the U-Net for each base
 # channel
 BYTES_PER_PIXEL = {"Unet": 72, "U2netS": 5700, "U2net": 10_000}
-MARGIN = 184           # px that a valid U-Net's input is wider than its output
 LARGEST_SHARE = 0.5    # of the memory that is free
 MOST_CLASSES = 32      # label values beyond which these are rather numbers of objects
 
@@ -104,7 +102,7 @@ def gpu_memory():
 
 def step_bytes(args, height, width):
     """About how many bytes a training step takes for each image of this size (px), the net's own weights aside."""
-    margin = MARGIN if args.mode == "Unet" and not args.padding else 0
+    margin = args.geometry.margin
     per_pixel = BYTES_PER_PIXEL[args.mode] * (args.base_channels if args.mode == "Unet" else 1)
     return per_pixel * (height + margin) * (width + margin)
 

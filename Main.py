@@ -62,10 +62,8 @@ def save_every(text):
     return Every(number(float, 0, include_low=False)(text[:-1]), "m") if text.endswith("m") else Every(number(int, 1)(text), "")
 
 
-def build_parser():
-    parser = Parser("Train a net on a data set, test it after each epoch from Val_epochs on, keep the best by IoU. "
-                    "Epochs count from 0.")
-    add = parser.add_argument
+def add_data_flags(add):
+    """The flags of folders and of what lies there."""
     add("--Data_directory", type=Path, default=Path("./data/ISBC2012"), help="data set: {train,test}/{imgs,labels}")
     add("--Datatxt_directory", type=Path, default=Path("./DataTxt"), help="folder of the lists of files")
     add("--Log_directory", type=Path, default=Path("./logs"), help="folder of log, CSV, curves and page")
@@ -77,6 +75,13 @@ def build_parser():
     add("--n_classes", type=number(int, 2, 256),
         help="classes, background among them (default: as many as the labels have values; 2 for masks)")
     add("--ignore_label", type=number(int, 0, 2 ** 16), help="pixels of this value in a label count nowhere")
+
+
+def build_parser():
+    parser = Parser("Train a net on a data set, test it after each epoch from Val_epochs on, keep the best by IoU. "
+                    "Epochs count from 0.")
+    add = parser.add_argument
+    add_data_flags(add)
     add("--Total_epochs", type=number(int, 1), help=f"epochs to train (default: as many as make {Choices.CROPS:,} crops)")
     add("--Val_epochs", type=number(int, 0),
         help="epoch from which on to test, counted from 0 (default: three quarters of the epochs; 0 with --Time_budget)")

@@ -245,7 +245,7 @@ class Experiment:
     """The data, and sides and loaders by seed: the same seed gives the same weights, order and crops."""
 
     def __init__(self, args, scratch):
-        pairs = find_pairs(args.Data_directory)
+        pairs, self.data = find_pairs(args.Data_directory), args.Data_directory.resolve().name
         self.args, self.scratch, self.tile = args, Path(scratch), args.tile or "full"
         self.geometry = geometry_of(args.mode, args.bilinear)
         check_pairs(pairs["train"] + pairs["test"], self.tile)
@@ -278,9 +278,8 @@ class Experiment:
     def title(self):
         import torch
         size = f", {self.args.base_channels} base channels" if self.args.mode == "Unet" else ""
-        data = self.args.Data_directory.resolve().name
         what = "whole images" if self.tile == "full" else f"crops of {self.tile} px"
-        return (f"{self.args.mode}{size}; {data}, {len(self.train_set)} training pairs, {what}; {Runtime.device_name()}; "
+        return (f"{self.args.mode}{size}; {self.data}, {len(self.train_set)} training pairs, {what}; {Runtime.device_name()}; "
                 f"PyTorch {torch.__version__}")
 
     def train_all(self):
@@ -316,9 +315,8 @@ def main():
         experiment = Experiment(args, scratch)
         Runtime.start("cpu")
         table, losses, histories = compare(experiment)
-    data = args.Data_directory.resolve().name
-    stem = args.Result_directory / f"alignment_{data}_{args.mode}"
-    draw(Path(f"{stem}.png"), f"{args.mode}, {data}", losses, histories, experiment.baseline)
+    stem = args.Result_directory / f"alignment_{experiment.data}_{args.mode}"
+    draw(Path(f"{stem}.png"), f"{args.mode}, {experiment.data}", losses, histories, experiment.baseline)
     with atomic_write(Path(f"{stem}.txt")) as temporary:
         temporary.write_text("\n".join(table.lines) + "\n")
     print(f"\n{'Aligned' if table.sound else 'NOT aligned'}: {stem}.png, {stem}.txt")

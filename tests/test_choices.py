@@ -7,13 +7,14 @@ from PIL import Image
 
 import Choices
 from Common import DataError
+from MirrorPadding import geometry_of
 
 GREY, COLOUR = np.full((4, 5), 70, np.uint8), np.dstack([np.full((4, 5), value, np.uint8) for value in (70, 70, 71)])
 
 
 def flags(folder, **given):
     chosen = dict.fromkeys(Choices.CHOSEN)
-    return Namespace(**{**chosen, "mode": "Unet", "padding": 0, "ignore_label": None, "Time_budget": None, "Datatxt_directory": folder, **given})
+    return Namespace(**{**chosen, "mode": "Unet", "geometry": geometry_of("Unet"), "ignore_label": None, "Time_budget": None, "Datatxt_directory": folder, **given})
 
 
 def pairs_of(folder, images, labels):
