@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from Choices import classes_in, mask_value
 from Common import DataError, check_same_size, list_images, read_image, read_label
 from DataAugmentation import Manifest
 from MakeTxt import SPLITS
@@ -102,18 +103,19 @@ def count_values(facts):
 def expected_values(facts, n_classes):
     """(label values of a sound set, the same in words, number of classes).
 
-    The values are 0 and 255 where 255 has more pixels than all class numbers above 0 together, otherwise
-    0 ... n_classes - 1; without `n_classes`, up to the first number that no label has.
+    The values are 0 and the foreground's in masks (Choices.mask_value), otherwise 0 ... n_classes - 1; without
+    `n_classes`, up to the first number that no label has.
     """
     pixels = count_values(facts)
-    others = sum(number for value, number in pixels.items() if value not in (0, 255))
-    if n_classes in (None, 2) and pixels[255] >= others:
-        return {0, 255}, "expected 0 and 255", 2
+    counts = np.bincount(np.array([*pixels], int), [*pixels.values()])
+    foreground = mask_value(counts) if n_classes in (None, 2) else None
+    if foreground:
+        return {0, foreground}, f"expected 0 and {foreground}", 2
     if n_classes:
         return set(range(n_classes)), f"expected 0 ... {n_classes - 1}", n_classes
     missing = next(value for value in count() if value not in pixels)
     in_words = f"but {missing} is in no label: expected 0 and 255, or 0, 1, ... without a gap"
-    return set(range(max(2, missing))), in_words, max(2, missing)
+    return set(range(max(2, missing))), in_words, classes_in(counts)
 
 
 def odd_labels(facts, values, in_words):

@@ -36,25 +36,31 @@ def has_colours(path):
     return pixels.ndim == 3 and bool((pixels != pixels[..., :1]).any())
 
 
-def count_label_values(paths):
-    """How many pixels of all label files have each stored value: (largest value + 1,) int64."""
+def count_label_values(paths, ignore_label):
+    """How many pixels of all label files have each stored value, `ignore_label` apart: (largest value + 1,) int64."""
     counts = np.zeros(2 ** 16, np.int64)
     for path in tqdm(paths, "label values", unit="label", delay=1, leave=False, disable=None):
         counts += np.bincount(read_label(path).ravel(), minlength=len(counts))
+    if ignore_label is not None:
+        counts[ignore_label] = 0
     return np.trim_zeros(counts, "b")
 
 
-def classes_in(counts, ignore_label):
-    """The number of classes of labels whose values occur `counts` times.
+def mask_value(counts):
+    """The foreground's value in labels whose values occur `counts` times; None where they are no masks.
 
-    Two where there is one value above 0, or where 255 has more pixels than all between: masks, some with soft edges.
+    It is the one value above 0, or 255 where this has more pixels than all between: soft edges.
     """
-    counts = counts.copy()
-    if ignore_label is not None and ignore_label < len(counts):
-        counts[ignore_label] = 0
     above = np.flatnonzero(counts[1:]) + 1
-    is_mask = len(above) < 2 or len(counts) == 256 and counts[255] >= counts[1:255].sum()
-    return 2 if is_mask else int(above[-1]) + 1
+    if len(above) == 1:
+        return int(above[0])
+    is_soft = not len(above) or len(counts) == 256 and counts[255] >= counts[1:255].sum()
+    return 255 if is_soft else None
+
+
+def classes_in(counts):
+    """The number of classes of labels whose values occur `counts` times: two in masks."""
+    return 2 if mask_value(counts) else int(np.flatnonzero(counts)[-1]) + 1
 
 
 class Facts(NamedTuple):
@@ -75,7 +81,7 @@ def facts_of(pairs, ignore_label, datatxt_directory):
     check_pairs(pairs, "full")
     images, labels = zip(*pairs)
     n_channels = 3 if any(map(has_colours, tqdm(images, "colours", unit="image", delay=1, leave=False, disable=None))) else 1
-    facts = Facts(n_channels, classes_in(count_label_values(labels), ignore_label), *map(max, zip(*map(image_size, images))))
+    facts = Facts(n_channels, classes_in(count_label_values(labels, ignore_label)), *map(max, zip(*map(image_size, images))))
     keep(path, key, **facts._asdict())
     return facts
 

@@ -228,6 +228,11 @@ class Trainer:
         self.earlier_seconds, self.started = earlier, Ranks.monotonic()
 
     @property
+    def seconds_left(self):
+        """Of the plan's time; infinite without one."""
+        return max(0.0, self.plan.time_budget - self.seconds) if self.plan.time_budget else math.inf
+
+    @property
     def out_of_time(self):
         """Whether the time that is left is just enough for a test."""
         return 0 < self.plan.time_budget <= self.seconds + self.test_seconds

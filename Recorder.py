@@ -35,7 +35,7 @@ class Recorder:
     def on_epoch(self, record):
         now = time.monotonic()
         record["whole_time"], self.epoch_started = now - self.epoch_started, now
-        self.log.epoch(record, self.args.Total_epochs)
+        self.log.epoch(record, self.args.Total_epochs, self.trainer.seconds_left)
         self.events.epoch(record)
         amount, unit = self.args.save_every
         if now - self.last_saved >= 60 * amount if unit == "m" else (record["epoch"] + 1) % amount == 0:

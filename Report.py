@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import itertools
+import math
 import re
 import statistics
 import sys
@@ -72,14 +73,15 @@ class RunLog:
         except BrokenPipeError:  # no reason to stop: the log has it all
             mute_output()
 
-    def epoch(self, record, total_epochs):
-        """Log one epoch's record and append its row to the CSV."""
+    def epoch(self, record, total_epochs, time_left=math.inf):
+        """Log one epoch's record and append its row to the CSV; the run ends in `time_left` seconds, or after its last epoch."""
         self.records.append(record)
         with open(self.csv_path, "a", encoding="utf-8") as file:
             file.write(csv_row(record) + "\n")
         tested = f"  IoU {record['iou']:.4f}  Dice {record['dice']:.4f}  F1 {record['f1']:.4f}" if "iou" in record else ""
         skipped = f"  {record['skipped']} batches skipped" if record["skipped"] else ""
-        left = statistics.median(r["whole_time"] for r in self.records) * (total_epochs - record["epoch"] - 1)
+        whole_time = statistics.median(r["whole_time"] for r in self.records)
+        left = min(time_left, whole_time * (total_epochs - record["epoch"] - 1))
         self.say(f"epoch {record['epoch']:>3} ({record['epoch'] + 1}/{total_epochs})  loss {record['train_loss']:.4f}"
                  f"{tested}{skipped}  {record['epoch_time']:.1f} s  {record['throughput']:.4f} images/s  left: {duration(left)}")
 

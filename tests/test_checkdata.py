@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from CheckData import some
+import Choices
+from CheckData import check_set, some
 from Common import png_bytes
 from DataAugmentation import Manifest
 
@@ -150,7 +151,7 @@ def test_other_channels_than_asked_for(check, folder, n_channels, channels, kind
 
 
 @pytest.mark.parametrize("row, named", [
-    ((0, 0, 0, 5), "5 in 25.00% of its pixels, but 1 is in no label"),
+    ((0, 0, 1, 5), "5 in 25.00% of its pixels, but 2 is in no label"),
     ((1, 1, 1, 2), "2 in 25.00% of its pixels, but 0 is in no label"),
     ((0, 1, 2, 255), "255 in 25.00% of its pixels, but 3 is in no label"),
     ((0, 127, 255, 255), "127 in 25.00% of its pixels, expected 0 and 255")])
@@ -159,6 +160,14 @@ def test_strange_values_in_all_labels(check, folder, row, named):
     code, lines = check()
     assert code == 1 and "6 pairs, 6 problem(s)" in lines
     assert any(line.startswith(f"{folder}/train/labels/a0.png: {named}") for line in lines), lines
+
+
+@pytest.mark.parametrize("row, n_classes", [((0, 0, 0, 5), 2), ((0, 0, 0, 1), 2), ((0, 1, 2, 3), 4), ((0, 0, 255, 255), 2)])
+def test_classes_of_sound_labels_are_those_that_training_chooses(folder, row, n_classes):
+    write_set(folder, np.repeat(np.array([row], np.uint8), 6, axis=0))
+    assert check_set(folder) == (True, 1, n_classes)
+    counts = Choices.count_label_values(sorted((folder / "train/labels").iterdir()), None)
+    assert Choices.classes_in(counts) == n_classes
 
 
 @pytest.mark.parametrize("spoil, line", [

@@ -14,7 +14,8 @@ GREY, COLOUR = np.full((4, 5), 70, np.uint8), np.dstack([np.full((4, 5), value, 
 
 def flags(folder, **given):
     chosen = dict.fromkeys(Choices.CHOSEN)
-    return Namespace(**{**chosen, "mode": "Unet", "geometry": geometry_of("Unet"), "ignore_label": None, "Time_budget": None, "Datatxt_directory": folder, **given})
+    return Namespace(**{**chosen, "mode": "Unet", "geometry": geometry_of("Unet"), "ignore_label": None, "Time_budget": None,
+                        "Datatxt_directory": folder, **given})
 
 
 def pairs_of(folder, images, labels):
@@ -40,8 +41,10 @@ def test_colours(images, channels, tmp_path):
     ([0, 17, 130, 255, 255], None, 2),         # a mask with soft edges
     ([0, 1, 2, 1, 2, 1, 2, 255], None, 256),   # class numbers, and 255 in a few pixels: for the user to name
     ([0, 1, 2, 255], 255, 3), ([0, 1, 2, 9], 300, 10), ([0, 1, 7], 7, 2)])
-def test_classes(values, ignored, classes):
-    assert Choices.classes_in(np.bincount(values), ignored) == classes
+def test_classes(values, ignored, classes, tmp_path):
+    pairs = pairs_of(tmp_path, [GREY], [np.array([values], np.uint8)])
+    counts = Choices.count_label_values([pairs[0][1]], ignored)
+    assert Choices.classes_in(counts) == classes
 
 
 def test_facts_are_kept_until_a_file_changes(tmp_path, monkeypatch):

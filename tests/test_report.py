@@ -96,17 +96,19 @@ def test_epochs_in_log_and_csv(log):
     assert log.csv_path.read_text() == ",".join(COLUMNS) + "\n"
     log.epoch(record(0, whole=10), 12)
     log.epoch(record(1, skipped=2, loss=float("nan"), whole=20), 12)
-    log.epoch(record(2, iou=0.7, seconds=2.345678912, throughput=12.0, whole=90), 12)
-    assert lines(log) == [  # left: 11 x 10 s, 10 x 15 s, 9 x 20 s
+    log.epoch(record(2, iou=0.7, seconds=2.345678912, throughput=12.0, whole=90), 12, time_left=200)
+    log.epoch(record(3, whole=20), 12, time_left=60)
+    assert lines(log) == [  # left: 11 x 10 s, 10 x 15 s, 9 x 20 s, less than 8 x 20 s
         "epoch   0 (1/12)  loss 0.2500  2.0 s  1.5000 images/s  left: 2 min",
         "epoch   1 (2/12)  loss nan  2 batches skipped  2.0 s  1.5000 images/s  left: 2 min",
-        "epoch   2 (3/12)  loss 0.2500  IoU 0.7000  Dice 0.8000  F1 0.7500  2.3 s  12.0000 images/s  left: 3 min"]
+        "epoch   2 (3/12)  loss 0.2500  IoU 0.7000  Dice 0.8000  F1 0.7500  2.3 s  12.0000 images/s  left: 3 min",
+        "epoch   3 (4/12)  loss 0.2500  2.0 s  1.5000 images/s  left: 60.0 s"]
     with open(log.csv_path, newline="") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS == ("epoch", "train_loss", "iou", "dice", "f1", "epoch_time", "throughput")
     assert [list(row.values()) for row in rows] == [
         ["0", "0.25", "", "", "", "2", "1.5"], ["1", "nan", "", "", "", "2", "1.5"],
-        ["2", "0.25", "0.7", "0.8", "0.75", "2.34568", "12"]]
+        ["2", "0.25", "0.7", "0.8", "0.75", "2.34568", "12"], ["3", "0.25", "", "", "", "2", "1.5"]]
 
 
 @pytest.mark.parametrize("count, middle", [(1, [0]), (2, [0, 1]), (3, [0, 1, 2]), (4, [1, 2]), (5, [1, 2, 3]),
