@@ -37,7 +37,7 @@ augmented-sample: $(VENV)/installed
 	$(PY) DataAugmentation.py --img_path ./data/sample/train/imgs --mask_path ./data/sample/train/labels --sum 2 \
 	    --alpha_lv 2.0 --sigma_lv 0.08 --alpha_affine_lv 0.08
 
-$(VENV)/installed: requirements.txt
+$(VENV)/installed: requirements.txt constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -r requirements.txt
 	touch $@
