@@ -95,8 +95,9 @@ def test_the_documented_defaults(monkeypatch):
     assert {found.pop(name) for name in (*Choices.CHOSEN, "is_grayscale")} == {None}, "left to the data"
     assert found == {"ignore_label": None, "bilinear": True, "dropout_probs": [0, 0, 0, 0], "Learning_rate": 0.001,
                      "Loss_w0": 10.0, "Loss_sigma": 5.0, "mode": "Unet", "device": "auto", "seed": 0, "padding": 1,
-                     "optimizer": "adamw", "lr_schedule": "cosine", "warm_up": 0, "clip_norm": 0, "loss": "ce_dice", "Time_budget": None, "val_fraction": 0, "group": None,
-                     "protocol": "default", "augment": "light", "save_every": (1, ""), "resume": False, "force": False}
+                     "optimizer": "adamw", "lr_schedule": "cosine", "warm_up": 0, "clip_norm": 0, "loss": "ce_dice",
+                     "Time_budget": None, "val_fraction": 0, "group": None, "protocol": "default", "augment": "light",
+                     "save_every": (1, ""), "resume": False, "force": False}
 
 
 def test_a_protocol_sets_defaults_and_no_more(monkeypatch):
