@@ -103,14 +103,17 @@ def count_values(facts):
 def expected_values(facts, n_classes):
     """(label values of a sound set, the same in words, number of classes).
 
-    The values are 0 and the foreground's in masks (Choices.mask_value), otherwise 0 ... n_classes - 1; without
+    The values are 0 and the foreground's in masks (Choices.mask_value, or 255 where it has more pixels than all between),
+    any where two classes are asked for, which makes everything above 0 foreground, otherwise 0 ... n_classes - 1; without
     `n_classes`, up to the first number that no label has.
     """
     pixels = count_values(facts)
     counts = np.bincount(np.array([*pixels], int), [*pixels.values()])
-    foreground = mask_value(counts) if n_classes in (None, 2) else None
-    if foreground:
+    foreground = mask_value(counts) or (255 if pixels[255] >= counts[1:255].sum() else None)
+    if foreground and n_classes in (None, 2):
         return {0, foreground}, f"expected 0 and {foreground}", 2
+    if n_classes == 2:
+        return set(pixels), "", 2
     if n_classes:
         return set(range(n_classes)), f"expected 0 ... {n_classes - 1}", n_classes
     missing = next(value for value in count() if value not in pixels)

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 import Ranks
-from Common import DataError, image_size, read_image, read_label
+from Common import ENDLESS, DataError, image_size, read_image, read_label
 from DataLoader import check_pairs, files_key, keep, read_kept
 
 # the flags that can be left to this module
@@ -19,7 +19,7 @@ CHOSEN = ("n_channels", "n_classes", "base_channels", "tile", "Batch_size", "Tot
 CROP = 256             # px: side of the crops in training; docs/ablation.md
 BATCH = 4              # crops per step, where the memory allows
 CROPS = 10_000         # that a run sees, copies that DataAugmentation.py made among them
-EPOCHS = (10, 400)     # fewest and most
+EPOCHS = (10, 2500)    # fewest and most: with four images or more, and up to a thousand, that many crops
 UNTESTED = 0.75        # share of the epochs before the first that is tested: the best come last
 BASE_CHANNELS = {"cpu": 16, "cuda": 64}
 # bytes that a training step takes for each pixel of its input, by benchmarks/results/bench.txt; of the U-Net for each base
@@ -49,13 +49,12 @@ def count_label_values(paths, ignore_label):
 def mask_value(counts):
     """The foreground's value in labels whose values occur `counts` times; None where they are no masks.
 
-    It is the one value above 0, or 255 where this has more pixels than all between: soft edges.
+    It is the one value above 0, or 255 where this has more pixels than all values between, which are soft edges: several,
+    and beyond the numbers of classes.  (A 255 beside class numbers most often means "not labelled".)
     """
-    above = np.flatnonzero(counts[1:]) + 1
-    if len(above) == 1:
-        return int(above[0])
-    is_soft = not len(above) or len(counts) == 256 and counts[255] >= counts[1:255].sum()
-    return 255 if is_soft else None
+    *between, largest = np.flatnonzero(counts[1:]) + 1 if counts[1:].any() else [255]
+    is_soft = largest == 255 and len(between) > 1 and between[-1] > MOST_CLASSES and counts[255] >= counts[between].sum()
+    return int(largest) if is_soft or not between else None
 
 
 def classes_in(counts):
@@ -114,10 +113,10 @@ def step_bytes(args, height, width):
 
 
 # ---------------------------------------------------------------------------------------------------------- the choices
-def choose(args, pairs, on_gpu):
+def choose(args, pairs, held, on_gpu):
     """Set the flags of `args` that are None; returns {flag: why}.
 
-    pairs: [(image path, label path)] to train on.  Raises DataError as `facts_of` does, and where labels have so many
+    pairs: [(image path, label path)] to train on; held: those that are held back.  Raises DataError as `facts_of` does, and where labels have so many
     values that they cannot be meant as classes.
     """
     def settle(name, value, why):
@@ -127,31 +126,33 @@ def choose(args, pairs, on_gpu):
     reasons = {}
     if all(getattr(args, name) is not None for name in CHOSEN):  # a run that is resumed
         return {}
-    facts = facts_of(pairs, args.ignore_label, args.Datatxt_directory)
+    facts = facts_of([*pairs, *held], args.ignore_label, args.Datatxt_directory)
     settle("n_channels", facts.n_channels, "grey images" if facts.n_channels == 1 else "images in colour")
     if args.n_classes is None and facts.n_classes > MOST_CLASSES:
         raise DataError(f"{pairs[0][1].parent}: labels with values up to {facts.n_classes - 1}; give --n_classes (2: every "
-                        "value above 0 is foreground)")
+                        "value above 0 is foreground), or --ignore_label (a value that means: not labelled)")
     settle("n_classes", facts.n_classes, "values in the labels")
     settle("base_channels", BASE_CHANNELS["cuda" if on_gpu else "cpu"], "a GPU" if on_gpu else "a CPU")
     if args.mode != "Unet":
         reasons.pop("base_channels", None)  # kept, but of no meaning
-    settle_size(args, settle, facts, gpu_memory() if on_gpu else free_memory())
-    epochs = int(np.clip(round(CROPS / len(pairs)), *EPOCHS))
-    settle("Total_epochs", max(epochs, (args.Val_epochs or 0) + 1), f"about {CROPS:,} crops of {len(pairs)} images")
+    settle_size(args, settle, facts, on_gpu)
     if args.Time_budget:
+        settle("Total_epochs", ENDLESS, "the time ends the run")
         settle("Val_epochs", 0, "tests take a tenth of the time")
+    epochs = max(int(np.clip(round(CROPS / len(pairs)), *EPOCHS)), (args.Val_epochs or 0) + 1)
+    settle("Total_epochs", epochs, f"{epochs * len(pairs):,} crops of {len(pairs)} images")
     settle("Val_epochs", int(UNTESTED * args.Total_epochs), "the last quarter is tested")
     return reasons
 
 
-def settle_size(args, settle, facts, memory):
+def settle_size(args, settle, facts, on_gpu):
     """The crop and the batch: whole images where these are no larger than a crop."""
     largest = facts.height, facts.width
     settle("tile", "full" if max(largest) <= CROP else CROP, f"images of up to {facts.height} x {facts.width} px")
     side = args.tile if isinstance(args.tile, int) else max(largest)
     each = step_bytes(args, *(min(length, side) for length in largest))
-    batch = max(BATCH, Ranks.size)
+    batch, memory = max(BATCH, Ranks.size), gpu_memory() if on_gpu else free_memory()
     while batch // 2 >= Ranks.size and batch * each > LARGEST_SHARE * memory:
         batch //= 2
-    settle("Batch_size", batch, f"{batch * each / 1e9:.1f} GB of {memory / 1e9:.0f} GB that are free")
+    whose = "of the GPU" if on_gpu else "that are free"
+    settle("Batch_size", batch, f"{batch * each / 1e9:.1f} GB of {memory / 1e9:.0f} GB {whose}")

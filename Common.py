@@ -24,6 +24,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 LOSSY_SUFFIXES = (".jpg", ".jpeg")
 IGNORED = -1  # in a class map: a pixel that counts nowhere
+ENDLESS = 100_000  # epochs, where only the time ends a run
 MAX_PIXELS = 2 ** 28  # 16,384 x 16,384: above it a file is taken for a decompression bomb
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns at this number and refuses at twice this number
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -318,6 +319,11 @@ def load_label(path, n_classes, ignore_label=None):
         raise DataError(f"{path}: has the value {classes.max()}, but --n_classes {n_classes} allows "
                         f"0 ... {n_classes - 1}")
     return classes
+
+
+def epoch_of(epoch, total_epochs):
+    """An epoch, counted from 0, for people: "0 (1/200)", or "0" where only the time ends the run."""
+    return f"{epoch:>3}" + (f" ({epoch + 1}/{total_epochs})" if total_epochs < ENDLESS else "")
 
 
 def parse_json(text):

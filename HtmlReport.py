@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from Common import atomic_write, png_bytes
+from Common import ENDLESS, atomic_write, png_bytes
 from DataAugmentation import Manifest
 from Report import (EXTRA, HIT, MISSED, PASSED_OVER, best_of, coloured, duration, figure, middle_mean, panels, plot_loss,
                     plot_scores, shown_image, shown_label, shrunk)
@@ -204,7 +204,8 @@ def opening(run):
 def verdict(run):
     """The result in one line, beside the answers that do not look."""
     best, total = best_of(run.records), run.settings["Total_epochs"]
-    epochs = f"{len(run.records)} of {total} epochs in {duration(run.seconds)}"
+    of_all = f"{len(run.records)} of {total}" if total < ENDLESS else f"{len(run.records)}"
+    epochs = f"{of_all} epochs in {duration(run.seconds)}"
     if best is None:
         return f"No epoch was tested; {epochs}."
     def with_constants(scores, baselines):

@@ -12,8 +12,8 @@ epoch >= Val_epochs.
 
 Flags and files are checked before Jittor is imported: a mistake is answered in a second.
 """
+import re
 import sys
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +33,7 @@ from Report import RunLog, run_name
 from Resume import LAST, OUTPUT_FOLDERS, check_resumed, data_of, flags_of, load_run, resume_command, settings_of
 from Transforms import RECIPES, augmentation
 
-LESS_MEMORY = "try --tile 256, a smaller --base_channels or --Batch_size 1"
+LESS_MEMORY = "try --tile 128, a smaller --base_channels or --Batch_size 1"
 
 
 # what --protocol sets where no flag says otherwise
@@ -73,7 +73,7 @@ def add_data_flags(add):
     add("--is_grayscale", type=boolean, help="another way to say it: True is --n_channels 1, False 3")
     add("--n_channels", type=int, choices=(1, 3), help="image channels: 1 grey, 3 RGB (default: as the images are)")
     add("--n_classes", type=number(int, 2, 256),
-        help="classes, background among them (default: as many as the labels have values; 2 for masks)")
+        help="classes, background among them (default: the largest label value + 1; 2 for masks)")
     add("--ignore_label", type=number(int, 0, 2 ** 16), help="pixels of this value in a label count nowhere")
 
 
@@ -82,7 +82,9 @@ def build_parser():
                     "Epochs count from 0.")
     add = parser.add_argument
     add_data_flags(add)
-    add("--Total_epochs", type=number(int, 1), help=f"epochs to train (default: as many as make {Choices.CROPS:,} crops)")
+    add("--Total_epochs", type=number(int, 1),
+        help="epochs to train (default: as many as make {:,} crops, {} to {:,}; with --Time_budget as many as fit)".format(
+            Choices.CROPS, *Choices.EPOCHS))
     add("--Val_epochs", type=number(int, 0),
         help="epoch from which on to test, counted from 0 (default: three quarters of the epochs; 0 with --Time_budget)")
     add("--Batch_size", type=number(int, 1),
@@ -119,7 +121,7 @@ def build_parser():
     add("--group", type=expression, metavar="REGEX",
         help="--val_fraction: its first group names the slide (the patient) in an image's name; slides are not split")
     add("--protocol", choices=tuple(PROTOCOLS), default="default",
-        help="settings for flags that are not given; default: what measured best (docs/ablation.md); reference: those of the "
+        help="settings for flags that are not given; default: what docs/ablation.md says; reference: those of the "
              "system that this one reproduces; paper: the U-Net paper's")
     add("--augment", choices=("none", *RECIPES), default="light",
         help="augmentation while training; paper: the U-Net paper's; light: flips, quarter turns, grey values or stains; "
@@ -135,7 +137,10 @@ def build_parser():
 def parse_arguments():
     """The flags, and with --resume (arrays, header) of last_model, else None."""
     parser = build_parser()
-    parser.set_defaults(**PROTOCOLS[parser.parse_args().protocol])
+    given = parser.parse_args()
+    parser.set_defaults(**PROTOCOLS[given.protocol])
+    if given.Total_epochs and given.Val_epochs is None and given.Total_epochs <= (parser.get_default("Val_epochs") or 0):
+        parser.set_defaults(Val_epochs=None)  # a shorter run than the protocol's: tested as any run is
     args, resumed = parser.parse_args(), None
     if args.resume:
         path = args.Checkpoint_directory / LAST
@@ -213,11 +218,8 @@ class Data(NamedTuple):
         return self.choosing is not self.test_set
 
 
-def prepare_data(args, train_pairs, test_pairs):
+def prepare_data(args, train_pairs, held, test_pairs):
     """Statistics, weight maps and baselines: Data."""
-    held = []
-    if args.val_fraction:
-        train_pairs, held = hold_back(train_pairs, args.val_fraction, args.seed, args.group)
     check_pairs([*held, *test_pairs], args.tile)
     statistics = dataset_statistics(train_pairs, args.n_channels, args.Datatxt_directory)
     train_set, held_set, test_set = (SegmentationSet(pairs, args.n_channels, args.n_classes, statistics, args.ignore_label)
@@ -225,7 +227,7 @@ def prepare_data(args, train_pairs, test_pairs):
     choosing = held_set if held else test_set
     loader = TrainingLoader(train_set, args.geometry, args.tile, args.Batch_size, args.seed, args.Weight_directory,
                             args.Loss_w0 if args.loss == "weighted_ce" else None, args.Loss_sigma,
-                            augment=augmentation(args.augment, args.n_channels))
+                            augment=augmentation(args.augment))
     loader.prepare(args.Datatxt_directory)
     baselines = [constant_baselines(sound_labels(each), args.n_classes, IGNORED)
                  for each in ((held_set, test_set) if held else (test_set,))]
@@ -238,9 +240,12 @@ def prepare_run(args, resumed, on_gpu):
     DataError where a run is resumed with other data.
     """
     train_pairs, test_pairs = make_lists(args.Data_directory, args.Datatxt_directory).values()
-    chosen = Choices.choose(args, train_pairs, on_gpu)
+    held = []
+    if args.val_fraction:
+        train_pairs, held = hold_back(train_pairs, args.val_fraction, args.seed, args.group)
+    chosen = Choices.choose(args, train_pairs, held, on_gpu)
     args.is_grayscale = args.n_channels == 1
-    data = prepare_data(args, train_pairs, test_pairs)
+    data = prepare_data(args, train_pairs, held, test_pairs)
     run = {"settings": settings_of(args), "data": data_of(data, args.Datatxt_directory)}
     if resumed and resumed[1]["run"]["data"] != run["data"] and not args.force:
         raise DataError(f"{args.Data_directory}: not the data that this run began with (other files, or changed ones); "
@@ -256,7 +261,7 @@ def last_words(who, args):
 
 def train(trainer, recorder):
     """Run the trainer to its end, whatever that is; save, draw and say what came out.  Returns the exit code."""
-    started, failure = time.monotonic(), None
+    failure = None
     try:
         with last_words("the training", recorder.args):
             finished = trainer.run()
@@ -276,7 +281,7 @@ def train(trainer, recorder):
     if failure:
         recorder.log.say(f"Stopped: {failure}")
     outcome = str(failure or ("" if finished else f"stopped on request in epoch {trainer.epoch}"))
-    recorder.finish(time.monotonic() - started, outcome)
+    recorder.finish(trainer.seconds, outcome)
     if failure:
         raise failure
     if not finished:
@@ -304,7 +309,8 @@ def main():
     for name in OUTPUT_FOLDERS:
         make_folder(getattr(args, name))
     with lock_folder(args.Checkpoint_directory), lock_folder(args.Result_directory):
-        return train_locked(args, resumed, bool(nvcc))
+        # a GPU's compiler does not make a GPU that Jittor can use: it says so once it is imported
+        return train_locked(args, resumed, bool(nvcc) and bool(Runtime.start(args.device).flags.use_cuda))
 
 
 def train_locked(args, resumed, on_gpu=False):
@@ -347,6 +353,20 @@ def begin_recording(args, resumed, model, run, data, chosen):
     return Recorder(args, settings, log, model, header, run, data)
 
 
+def oddities(args, data):
+    """Yield a line for whatever may not be meant: flags that do nothing here, slides that may be split."""
+    idle = ["dropout_probs", "base_channels", "bilinear"] if args.mode != "Unet" else []
+    idle += ["Loss_w0", "Loss_sigma"] if args.loss != "weighted_ce" else []
+    defaults = {**vars(build_parser().parse_args([])), **PROTOCOLS[args.protocol], "base_channels": args.base_channels}
+    idle = [f"--{name}" for name in idle if getattr(args, name) != defaults[name]]
+    if idle:
+        yield f"Without effect for --mode {args.mode} --loss {args.loss}: {', '.join(idle)}"
+    slides = [re.sub(r"_\d+$", "", image.stem) for image, _ in data.loader.dataset.pairs]
+    if args.val_fraction and not args.group and 1 < len(set(slides)) < len(slides):
+        yield ("Names look like parts of slides, which --val_fraction may have split: "
+               "--group '(.*)_' keeps those of one name together")
+
+
 def greet(log, args, settings, chosen, data):
     """Log what is trained on what, and how."""
     held = f"{len(data.choosing)} held back to choose the best model, " if args.val_fraction else ""
@@ -355,6 +375,8 @@ def greet(log, args, settings, chosen, data):
     if chosen:
         log.say("Chosen: " + ", ".join(f"--{flag} {settings[flag]} ({why})" for flag, why in chosen.items()))
     log.say("Settings: " + "  ".join(f"{key}={value}" for key, value in settings.items()))
+    for line in oddities(args, data):
+        log.say(line)
     foreground = data.baselines["all foreground"]
     log.say(f"All foreground would score: IoU {foreground['iou']:.4f}  Dice {foreground['dice']:.4f}")
     log.say("The first steps also compile the net's operators: 1 to 3 minutes, once for this environment.")

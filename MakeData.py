@@ -20,11 +20,8 @@ from Common import Parser, expression, number, run
 
 
 def say_next(folder, n_channels, n_classes, ignore_label=None):
-    """Print the two commands that come next."""
-    shown, images, labels = (shlex.quote(str(path)) for path in
-                             (folder, folder / "train" / "imgs", folder / "train" / "labels"))
-    print(f"next: python DataAugmentation.py --img_path {images} --mask_path {labels} && "
-          f"python Main.py --Data_directory {shown} --n_channels {n_channels} --n_classes {n_classes}"
+    """Print the command that comes next."""
+    print(f"next: python Main.py --Data_directory {shlex.quote(str(folder))} --n_channels {n_channels} --n_classes {n_classes}"
           + (f" --ignore_label {ignore_label}" if ignore_label is not None else ""))
 
 

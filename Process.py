@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import Ranks
 from Checkpoint import OPTIMIZER
-from Common import IGNORED, DataError, png_bytes
+from Common import IGNORED, DataError, epoch_of, png_bytes
 from Loss import LOSSES, deep_supervision_loss
 from Metrics import mean_scores, scores
 from MirrorPadding import automatic_tile, crop_logits, overlap_tile, stitch_reference
@@ -186,7 +186,8 @@ class Trainer:
     """
     BAD_IN_A_ROW = 3  # skipped batches, after which the run goes back to the last good state
     RECOVERED = 20    # accepted batches in a row, after which going back has helped
-    PROGRESS = ("epoch", "step", "losses", "skipped", "best_iou", "bad_in_a_row", "good_in_a_row", "went_back", "seconds")
+    PROGRESS = ("epoch", "step", "losses", "images", "epoch_seconds", "skipped", "best_iou", "bad_in_a_row", "good_in_a_row",
+                "went_back", "seconds", "test_seconds", "all_test_seconds")
 
     def __init__(self, model, optimizer, loader, test_set, total_epochs, val_epochs, on_epoch, on_best, say=print,
                  plan=Plan()):
@@ -199,8 +200,8 @@ class Trainer:
         self.guard, self.stop = LossGuard(), StopSignal()
         self.best_iou = -1.0
         Ranks.begin(model)
-        self.epoch = self.bad_in_a_row = self.good_in_a_row = 0
-        self.step, self.losses, self.skipped = 0, [], 0  # of the running epoch: steps done, their losses, batches left out
+        self.bad_in_a_row = self.good_in_a_row = 0
+        self._begin_epoch(0)
         self.last_good, self.snapshot_due, self.went_back = None, True, False
         self.earlier_seconds, self.started = 0.0, Ranks.monotonic()
         self.test_seconds = self.all_test_seconds = 0.0  # of the last test, of all
@@ -214,9 +215,13 @@ class Trainer:
                 if self.test_is_due() and not self.stop.requested:
                     record.update(self.validate_epoch())
                 if not self.stop.requested:
-                    self.epoch, self.step, self.losses, self.skipped = self.epoch + 1, 0, [], 0
+                    self._begin_epoch(self.epoch + 1)
                     self.on_epoch(record)
         return self.finished
+
+    def _begin_epoch(self, epoch):
+        self.epoch, self.step, self.losses, self.skipped = epoch, 0, [], 0  # skipped: batches that were left out
+        self.images, self.epoch_seconds = 0, 0.0  # trained on in this epoch, and how long that took
 
     @property
     def seconds(self):
@@ -245,11 +250,13 @@ class Trainer:
     def test_is_due(self):
         """After every epoch from `val_epochs` on; where time is short, as often as a tenth of it allows, and in the end."""
         affordable = not self.plan.time_budget or self.all_test_seconds <= self.seconds / 10
-        return self.epoch >= self.val_epochs and affordable or self.out_of_time
+        is_last = self.epoch + 1 >= self.total_epochs or self.out_of_time
+        return is_last or self.epoch >= self.val_epochs and affordable
 
     def done(self):
-        """The share of the run, 0 ... 1, that is over with the step at hand: of its steps or, where that is more, of its time."""
-        steps = (self.epoch * len(self.loader) + self.step + 1) / (self.total_epochs * len(self.loader))
+        """The share of the run, 0 ... 1, that is over in the middle of the step at hand: of its steps or, where that is more,
+        of its time."""
+        steps = (self.epoch * len(self.loader) + self.step + 0.5) / (self.total_epochs * len(self.loader))
         budget = self.plan.time_budget
         return min(1.0, max(steps, (self.seconds + self.test_seconds) / budget if budget else 0.0))
 
@@ -270,23 +277,23 @@ class Trainer:
         """One pass over the training set: {epoch, train_loss, epoch_time, throughput, skipped}."""
         self.model.train()
         self.snapshot_due = True
-        images, started = 0, time.perf_counter()
-        with tqdm(total=len(self.loader), initial=self.step, desc=f"epoch {self.epoch} ({self.epoch + 1}/{self.total_epochs})",
+        started = time.perf_counter() - self.epoch_seconds
+        with tqdm(total=len(self.loader), initial=self.step, desc=f"epoch {epoch_of(self.epoch, self.total_epochs)}",
                   unit="step", leave=False, disable=None) as bar:
             for batch in self.loader.epoch(self.epoch, self.step):
                 loss = self.train_step(batch)
                 if loss is not None:
                     self.losses.append(loss)
                     bar.set_postfix_str(f"loss {loss:.4f}")
-                images += self.loader.images(self.step)
+                self.images += self.loader.images(self.step)
                 self.step += 1
                 bar.update()
                 if self.stop.requested or self.out_of_time:
                     break
         jt.sync_all(True)
-        seconds = time.perf_counter() - started
+        self.epoch_seconds = time.perf_counter() - started
         return {"epoch": self.epoch, "train_loss": float(np.mean(self.losses)) if self.losses else float("nan"),
-                "epoch_time": seconds, "throughput": images / seconds, "skipped": self.skipped}
+                "epoch_time": self.epoch_seconds, "throughput": self.images / self.epoch_seconds, "skipped": self.skipped}
 
     def train_step(self, batch):
         """One optimiser step; returns the loss, or None for a batch that was skipped."""
@@ -350,11 +357,9 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------------------- testing
     def validate_epoch(self):
         """Mean scores over the test set: {iou, dice, f1}, {} when asked to stop; a new best goes to `on_best`."""
-        started = Ranks.monotonic()
         predictions = self.test(self.test_set)
         if predictions is None:
             return {}
-        self.test_seconds = Ranks.monotonic() - started
         self.all_test_seconds += self.test_seconds
         mean = mean_scores([prediction.scores for prediction in predictions.values()])
         if mean["iou"] > self.best_iou:
@@ -368,7 +373,7 @@ class Trainer:
         ranks: how many call this, each for its share of the images (and get the predictions of all): all, or 1.
         """
         self.model.eval()
-        predictions = {}
+        predictions, times = {}, [Ranks.monotonic()]
         for start in tqdm(range(0, len(dataset), ranks), "testing", unit="image", leave=False, disable=None):
             index = start + Ranks.rank
             if index < len(dataset):
@@ -377,6 +382,9 @@ class Trainer:
                 self.stop.agree()
             if self.stop.requested if ranks > 1 else self.stop.received:
                 return None
+            times.append(Ranks.monotonic())
+        first, *others = np.diff(times)
+        self.test_seconds = float(min(first, np.median([first, *others])) + sum(others))  # the first one may have compiled
         if ranks > 1:
             every = {name: each for share in Ranks.gathered(predictions) for name, each in share.items()}
             predictions = {name: every[name] for name in map(dataset.name, range(len(dataset)))}

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from Common import (IGNORED, DataError, Parser, atomic_write, make_folder, mute_output, picture, png_bytes, read_image, run,
-                    use_agg)
+from Common import (IGNORED, DataError, Parser, atomic_write, epoch_of, make_folder, mute_output, picture, png_bytes,
+                    read_image, run, use_agg)
 
 COLUMNS = ("epoch", "train_loss", "iou", "dice", "f1", "epoch_time", "throughput")
 HIT, EXTRA, MISSED, PASSED_OVER = (0, 200, 90), (255, 60, 40), (60, 120, 255), (110, 110, 110)  # colours of `compare`
@@ -82,7 +82,7 @@ class RunLog:
         skipped = f"  {record['skipped']} batches skipped" if record["skipped"] else ""
         whole_time = statistics.median(r["whole_time"] for r in self.records)
         left = min(time_left, whole_time * (total_epochs - record["epoch"] - 1))
-        self.say(f"epoch {record['epoch']:>3} ({record['epoch'] + 1}/{total_epochs})  loss {record['train_loss']:.4f}"
+        self.say(f"epoch {epoch_of(record['epoch'], total_epochs)}  loss {record['train_loss']:.4f}"
                  f"{tested}{skipped}  {record['epoch_time']:.1f} s  {record['throughput']:.4f} images/s  left: {duration(left)}")
 
     def closing_block(self):
@@ -191,7 +191,7 @@ def plot_loss(axis, records):
     """The training loss over the epochs."""
     axis.plot([record["epoch"] for record in records], [record["train_loss"] for record in records], color="#c0392b",
               marker=".", markersize=4)
-    axis.set(title="Training loss", xlabel="epoch, from 0", ylabel="loss (nats per pixel, with its Dice term)")
+    axis.set(title="Training loss", xlabel="epoch, from 0", ylabel="loss (nats per pixel; ce_dice: and its Dice term)")
     axis.grid(alpha=0.3)
     axis.xaxis.get_major_locator().set_params(integer=True)
 
@@ -347,7 +347,7 @@ def draw_comparison(runs, path):
         for name, records in runs.items():
             axes[0, 0].plot([record["epoch"] for record in records], [record["train_loss"] for record in records],
                             marker=".", label=name, **styles[name])
-        axes[0, 0].set(title="Training loss", xlabel="epoch, from 0", ylabel="loss (nats per pixel, with its Dice term)")
+        axes[0, 0].set(title="Training loss", xlabel="epoch, from 0", ylabel="loss (nats per pixel; ce_dice: and its Dice term)")
         axes[0, 0].xaxis.get_major_locator().set_params(integer=True)
         axes[0, 0].legend(fontsize=8)
         draw_scores(axes, runs, styles, [["", "epoch", "loss", "IoU", "Dice", "F1"], *itertools.starmap(best_row, runs.items())])

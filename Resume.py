@@ -36,9 +36,9 @@ def are_texts(values):
     return type(values) is list and all(type(value) is str for value in values)
 
 
-PROGRESS = {**dict.fromkeys(("epoch", "step", "n_step", "skipped", "bad_in_a_row", "good_in_a_row"), is_count),
-            "best_iou": is_number, "seconds": is_number, "losses": are_numbers, "accepted": are_numbers,
-            "went_back": lambda value: type(value) is bool}
+PROGRESS = {**dict.fromkeys(("epoch", "step", "images", "n_step", "skipped", "bad_in_a_row", "good_in_a_row"), is_count),
+            **dict.fromkeys(("best_iou", "epoch_seconds", "seconds", "test_seconds", "all_test_seconds"), is_number),
+            "losses": are_numbers, "accepted": are_numbers, "went_back": lambda value: type(value) is bool}
 RECORD = {"epoch": is_count, "skipped": is_count, "epoch_time": is_number, "whole_time": is_number, "throughput": is_number}
 SCORES = ("iou", "dice", "f1")  # of an epoch that was tested; a train_loss that is not finite is left out
 
@@ -109,7 +109,8 @@ def check_resumed(args, before, run, parser):
     if changed and not args.force:
         parser.error(f"--resume: another run than that of {args.Checkpoint_directory / LAST}: {', '.join(changed)}; "
                      "leave them out, or add --force")
-    if args.Total_epochs <= run["progress"]["epoch"]:
+    left = args.Total_epochs - run["progress"]["epoch"]
+    if left < 0 or left == 0 and not args.val_fraction:  # with it, the test images may be left to read
         parser.error(f"--Total_epochs {args.Total_epochs}: so many epochs are done already; give a larger number")
 
 

@@ -44,14 +44,14 @@ class Recipe:
     shift: float = 0.0        # px either way, along each axis
     elastic: float = 0.0      # px: standard deviation of each displacement vector along each axis
     spacing: int = 256        # px from vector to vector
-    brightness: float = 0.0   # added, either way: a part of the range from black to white
+    brightness: float = 0.0   # added, either way: a part of the range from black to the image's white, see `white_level`
     contrast: float = 0.0     # distance from the mean times 1 - contrast ... 1 + contrast
-    gamma: float = 1.0        # values to the power of 1 / gamma ... gamma; grey images only, see `stain_scale`
-    stain_scale: float = 0.0  # RGB only: each stain's optical density times 1 - it ... 1 + it; all alike would be a gamma
-    stain_shift: float = 0.0  # RGB only: added to each stain's optical density, either way
+    gamma: float = 1.0        # values to the power of 1 / gamma ... gamma, where no stains change: all alike are a gamma
+    stain_scale: float = 0.0  # RGB on a bright ground: each stain's optical density times 1 - it ... 1 + it
+    stain_shift: float = 0.0  # there too: added to each stain's optical density, either way
     degraded: float = 0.0     # share of the samples that are blurred, and share that get noise
     blur: float = 0.0         # px: standard deviation of the Gaussian, at most
-    noise: float = 0.0        # standard deviation of the noise, at most: a part of the range from black to white
+    noise: float = 0.0        # standard deviation of the noise, at most: a part of that range
 
 
 # ------------------------------------------------------------------------------------------------------------ the ranges
@@ -70,7 +70,7 @@ RECIPES = {
 STAINS = np.array([[0.65, 0.70, 0.29],   # haematoxylin: its optical density in red, green and blue
                    [0.07, 0.99, 0.11],   # eosin
                    [0.27, 0.57, 0.78]])  # DAB (Ruifrok and Johnston 2001); in H&E, whatever the two leave
-BLACK = 1e-6       # transmission below which an optical density is not told from a larger one
+BLACK = 1 / 255    # transmission below which an optical density is not told from a larger one: the first step of 8 bits
 BLOCK = 64         # rows interpolated together: they stay in the processor's cache
 
 
@@ -160,6 +160,17 @@ def nearest(plane, coordinates):
 
 # ---------------------------------------------------------------------------------------------------------------- values
 # An image is (C, H, W) float32, its values in [0, 1], here and there beyond until they are clipped at the end.
+def white_level(image):
+    """An image's white: of 1000 of its values 999 are no larger.  16-bit files of a 12-bit camera stay far below 1."""
+    step = max(1, min(image.shape[1:]) // 128)  # a part of the pixels tells
+    return float(np.percentile(image[:, ::step, ::step], 99.9)) or 1.0
+
+
+def is_stained(image, white):
+    """Whether an image is RGB on a bright ground, of which stains take light away; on a dark one it shines itself."""
+    return len(image) == 3 and image.max(axis=0).mean() > 0.5 * white
+
+
 def brightness(image, added):
     return image + added
 
@@ -171,7 +182,7 @@ def contrast(image, factor):
 
 
 def gamma(image, exponent):
-    return image.clip(0, 1) ** exponent
+    return np.maximum(image, 0) ** exponent
 
 
 def stain_jitter(image, scales, shifts):
@@ -198,21 +209,21 @@ def noise(image, std, rng):
 
 
 # ------------------------------------------------------------------------------------------------------------- pipelines
-def augmentation(name, n_channels):
-    """The Augmentation of a name, 'paper', 'light' or 'full', for grey (1 channel) or RGB images (3); None for 'none'.
+def augmentation(name):
+    """The Augmentation of a name, 'paper', 'light' or 'full', for grey or RGB images; None for 'none'.
 
     Raises ValueError for another name.
     """
     if name not in ("none", *RECIPES):
         raise ValueError(f"augmentation is one of none, {', '.join(RECIPES)}, not {name!r}")
-    return None if name == "none" else Augmentation(RECIPES[name], n_channels)
+    return None if name == "none" else Augmentation(RECIPES[name])
 
 
 class Augmentation:
     """A function from a training pair to an augmented one, of which the generator's state decides everything."""
 
-    def __init__(self, recipe, n_channels):
-        self.recipe, self.n_channels = recipe, n_channels
+    def __init__(self, recipe):
+        self.recipe = recipe
 
     def __call__(self, image, label, weight_map, rng, crop=None, context=lambda length: (0, 0)):
         """image: (C, H, W) float32 in [0, 1]; label: (H, W) int32; weight_map: (H, W) float32 -> the same three.
@@ -229,7 +240,8 @@ class Augmentation:
         center = top + (height - 1) / 2, left + (width - 1) / 2
         coordinates = self._warped(shape, origin, center, matrix, rng)
         inner = coordinates[:, around[0][0]:around[0][0] + sides[0], around[1][0]:around[1][0] + sides[1]]
-        return self._values(linear(image, coordinates), rng), nearest(label, inner), nearest(weight_map, inner)
+        image = self._values(linear(image, coordinates), white_level(image), rng)
+        return image, nearest(label, inner), nearest(weight_map, inner)
 
     def sides(self, height, width, rng):
         """The height and width of what becomes of a crop of this size, px, with the generator in this state."""
@@ -250,21 +262,21 @@ class Augmentation:
         displacement = elastic_displacement(shape, recipe.elastic, recipe.spacing, rng) if recipe.elastic else (0, 0)
         return source_coordinates(shape, origin, center, matrix, displacement)
 
-    def _values(self, image, rng):
+    def _values(self, image, white, rng):
         recipe = self.recipe
-        if self.n_channels == 3 and (recipe.stain_scale or recipe.stain_shift):
-            image = stain_jitter(image, 1 + rng.uniform(-recipe.stain_scale, recipe.stain_scale, 3),
-                                 rng.uniform(-recipe.stain_shift, recipe.stain_shift, 3))
-        if self.n_channels == 1 and recipe.gamma != 1:
-            image = gamma(image, recipe.gamma ** rng.uniform(-1, 1))
+        if (recipe.stain_scale or recipe.stain_shift) and is_stained(image, white):
+            image = white * stain_jitter(image / white, 1 + rng.uniform(-recipe.stain_scale, recipe.stain_scale, 3),
+                                         rng.uniform(-recipe.stain_shift, recipe.stain_shift, 3))
+        elif recipe.gamma != 1:
+            image = white * gamma(image / white, recipe.gamma ** rng.uniform(-1, 1))
         if recipe.brightness:
-            image = brightness(image, rng.uniform(-recipe.brightness, recipe.brightness))
+            image = brightness(image, white * rng.uniform(-recipe.brightness, recipe.brightness))
         if recipe.contrast:
             image = contrast(image, 1 + rng.uniform(-recipe.contrast, recipe.contrast))
         if rng.random() < recipe.degraded:
             image = blur(image, rng.uniform(0, recipe.blur))
         if rng.random() < recipe.degraded:
-            image = noise(image, rng.uniform(0, recipe.noise), rng)
+            image = noise(image, white * rng.uniform(0, recipe.noise), rng)
         return image.clip(0, 1)
 
 
@@ -301,7 +313,7 @@ def main():
     folder = make_folder(args.preview.parent)
     if any(folder.samefile(path.parent) for path in (args.img, args.label)):
         raise DataError(f"{args.preview}: lies among the training pairs; choose another folder")
-    draw_preview(image, label, augmentation(args.augment, len(image)), args.seed, args.preview)
+    draw_preview(image, label, augmentation(args.augment), args.seed, args.preview)
     print(f"{args.preview}: {args.img.name} and augmented versions of it")
 
 

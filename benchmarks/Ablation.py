@@ -5,7 +5,7 @@
 Each run trains on four fifths of the training images and is scored, with its last weights, on the fifth that was held back
 (the column that decides) and on the test images (which decide nothing).  A run's clock is its own CPU time, on one core:
 what else the machine does changes little.  Rows are added to ablation.csv as they come: a second start does what is
-missing.
+missing, and the table is of one data set and one budget.
 """
 import csv
 import itertools
@@ -23,7 +23,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from Common import DataError, Parser, make_folder, number, run  # noqa: E402
+from Common import ENDLESS, DataError, Parser, make_folder, number, run  # noqa: E402
 
 # what the variants depart from, in all that matters: a changed default of Main.py changes nothing here
 RECIPE = {"mode": "Unet", "base_channels": 16, "padding": 1, "tile": 256, "Batch_size": 4, "loss": "ce", "optimizer": "adamw",
@@ -50,8 +50,7 @@ VARIANTS = {
     "crops of 128 px": {"tile": 128},
     "whole images": {"tile": "full"},
 }
-COLUMNS = ("variant", "seed", "flags", "minutes", "epochs", "train_loss", "held_out_iou", "test_iou")
-ENDLESS = 100_000  # epochs: the budget ends the run
+COLUMNS = ("data", "minutes", "variant", "seed", "flags", "epochs", "train_loss", "held_out_iou", "test_iou")
 # Main.py, its clock being the CPU time of its process
 MAIN = f"""
 import runpy, sys, time
@@ -66,9 +65,11 @@ def parse_arguments():
     add = parser.add_argument
     add("--Data_directory", type=Path, default=Path("./data/ISBC2012"), help="data set: {train,test}/{imgs,labels}")
     add("--Result_directory", type=Path, default=Path("benchmarks/results"), help="folder of ablation.csv")
-    add("--minutes", type=number(float, 0, include_low=False), default=8.0, help="CPU time of each run")
+    add("--minutes", type=number(float, 0, include_low=False), default=4.0, help="CPU time of each run")
+    add("--group", help="Main.py's: what keeps the parts of a slide together, e.g. '(.*)_'")
     add("--jobs", type=number(int, 1), default=len(os.sched_getaffinity(0)), help="runs side by side, a core each")
-    add("--variants", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS), metavar="NAME", help="what to run, in this order")
+    add("--variants", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS), metavar="NAME",
+        help="what to run, in this order")
     add("--seeds", nargs="+", type=number(int, 0), default=[0], help="of each variant")
     return parser.parse_args()
 
@@ -85,7 +86,8 @@ def train(variant, seed, core, args):
     with tempfile.TemporaryDirectory() as folder:
         folders = {f"{name}_directory": Path(folder) / name for name in ("Datatxt", "Log", "Checkpoint", "Result", "Weight")}
         words = as_words({**flags, "Data_directory": args.Data_directory, "Time_budget": args.minutes, "val_fraction": 0.2,
-                          "Total_epochs": ENDLESS, "Val_epochs": ENDLESS - 1, "device": "cpu", **folders})
+                          "Total_epochs": ENDLESS, "Val_epochs": ENDLESS - 1, "device": "cpu", **folders,
+                          **({"group": args.group} if args.group else {})})
         done = subprocess.run([sys.executable, "-c", MAIN, *words], text=True, capture_output=True,
                               preexec_fn=lambda: os.sched_setaffinity(0, {core}), env={**os.environ, "OMP_NUM_THREADS": "1"})
         if done.returncode:
@@ -94,24 +96,24 @@ def train(variant, seed, core, args):
         with open(table, encoding="utf-8") as file:
             *_, last = csv.DictReader(file)
     test_iou = re.search(r"Test images, read once: IoU (\S+)", done.stdout)[1]
-    return variant, seed, " ".join(as_words(VARIANTS[variant])), args.minutes, int(last["epoch"]) + 1, last["train_loss"], \
-        last["iou"], test_iou
+    return (args.Data_directory.resolve().name, args.minutes, variant, seed, " ".join(as_words(VARIANTS[variant])),
+            int(last["epoch"]) + 1, last["train_loss"], last["iou"], test_iou)
 
 
-def rows_of(path):
-    """What is there already: [row of COLUMNS as texts]."""
-    if not path.exists():
-        return []
+def rows_of(path, args):
+    """What is there already of this data set and budget: [row of COLUMNS as texts]."""
     with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.reader(file))[1:]
+        return [row for row in list(csv.reader(file))[1:]
+                if row[:2] == [args.Data_directory.resolve().name, str(args.minutes)]]
 
 
 def markdown(rows):
     """The table of docs/ablation.md: beside each score its distance from the recipe's mean over its seeds."""
-    own = [float(row[6]) for row in rows if row[0] == "the recipe"]
+    own = [float(row[7]) for row in rows if row[2] == "the recipe"]
     base = sum(own) / max(1, len(own))
-    lines = ["| variant | flags | epochs | training loss | held-out IoU | to the recipe | test IoU |", "|---|---|---|---|---|---|---|"]
-    for variant, seed, flags, _, epochs, loss, held, test in sorted(rows, key=lambda row: -float(row[6])):
+    lines = ["| variant | flags | epochs | training loss | held-out IoU | to the recipe | test IoU |",
+             "|---|---|---|---|---|---|---|"]
+    for _, _, variant, seed, flags, epochs, loss, held, test in sorted(rows, key=lambda row: -float(row[7])):
         name = f"{variant}, seed {seed}" if str(seed) != "0" else variant
         lines.append(f"| {name} | {f'`{flags}`' if flags else ''} | {epochs} | {float(loss):.3f} | {float(held):.4f} | "
                      f"{float(held) - base:+.4f} | {float(test):.4f} |")
@@ -121,10 +123,9 @@ def markdown(rows):
 def main():
     args = parse_arguments()
     path = make_folder(args.Result_directory) / "ablation.csv"
-    kept = rows_of(path)
-    if not kept:
+    if not path.exists():
         path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
-    done = {tuple(row[:2]) for row in kept}
+    done = {tuple(row[2:4]) for row in rows_of(path, args)}
     tasks = [task for task in itertools.product(args.variants, args.seeds) if (task[0], str(task[1])) not in done]
     cores = SimpleQueue()
     for core in sorted(os.sched_getaffinity(0))[:args.jobs]:
@@ -141,7 +142,7 @@ def main():
         for row in tqdm(pool.map(measure, tasks), "training", len(tasks), unit="run", disable=None):
             csv.writer(file, lineterminator="\n").writerow(row)
             file.flush()
-    print(markdown(rows_of(path)))
+    print(markdown(rows_of(path, args)))
     print(f"Wrote {path}")
 
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "alignment"), str(ROOT)]
 
 LEARNING_RATE = 1e-3
-DROPOUT = [0.2, 0.3, 0.4, 0.5]  # the default of Main.py
+DROPOUT = [0.2, 0.3, 0.4, 0.5]  # of the system that this one reproduces
 
 
 # ---------------------------------------------------------------------------------------------- the same for either side

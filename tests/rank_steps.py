@@ -28,7 +28,7 @@ def main(path):
     dataset = SegmentationSet(pair_by_name(*folders), 1, 2, Statistics((0.4,), (0.25,)))
     geometry = geometry_of("Unet", True, 0)
     loader = TrainingLoader(dataset, geometry, config["tile"], config["batch"], 1, path.parent / "weight_maps",
-                            w0=10 if config["loss"] == "weighted_ce" else None, augment=augmentation(config["augment"], 1))
+                            w0=10 if config["loss"] == "weighted_ce" else None, augment=augmentation(config["augment"]))
     model = build_model("Unet", 1, 2, base_channels=4, dropout_probs=[config["dropout"]] * 4)
     Runtime.jt.sync_all(True)  # the weights are drawn now, before a step's own seed
     losses, told = [], []

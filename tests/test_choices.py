@@ -39,7 +39,8 @@ def test_colours(images, channels, tmp_path):
 @pytest.mark.parametrize("values, ignored, classes", [
     ([0, 255], None, 2), ([0, 1], None, 2), ([0], None, 2), ([0, 3], None, 2), ([0, 1, 2], None, 3), ([1, 4], None, 5),
     ([0, 17, 130, 255, 255], None, 2),         # a mask with soft edges
-    ([0, 1, 2, 1, 2, 1, 2, 255], None, 256),   # class numbers, and 255 in a few pixels: for the user to name
+    ([0, 1, 2, 1, 2, 1, 2, 255], None, 256), ([0, 1, 2, 255, 255, 255], None, 256), ([0, 1, 255, 255], None, 256),
+    ([0, 128, 255, 255], None, 256),           # class numbers or a border, and 255: not labelled perhaps, for the user to say
     ([0, 1, 2, 255], 255, 3), ([0, 1, 2, 9], 300, 10), ([0, 1, 7], 7, 2)])
 def test_classes(values, ignored, classes, tmp_path):
     pairs = pairs_of(tmp_path, [GREY], [np.array([values], np.uint8)])
@@ -62,9 +63,9 @@ def test_facts_are_kept_until_a_file_changes(tmp_path, monkeypatch):
 def test_numbers_of_objects_are_no_classes(tmp_path):
     pairs = pairs_of(tmp_path, [np.zeros((10, 10), np.uint8)], [np.arange(100, dtype=np.uint8).reshape(10, 10)])
     with pytest.raises(DataError, match="labels with values up to 99; give --n_classes"):
-        Choices.choose(flags(tmp_path), pairs, on_gpu=False)
+        Choices.choose(flags(tmp_path), pairs, [], on_gpu=False)
     args = flags(tmp_path, n_classes=2)
-    Choices.choose(args, pairs, on_gpu=False)
+    Choices.choose(args, pairs, [], on_gpu=False)
     assert args.n_classes == 2
 
 
@@ -73,24 +74,25 @@ def test_everything_is_chosen_and_no_flag_overruled(tmp_path):
     label[:9], label[9:20] = 1, 2
     pairs = pairs_of(tmp_path, [np.dstack([label, label, label + 1])] * 3, [label] * 3)
     args = flags(tmp_path)
-    reasons = Choices.choose(args, pairs, on_gpu=False)
+    reasons = Choices.choose(args, pairs, [], on_gpu=False)
     assert tuple(reasons) == Choices.CHOSEN
     assert (args.n_channels, args.n_classes, args.base_channels) == (3, 3, Choices.BASE_CHANNELS["cpu"])
     assert (args.tile, args.Batch_size, args.Total_epochs) == (Choices.CROP, Choices.BATCH, Choices.EPOCHS[1])
-    assert args.Val_epochs == 300
+    assert args.Val_epochs == 1875
     given = dict(n_channels=1, n_classes=5, base_channels=8, tile="full", Batch_size=7, Total_epochs=3, Val_epochs=1)
     args = flags(tmp_path, **given)
-    assert Choices.choose(args, pairs, on_gpu=False) == {}
+    assert Choices.choose(args, pairs, [], on_gpu=False) == {}
     assert args == flags(tmp_path, **given)
 
 
 @pytest.mark.parametrize("images, given, total, val", [
-    (30, {}, 333, 249), (1, {}, 400, 300), (5000, {}, 10, 7), (5000, {"Val_epochs": 40}, 41, 40),
-    (30, {"Total_epochs": 1}, 1, 0), (30, {"Total_epochs": 200}, 200, 150), (30, {"Time_budget": 5}, 333, 0)])
+    (30, {}, 333, 249), (1, {}, 2500, 1875), (5000, {}, 10, 7), (5000, {"Val_epochs": 40}, 41, 40),
+    (30, {"Total_epochs": 1}, 1, 0), (30, {"Total_epochs": 200}, 200, 150), (30, {"Time_budget": 5}, 100_000, 0),
+    (30, {"Time_budget": 5, "Total_epochs": 7, "Val_epochs": 2}, 7, 2)])
 def test_epochs(images, given, total, val, tmp_path):
     args = flags(tmp_path, n_channels=1, n_classes=2, **given)
     pair, = pairs_of(tmp_path, [GREY], [GREY])
-    Choices.choose(args, [pair] * images, on_gpu=False)
+    Choices.choose(args, [pair] * images, [], on_gpu=False)
     assert (args.Total_epochs, args.Val_epochs) == (total, val)
 
 
@@ -100,7 +102,7 @@ def test_the_batch_fits_into_the_memory(share, batch, tmp_path, monkeypatch):
     four = 4 * Choices.step_bytes(args, Choices.CROP, Choices.CROP)
     monkeypatch.setattr(Choices, "free_memory", lambda: int(four / Choices.LARGEST_SHARE / 0.9 * share))
     pairs = pairs_of(tmp_path, [np.zeros((512, 600), np.uint8)], [np.eye(512, 600, dtype=np.uint8)])
-    Choices.choose(args, pairs, on_gpu=False)
+    Choices.choose(args, pairs, [], on_gpu=False)
     assert args.Batch_size == batch
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -115,6 +116,27 @@ def test_a_protocol_sets_defaults_and_no_more(monkeypatch):
     reference = parsed("--protocol", "reference")
     assert (reference["tile"], reference["loss"], reference["base_channels"]) == ("reference", "weighted_ce", 64)
     assert parsed("--protocol", "reference", "--mode", "U2netS")["padding"] == 0
+    assert parsed("--protocol", "reference", "--Total_epochs", "30")["Val_epochs"] is None, "as any short run"
+    assert parsed("--protocol", "reference", "--Total_epochs", "51")["Val_epochs"] == 50
+
+
+@pytest.mark.parametrize("flags, names, lines", [
+    ("--Loss_w0 10 --Loss_sigma 3", "ab", ["Without effect for --mode Unet --loss ce_dice: --Loss_sigma"]),
+    ("--loss weighted_ce --Loss_sigma 3 --dropout_probs 0 0 0 0.5", "ab", []),
+    ("--mode U2netS --dropout_probs 0 0 0 0.5 --bilinear False", "ab",
+     ["Without effect for --mode U2netS --loss ce_dice: --dropout_probs, --bilinear"]),
+    ("--mode U2netS --protocol paper", "ab", []),
+    ("--val_fraction 0.2", ["a_0", "a_1", "b_0"], ["Names look like parts of slides, which --val_fraction may have split: "
+                                                   "--group '(.*)_' keeps those of one name together"]),
+    ("--val_fraction 0.2 --group (.*)_", ["a_0", "a_1", "b_0"], []), ("", ["a_0", "a_1", "b_0"], []),
+    ("--val_fraction 0.2", ["a_0", "a_1", "a_2"], []), ("--val_fraction 0.2", ["a_0", "b_1"], [])])
+def test_what_may_not_be_meant_is_said(flags, names, lines, monkeypatch):
+    import Main
+    monkeypatch.setattr(sys, "argv", ["Main.py", *flags.split()])
+    args, _ = Main.parse_arguments()
+    pairs = [(Path(f"{name}.png"), Path(f"{name}.tif")) for name in names]
+    data = SimpleNamespace(loader=SimpleNamespace(dataset=SimpleNamespace(pairs=pairs)))
+    assert list(Main.oddities(args, data)) == lines
 
 
 @pytest.mark.parametrize("flags, message", [
@@ -418,6 +440,10 @@ def test_the_test_images_are_read_once(tmp_path):
     assert set(predictions_of(tmp_path / "run")) == {"cell_0_pred.png", "cell_1_pred.png"}
     page = page_of(tmp_path / "run")
     assert page.table("mean over test images, read once")[0][:2] == ["best model", f"{header['test_scores']['iou']:.4f}"]
+    # a run that was stopped while the test images were read: all its epochs are in last_model
+    again = command("Main.py", "--resume", cwd=tmp_path / "run")
+    assert again.returncode == 0 and re.search("Test images, read once: .*", done.stdout)[0] in again.stdout, again.stderr
+    assert rows_of(tmp_path / "run") == rows
 
 
 def stopped(data, folder, number):

@@ -322,7 +322,7 @@ def test_every_step_has_its_place_in_the_schedule(build, dataset, tmp_path):
         trainer.resume({**trainer.progress(), **progress})
         assert trainer.run() is True
     watched({"schedule": "cosine"})
-    assert rates == pytest.approx([0.25 * (1 + np.cos(np.pi * k / 6)) for k in range(1, 7)])
+    assert rates == pytest.approx([0.25 * (1 + np.cos(np.pi * k / 6)) for k in np.arange(6) + 0.5])
     watched({"schedule": "cosine"}, epoch=1, step=1)
     assert rates[6:] == pytest.approx(rates[4:6])
 
@@ -357,6 +357,14 @@ def test_a_run_ends_with_its_time(build, dataset, tmp_path):
     steps = trainer.optimizer.n_step
     trainer.resume(trainer.progress())
     assert trainer.run() is True and trainer.optimizer.n_step == steps, "no time is left"
+
+
+def test_the_last_epoch_is_tested_where_tests_take_longer_than_their_share(build, dataset, tmp_path):
+    trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset((20, 20), (20, 20)), tmp_path, epochs=(4, 0),
+                           plan={"time_budget": 3600})
+    trainer.test = lambda *_, test=trainer.test: (test(*_), setattr(trainer, "test_seconds", 600.0))[0]
+    assert trainer.run() is True
+    assert ["iou" in record for record in trainer.records] == [True, False, False, True]
 
 
 def test_class_numbers_stay_as_they_are_with_more_than_two_classes():

@@ -125,7 +125,7 @@ def test_a_batchs_canvas_is_that_of_all_ranks(monkeypatch, data, tmp_path):
     from Transforms import augmentation
     pairs = pair_by_name(data / "train" / "imgs", data / "train" / "labels")
     loader = TrainingLoader(SegmentationSet(pairs, 1, 2, Statistics((0.4,), (0.25,))), geometry_of("Unet", True, 0), "full", 7,
-                            w0=None, augment=augmentation("full", 1))  # which turns some images
+                            w0=None, augment=augmentation("full"))  # which turns some images
     whole, = loader.epoch(0)
     assert whole.labels.shape[0] == loader.images(0) == 7
     monkeypatch.setattr(Ranks, "size", 3)
