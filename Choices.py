@@ -116,8 +116,8 @@ def step_bytes(args, height, width):
 def choose(args, pairs, held, on_gpu):
     """Set the flags of `args` that are None; returns {flag: why}.
 
-    pairs: [(image path, label path)] to train on; held: those that are held back.  Raises DataError as `facts_of` does, and where labels have so many
-    values that they cannot be meant as classes.
+    pairs: [(image path, label path)] to train on; held: those that are held back.  Raises DataError as `facts_of` does, and
+    where labels have so many values that they cannot be meant as classes.
     """
     def settle(name, value, why):
         if getattr(args, name) is None:

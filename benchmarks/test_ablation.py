@@ -26,7 +26,8 @@ def test_a_row_for_each_run_and_each_run_once(tmp_path):
         assert done.returncode == 0, done.stderr
     with open(tmp_path / "results" / "ablation.csv", newline="") as file:
         of_another_budget, row = csv.DictReader(file)
-    assert (row["data"], row["variant"], row["seed"], row["flags"], row["minutes"]) == ("set", "8 base channels", "3", "--base_channels 8", "0.01")
+    assert (row["data"], row["minutes"], row["variant"], row["seed"]) == ("set", "0.01", "8 base channels", "3")
+    assert row["flags"] == "--base_channels 8"
     assert int(row["epochs"]) >= 1 and float(row["train_loss"]) > 0
     assert 0 <= float(row["held_out_iou"]) <= 1 and 0 <= float(row["test_iou"]) <= 1
     assert "| 9 |" not in done.stdout and of_another_budget["minutes"] == "4.0"
