@@ -106,6 +106,15 @@ def test_the_batch_fits_into_the_memory(share, batch, tmp_path, monkeypatch):
     assert args.Batch_size == batch
 
 
+def test_a_gpu_gets_the_papers_width_and_a_batch_for_its_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(Choices, "gpu_memory", lambda: 8 * 10 ** 9)
+    args = flags(tmp_path)
+    pairs = pairs_of(tmp_path, [np.zeros((512, 600), np.uint8)], [np.eye(512, 600, dtype=np.uint8)])
+    reasons = Choices.choose(args, pairs, [], on_gpu=True)
+    assert (args.base_channels, args.Batch_size) == (64, 4)
+    assert reasons["base_channels"] == "a GPU" and reasons["Batch_size"] == "3.6 GB of 8 GB of the GPU"
+
+
 def test_the_free_memory_is_the_machines_or_less():
     with open("/proc/meminfo", encoding="ascii") as file:
         total = 1024 * int(next(line for line in file if line.startswith("MemTotal:")).split()[1])
