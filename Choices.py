@@ -140,7 +140,7 @@ def choose(args, pairs, held, on_gpu):
         settle("Total_epochs", ENDLESS, "the time ends the run")
         settle("Val_epochs", 0, "tests take a tenth of the time")
     epochs = max(int(np.clip(round(CROPS / len(pairs)), *EPOCHS)), (args.Val_epochs or 0) + 1)
-    settle("Total_epochs", epochs, f"{epochs * len(pairs):,} crops of {len(pairs)} images")
+    settle("Total_epochs", epochs, f"{epochs * len(pairs):,} crops, {len(pairs):,} an epoch")
     settle("Val_epochs", int(UNTESTED * args.Total_epochs), "the last quarter is tested")
     return reasons
 

@@ -355,9 +355,9 @@ def begin_recording(args, resumed, model, run, data, chosen):
 
 def oddities(args, data):
     """Yield a line for whatever may not be meant: flags that do nothing here, slides that may be split."""
-    idle = ["dropout_probs", "base_channels", "bilinear"] if args.mode != "Unet" else []
+    idle = ["dropout_probs", "bilinear"] if args.mode != "Unet" else []
     idle += ["Loss_w0", "Loss_sigma"] if args.loss != "weighted_ce" else []
-    defaults = {**vars(build_parser().parse_args([])), **PROTOCOLS[args.protocol], "base_channels": args.base_channels}
+    defaults = {**vars(build_parser().parse_args([])), **PROTOCOLS[args.protocol]}
     idle = [f"--{name}" for name in idle if getattr(args, name) != defaults[name]]
     if idle:
         yield f"Without effect for --mode {args.mode} --loss {args.loss}: {', '.join(idle)}"
