@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from Choices import classes_in, mask_value
+from Choices import classes_in, foreground_of
 from Common import DataError, check_same_size, list_images, read_image, read_label
 from DataAugmentation import Manifest
 from MakeTxt import SPLITS
@@ -103,13 +103,13 @@ def count_values(facts):
 def expected_values(facts, n_classes):
     """(label values of a sound set, the same in words, number of classes).
 
-    The values are 0 and the foreground's in masks (Choices.mask_value, or 255 where it has more pixels than all between),
-    any where two classes are asked for, which makes everything above 0 foreground, otherwise 0 ... n_classes - 1; without
-    `n_classes`, up to the first number that no label has.
+    The values are 0 and the foreground's in masks (Choices.foreground_of), any where two classes are asked for, which makes
+    everything above 0 foreground, otherwise 0 ... n_classes - 1; without `n_classes`, up to the first number that no label
+    has.
     """
     pixels = count_values(facts)
     counts = np.bincount(np.array([*pixels], int), [*pixels.values()])
-    foreground = mask_value(counts) or (255 if pixels[255] >= counts[1:255].sum() else None)
+    foreground, _ = foreground_of(counts)
     if foreground and n_classes in (None, 2):
         return {0, foreground}, f"expected 0 and {foreground}", 2
     if n_classes == 2:

@@ -46,41 +46,49 @@ def count_label_values(paths, ignore_label):
     return np.trim_zeros(counts, "b")
 
 
-def mask_value(counts):
-    """The foreground's value in labels whose values occur `counts` times; None where they are no masks.
+def foreground_of(counts):
+    """(the foreground's value, whether that is certain) of labels whose values occur `counts` times; (None, False) if no mask.
 
-    It is the one value above 0, or 255 where this has more pixels than all values between, which are soft edges: several,
-    and beyond the numbers of classes.  (A 255 beside class numbers most often means "not labelled".)
+    It is the one value above 0, or 255 where this has more pixels than all values between.  Several of these, and beyond
+    the numbers of classes, are soft edges for certain; else 255 may also mean "not labelled", beside class numbers.
     """
     *between, largest = np.flatnonzero(counts[1:]) + 1 if counts[1:].any() else [255]
-    is_soft = largest == 255 and len(between) > 1 and between[-1] > MOST_CLASSES and counts[255] >= counts[between].sum()
-    return int(largest) if is_soft or not between else None
+    if not between:
+        return int(largest), True
+    if largest != 255 or counts[255] < counts[between].sum():
+        return None, False
+    return 255, len(between) > 1 and between[-1] >= MOST_CLASSES
 
 
 def classes_in(counts):
-    """The number of classes of labels whose values occur `counts` times: two in masks."""
-    return 2 if mask_value(counts) else int(np.flatnonzero(counts)[-1]) + 1
+    """The number of classes of labels whose values occur `counts` times: two in what is a mask for certain."""
+    _, is_mask = foreground_of(counts)
+    return 2 if is_mask else int(np.flatnonzero(counts)[-1]) + 1
 
 
 class Facts(NamedTuple):
-    """What is to be known of a training set."""
+    """What is to be known of a training set, and of the test set's labels."""
     n_channels: int
     n_classes: int
     height: int  # px, of the highest and of the widest image
     width: int
 
 
-def facts_of(pairs, ignore_label, datatxt_directory):
-    """The Facts of [(image path, label path)], kept in `dataset_facts.json` until a file changes; DataError for a bad file."""
+def facts_of(pairs, test_labels, ignore_label, datatxt_directory):
+    """The Facts of [(image path, label path)] and of the paths of test labels, which may have more classes.
+
+    They are kept in `dataset_facts.json` until a file changes.  Raises DataError for a bad file.
+    """
     path = Path(datatxt_directory) / "dataset_facts.json"
-    key = files_key([file for pair in pairs for file in pair], ignore_label)
+    key = files_key([*(file for pair in pairs for file in pair), *test_labels], ignore_label)
     with suppress(KeyError, TypeError, ValueError):  # damaged
         kept = read_kept(path, key) or {}
         return Facts(*(int(kept[name]) for name in Facts._fields))
     check_pairs(pairs, "full")
     images, labels = zip(*pairs)
     n_channels = 3 if any(map(has_colours, tqdm(images, "colours", unit="image", delay=1, leave=False, disable=None))) else 1
-    facts = Facts(n_channels, classes_in(count_label_values(labels, ignore_label)), *map(max, zip(*map(image_size, images))))
+    counts = count_label_values([*labels, *test_labels], ignore_label)
+    facts = Facts(n_channels, classes_in(counts), *map(max, zip(*map(image_size, images))))
     keep(path, key, **facts._asdict())
     return facts
 
@@ -113,7 +121,7 @@ def step_bytes(args, height, width):
 
 
 # ---------------------------------------------------------------------------------------------------------- the choices
-def choose(args, pairs, held, on_gpu):
+def choose(args, pairs, held, test_pairs, on_gpu):
     """Set the flags of `args` that are None; returns {flag: why}.
 
     pairs: [(image path, label path)] to train on; held: those that are held back.  Raises DataError as `facts_of` does, and
@@ -126,7 +134,7 @@ def choose(args, pairs, held, on_gpu):
     reasons = {}
     if all(getattr(args, name) is not None for name in CHOSEN):  # a run that is resumed
         return {}
-    facts = facts_of([*pairs, *held], args.ignore_label, args.Datatxt_directory)
+    facts = facts_of([*pairs, *held], [label for _, label in test_pairs], args.ignore_label, args.Datatxt_directory)
     settle("n_channels", facts.n_channels, "grey images" if facts.n_channels == 1 else "images in colour")
     if args.n_classes is None and facts.n_classes > MOST_CLASSES:
         raise DataError(f"{pairs[0][1].parent}: labels with values up to {facts.n_classes - 1}; give --n_classes (2: every "

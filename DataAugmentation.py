@@ -207,6 +207,11 @@ def process_pool(workers):
 
 
 # ------------------------------------------------------------------------------------------------------ the manifest
+def original_of(copy):
+    """The stem of the file that a copy made here, of the stem `copy`, was made of."""
+    return copy.rpartition("-")[0]
+
+
 class Manifest:
     """The files made here, as JSON lines: {"folder": "image" or "label", "file": its name, "sha256": of its bytes}."""
 

@@ -49,21 +49,21 @@ def check_pairs(pairs, tile):
 def hold_back(pairs, fraction, seed, pattern=None):
     """(pairs to train on, pairs to choose the best model by): about `fraction` of them, whole groups (`MakeTxt.group_of`).
 
-    Copies that DataAugmentation.py made of a pair stay out where it is held back, and choose nothing.
-    Raises DataError where there is only one group.
+    Copies that DataAugmentation.py made of a pair, also such as were stored anew since, stay out where it is held back, and
+    choose nothing.  Raises DataError where there is only one group.
     """
-    from DataAugmentation import Manifest  # late, for it brings SciPy
-    own = Manifest(*(path.parent for path in pairs[0])).own_files()
-    originals = {image.stem: group_of(image, pattern) for image, _ in pairs if image not in own}
+    from DataAugmentation import Manifest, original_of  # late, for it brings SciPy
+    made = Manifest(*(path.parent for path in pairs[0])).hashes
+    originals = {image.stem: group_of(image, pattern) for image, _ in pairs if image not in made}
     if len(set(originals.values())) < 2:
         raise DataError(f"{pairs[0][0].parent}: only one {'group' if pattern else 'image'}, nothing to hold back; leave "
                         "--val_fraction out")
     held = split_groups(list(originals.values()), fraction, seed)
 
     def is_held(image):
-        return originals.get(image.stem.rpartition("-")[0] if image in own else image.stem) in held
+        return originals.get(original_of(image.stem) if image in made else image.stem) in held
     return ([pair for pair in pairs if not is_held(pair[0])],
-            [pair for pair in pairs if is_held(pair[0]) and pair[0] not in own])
+            [pair for pair in pairs if is_held(pair[0]) and pair[0] not in made])
 
 
 def files_key(paths, *settings):

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from Common import ENDLESS, atomic_write, png_bytes
-from DataAugmentation import Manifest
+from DataAugmentation import Manifest, original_of
 from Report import (EXTRA, HIT, MISSED, PASSED_OVER, best_of, coloured, duration, figure, middle_mean, panels, plot_loss,
                     plot_scores, shown_image, shown_label, shrunk)
 
@@ -319,7 +319,7 @@ def example_pair(dataset):
     made = Manifest(*(path.parent for path in dataset.pairs[0])).hashes
     original = next((index for index, image in enumerate(images) if image not in made), 0)
     copies = [index for index, image in enumerate(images)
-              if image in made and image.stem.rpartition("-")[0] == images[original].stem]
+              if image in made and original_of(image.stem) == images[original].stem]
     return original, copies[:COPIES]
 
 

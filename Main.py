@@ -134,18 +134,25 @@ def build_parser():
     return parser
 
 
+def is_too_short(given, val_epochs):
+    """Whether the epochs asked for end before the first test, after `val_epochs` that nobody typed: those are chosen anew."""
+    return bool(given.Total_epochs and given.Val_epochs is None and given.Total_epochs <= (val_epochs or 0))
+
+
 def parse_arguments():
     """The flags, and with --resume (arrays, header) of last_model, else None."""
     parser = build_parser()
     given = parser.parse_args()
     parser.set_defaults(**PROTOCOLS[given.protocol])
-    if given.Total_epochs and given.Val_epochs is None and given.Total_epochs <= (parser.get_default("Val_epochs") or 0):
-        parser.set_defaults(Val_epochs=None)  # a shorter run than the protocol's: tested as any run is
+    if is_too_short(given, parser.get_default("Val_epochs")):  # the protocol's
+        parser.set_defaults(Val_epochs=None)
     args, resumed = parser.parse_args(), None
     if args.resume:
         path = args.Checkpoint_directory / LAST
         resumed = load_run(path)
         kept, before = flags_of(resumed[1]["run"]["settings"], build_parser(), path)
+        if is_too_short(given, before.Val_epochs):
+            kept = [flag for flag in kept if not flag.startswith("--Val_epochs=")]
         args = parser.parse_args([*kept, *sys.argv[1:]])
         check_resumed(args, before, resumed[1]["run"], parser)
     elif args.force:
@@ -243,7 +250,7 @@ def prepare_run(args, resumed, on_gpu):
     held = []
     if args.val_fraction:
         train_pairs, held = hold_back(train_pairs, args.val_fraction, args.seed, args.group)
-    chosen = Choices.choose(args, train_pairs, held, on_gpu)
+    chosen = Choices.choose(args, train_pairs, held, test_pairs, on_gpu)
     args.is_grayscale = args.n_channels == 1
     data = prepare_data(args, train_pairs, held, test_pairs)
     run = {"settings": settings_of(args), "data": data_of(data, args.Datatxt_directory)}
@@ -266,7 +273,7 @@ def train(trainer, recorder):
         with last_words("the training", recorder.args):
             finished = trainer.run()
             recorder.save_last()
-            if finished and recorder.args.val_fraction:
+            if finished and recorder.data.holds_back:
                 finished = recorder.test_once()
     except (DataError, OSError) as error:  # the loss does not recover, a file has gone, a disk is full: the weights are good
         failure = error
@@ -361,15 +368,15 @@ def oddities(args, data):
     idle = [f"--{name}" for name in idle if getattr(args, name) != defaults[name]]
     if idle:
         yield f"Without effect for --mode {args.mode} --loss {args.loss}: {', '.join(idle)}"
-    slides = [re.sub(r"_\d+$", "", image.stem) for image, _ in data.loader.dataset.pairs]
-    if args.val_fraction and not args.group and 1 < len(set(slides)) < len(slides):
+    slides = [re.sub(r"_\d+(-\d+)?$", "", image.stem) for image, _ in data.loader.dataset.pairs]  # of copies too
+    if data.holds_back and not args.group and 1 < len(set(slides)) < len(slides):
         yield ("Names look like parts of slides, which --val_fraction may have split: "
                "--group '(.*)_' keeps those of one name together")
 
 
 def greet(log, args, settings, chosen, data):
     """Log what is trained on what, and how."""
-    held = f"{len(data.choosing)} held back to choose the best model, " if args.val_fraction else ""
+    held = f"{len(data.choosing)} held back to choose the best model, " if data.holds_back else ""
     log.say(f"{args.mode} on {args.Data_directory}: {len(data.loader.dataset)} training pairs, {held}{len(data.test_set)} test "
             f"pairs; {Runtime.device_name()}{f', {Ranks.size} ranks' if Ranks.size > 1 else ''}")
     if chosen:

@@ -2,7 +2,8 @@
 
 `Trainer` reads like the algorithm; what is drawn, written or printed is its caller's business (`on_epoch`, `on_best`).
 Between two steps its whole state is the Vars of `state()` and the numbers of `progress()`: a run resumed from them goes
-on as the unbroken one would, to the last bit on a CPU.
+on as the unbroken one would, to the last bit on a CPU.  (Where bad batches send it back, its last good state may be the
+one that it was resumed from.)
 `forward_function` is the forward pass that testing and prediction share; MirrorPadding has the tiles.
 """
 import math
@@ -122,7 +123,8 @@ class LossGuard:
     """Tells a batch to learn from by its loss: finite, and after `warm_up` steps no outlier.
 
     An outlier is over 20 times the running median, and over twice the largest of the last accepted losses: where most
-    images are empty, and soon cost next to nothing, those with objects are no outliers.
+    images are empty, and soon cost next to nothing, those with objects are no outliers.  So the `window` of these losses
+    holds every image (two epochs); a loss of 0, of pixels that nobody labelled, says nothing and is not among them.
     """
 
     def __init__(self, warm_up=20, factor=20.0, window=100):
@@ -133,7 +135,7 @@ class LossGuard:
         good = math.isfinite(loss) and (len(self.accepted) < self.warm_up
                                         or loss <= self.factor * float(np.median(self.accepted))
                                         or loss <= 2 * max(self.accepted))
-        if good:
+        if good and loss:
             self.accepted.append(loss)
         return good
 
@@ -171,6 +173,10 @@ class StopSignal:
         self.requested = self.requested or received or None
         return means
 
+    def asked(self, ranks):
+        """Whether so many ranks, all of which agree, or this one alone, should stop."""
+        return bool(self.requested if ranks > 1 else self.received)
+
     def __exit__(self, *_):
         for number, handler in self.before.items():
             signal.signal(number, handler)
@@ -179,15 +185,14 @@ class StopSignal:
 class Trainer:
     """Trains a model and keeps count; see `run`.
 
-    loader: TrainingLoader; test_set: SegmentationSet; tile: as for the loader; on_epoch(record) is called after each epoch
-    with {epoch, train_loss, iou, dice, f1, epoch_time (s, training alone), throughput (images/s), skipped};
-    on_best(epoch, scores, predictions) after each epoch of a new best mean IoU, predictions: {name: Prediction};
-    say(text) receives what the user should know.
+    loader: TrainingLoader; test_set: SegmentationSet; on_epoch(record) is called after each epoch with {epoch, train_loss,
+    iou, dice, f1, epoch_time (s, training alone), throughput (images/s), skipped}; on_best(epoch, scores, predictions) after
+    each epoch of a new best mean IoU, predictions: {name: Prediction}; say(text) receives what the user should know.
     """
     BAD_IN_A_ROW = 3  # skipped batches, after which the run goes back to the last good state
     RECOVERED = 20    # accepted batches in a row, after which going back has helped
-    PROGRESS = ("epoch", "step", "losses", "images", "epoch_seconds", "skipped", "best_iou", "bad_in_a_row", "good_in_a_row",
-                "went_back", "seconds", "test_seconds", "all_test_seconds")
+    PROGRESS = ("epoch", "step", "losses", "images", "epoch_seconds", "skipped", "tested", "best_iou", "bad_in_a_row",
+                "good_in_a_row", "went_back", "seconds", "test_seconds", "all_test_seconds")
 
     def __init__(self, model, optimizer, loader, test_set, total_epochs, val_epochs, on_epoch, on_best, say=print,
                  plan=Plan()):
@@ -197,8 +202,8 @@ class Trainer:
         self.on_epoch, self.on_best, self.say = on_epoch, on_best, say
         self.statistics = {name: var for name, var in model.state_dict().items()
                            if name.endswith(("running_mean", "running_var"))}
-        self.guard, self.stop = LossGuard(), StopSignal()
-        self.best_iou = -1.0
+        self.guard, self.stop = LossGuard(window=max(100, 2 * len(loader))), StopSignal()
+        self.tested, self.best_iou = 0, -1.0  # epochs that were done at the last test
         Ranks.begin(model)
         self.bad_in_a_row = self.good_in_a_row = 0
         self._begin_epoch(0)
@@ -244,12 +249,13 @@ class Trainer:
 
     @property
     def finished(self):
-        """Whether all epochs are done, or the time is up and there is a best model."""
-        return self.epoch >= self.total_epochs or self.out_of_time and self.best_iou >= 0
+        """Whether all epochs are done, or the time is up and the last of them was tested."""
+        return self.epoch >= self.total_epochs or self.out_of_time and self.step == 0 and 0 < self.tested == self.epoch
 
     def test_is_due(self):
-        """After every epoch from `val_epochs` on; where time is short, as often as a tenth of it allows, and in the end."""
-        affordable = not self.plan.time_budget or self.all_test_seconds <= self.seconds / 10
+        """After every epoch from `val_epochs` on; where time is short, once (which shows how long a test takes), then as often
+        as a tenth of it allows, and in the end."""
+        affordable = not self.plan.time_budget or self.all_test_seconds + self.test_seconds <= self.seconds / 10
         is_last = self.epoch + 1 >= self.total_epochs or self.out_of_time
         return is_last or self.epoch >= self.val_epochs and affordable
 
@@ -271,6 +277,7 @@ class Trainer:
             setattr(self, name, progress[name])
         self.guard.accepted.extend(progress["accepted"])
         self.optimizer.n_step = progress["n_step"]
+        self.last_good = self._snapshot(self.optimizer.n_step)
 
     # ------------------------------------------------------------------------------------------------------------ training
     def train_epoch(self):
@@ -311,7 +318,7 @@ class Trainer:
             self._skip(value)
             return None
         if self.snapshot_due:  # an accepted loss proves the state before this step, and with it the epoch's start
-            self.last_good, self.snapshot_due = self._snapshot(before), False
+            self.last_good, self.snapshot_due = self._snapshot(self.optimizer.n_step - 1, before), False
         if self.plan.clip_norm:
             self.optimizer.clip_grad_norm(self.plan.clip_norm)
         self.optimizer.step()
@@ -344,10 +351,10 @@ class Trainer:
                 state[f"{OPTIMIZER}{kind}.{k}"] = var
         return state
 
-    def _snapshot(self, statistics_before):
-        """The state before the step that `backward` has begun, on the host."""
-        state = {name: var.numpy().copy() for name, var in {**self.state(), **statistics_before}.items()}
-        return {**state, "n_step": self.optimizer.n_step - 1}
+    def _snapshot(self, n_step, statistics={}):
+        """The state after `n_step` steps, on the host; statistics: those of then, where the forward pass has moved on."""
+        state = {name: var.numpy().copy() for name, var in {**self.state(), **statistics}.items()}
+        return {**state, "n_step": n_step}
 
     def _restore(self, snapshot):
         for name, var in self.state().items():
@@ -365,6 +372,7 @@ class Trainer:
         if mean["iou"] > self.best_iou:
             self.on_best(self.epoch, mean, predictions)  # first: an epoch whose files are not on disk is no best one
             self.best_iou = mean["iou"]
+        self.tested = self.epoch + 1
         return mean
 
     def test(self, dataset, ranks=Ranks.size):
@@ -380,7 +388,7 @@ class Trainer:
                 predictions[dataset.name(index)] = self.predict(dataset, index)
             if ranks > 1:
                 self.stop.agree()
-            if self.stop.requested if ranks > 1 else self.stop.received:
+            if self.stop.asked(ranks):
                 return None
             times.append(Ranks.monotonic())
         first, *others = np.diff(times)

@@ -15,8 +15,8 @@ from Report import RUN_NAME
 
 LAST, BEST = "last_model.safetensors", "best_model.safetensors"
 OUTPUT_FOLDERS = ("Datatxt_directory", "Log_directory", "Checkpoint_directory", "Result_directory", "Weight_directory")
-NOT_KEPT = (*OUTPUT_FOLDERS, "resume", "force", "geometry")  # of a run's arguments
-FREE_TO_CHANGE = {*NOT_KEPT, "Data_directory", "Total_epochs", "Time_budget", "device", "save_every"}
+NOT_KEPT = (*OUTPUT_FOLDERS, "resume", "force", "geometry", "is_grayscale")  # of a run's arguments: n_channels says the last
+FREE_TO_CHANGE = {*NOT_KEPT, "Data_directory", "Total_epochs", "Val_epochs", "Time_budget", "device", "save_every"}
 
 
 # ---------------------------------------------------------------------------------------------------- what a run consists of
@@ -36,7 +36,8 @@ def are_texts(values):
     return type(values) is list and all(type(value) is str for value in values)
 
 
-PROGRESS = {**dict.fromkeys(("epoch", "step", "images", "n_step", "skipped", "bad_in_a_row", "good_in_a_row"), is_count),
+PROGRESS = {**dict.fromkeys(("epoch", "step", "images", "n_step", "skipped", "tested", "bad_in_a_row", "good_in_a_row"),
+                            is_count),
             **dict.fromkeys(("best_iou", "epoch_seconds", "seconds", "test_seconds", "all_test_seconds"), is_number),
             "losses": are_numbers, "accepted": are_numbers, "went_back": lambda value: type(value) is bool}
 RECORD = {"epoch": is_count, "skipped": is_count, "epoch_time": is_number, "whole_time": is_number, "throughput": is_number}

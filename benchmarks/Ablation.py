@@ -5,7 +5,7 @@
 Each run trains on four fifths of the training images and is scored, with its last weights, on the fifth that was held back
 (the column that decides) and on the test images (which decide nothing).  A run's clock is its own CPU time, on one core:
 what else the machine does changes little.  Rows are added to ablation.csv as they come: a second start does what is
-missing, and the table is of one data set and one budget.
+missing, and the table is of one data set, split and budget.
 """
 import csv
 import itertools
@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -28,7 +28,7 @@ from Common import ENDLESS, DataError, Parser, make_folder, number, run  # noqa:
 # what the variants depart from, in all that matters: a changed default of Main.py changes nothing here
 RECIPE = {"mode": "Unet", "base_channels": 16, "padding": 1, "tile": 256, "Batch_size": 4, "loss": "ce", "optimizer": "adamw",
           "Learning_rate": 1e-3, "lr_schedule": "cosine", "warm_up": 0, "clip_norm": 0, "augment": "full",
-          "dropout_probs": (0, 0, 0, 0)}
+          "dropout_probs": (0, 0, 0, 0), "bilinear": True, "Loss_w0": 10, "Loss_sigma": 5}
 VARIANTS = {
     "the recipe": {},
     "no augmentation": {"augment": "none"},
@@ -42,6 +42,8 @@ VARIANTS = {
     "clipped gradients": {"clip_norm": 1},
     "Adam": {"optimizer": "adam"},
     "learning rate 3e-3": {"Learning_rate": 3e-3},
+    "learning rate 3e-3, warm-up": {"Learning_rate": 3e-3, "warm_up": 0.05},
+    "learning rate 3e-3, clipped gradients": {"Learning_rate": 3e-3, "clip_norm": 1},
     "valid convolutions": {"padding": 0},
     "8 base channels": {"base_channels": 8},
     "32 base channels": {"base_channels": 32},
@@ -50,7 +52,7 @@ VARIANTS = {
     "crops of 128 px": {"tile": 128},
     "whole images": {"tile": "full"},
 }
-COLUMNS = ("data", "minutes", "variant", "seed", "flags", "epochs", "train_loss", "held_out_iou", "test_iou")
+COLUMNS = ("data", "group", "minutes", "variant", "seed", "flags", "epochs", "train_loss", "held_out_iou", "test_iou")
 # Main.py, its clock being the CPU time of its process
 MAIN = f"""
 import runpy, sys, time
@@ -80,6 +82,11 @@ def as_words(flags):
             for word in (f"--{name}", *map(str, value if isinstance(value, tuple) else (value,)))]
 
 
+def split_of(args):
+    """What rows of one table have in common, as texts: the first of COLUMNS."""
+    return [args.Data_directory.resolve().name, args.group or "", str(args.minutes)]
+
+
 def train(variant, seed, core, args):
     """Run Main.py on one core: a row of COLUMNS."""
     flags = {**RECIPE, **VARIANTS[variant], "seed": seed}
@@ -96,24 +103,23 @@ def train(variant, seed, core, args):
         with open(table, encoding="utf-8") as file:
             *_, last = csv.DictReader(file)
     test_iou = re.search(r"Test images, read once: IoU (\S+)", done.stdout)[1]
-    return (args.Data_directory.resolve().name, args.minutes, variant, seed, " ".join(as_words(VARIANTS[variant])),
-            int(last["epoch"]) + 1, last["train_loss"], last["iou"], test_iou)
+    return (*split_of(args), variant, seed, " ".join(as_words(VARIANTS[variant])), int(last["epoch"]) + 1, last["train_loss"],
+            last["iou"], test_iou)
 
 
 def rows_of(path, args):
-    """What is there already of this data set and budget: [row of COLUMNS as texts]."""
+    """What is there already of this data set, split and budget: [row of COLUMNS as texts]."""
     with open(path, newline="", encoding="utf-8") as file:
-        return [row for row in list(csv.reader(file))[1:]
-                if row[:2] == [args.Data_directory.resolve().name, str(args.minutes)]]
+        return [row for row in list(csv.reader(file))[1:] if row[:3] == split_of(args)]
 
 
 def markdown(rows):
     """The table of docs/ablation.md: beside each score its distance from the recipe's mean over its seeds."""
-    own = [float(row[7]) for row in rows if row[2] == "the recipe"]
+    own = [float(row[8]) for row in rows if row[3] == "the recipe"]
     base = sum(own) / max(1, len(own))
     lines = ["| variant | flags | epochs | training loss | held-out IoU | to the recipe | test IoU |",
              "|---|---|---|---|---|---|---|"]
-    for _, _, variant, seed, flags, epochs, loss, held, test in sorted(rows, key=lambda row: -float(row[7])):
+    for *_, variant, seed, flags, epochs, loss, held, test in sorted(rows, key=lambda row: -float(row[8])):
         name = f"{variant}, seed {seed}" if str(seed) != "0" else variant
         lines.append(f"| {name} | {f'`{flags}`' if flags else ''} | {epochs} | {float(loss):.3f} | {float(held):.4f} | "
                      f"{float(held) - base:+.4f} | {float(test):.4f} |")
@@ -125,7 +131,7 @@ def main():
     path = make_folder(args.Result_directory) / "ablation.csv"
     if not path.exists():
         path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
-    done = {tuple(row[2:4]) for row in rows_of(path, args)}
+    done = {tuple(row[3:5]) for row in rows_of(path, args)}
     tasks = [task for task in itertools.product(args.variants, args.seeds) if (task[0], str(task[1])) not in done]
     cores = SimpleQueue()
     for core in sorted(os.sched_getaffinity(0))[:args.jobs]:
@@ -139,8 +145,9 @@ def main():
             cores.put(core)
 
     with ThreadPoolExecutor(cores.qsize()) as pool, open(path, "a", newline="", encoding="utf-8") as file:
-        for row in tqdm(pool.map(measure, tasks), "training", len(tasks), unit="run", disable=None):
-            csv.writer(file, lineterminator="\n").writerow(row)
+        ends = as_completed([pool.submit(measure, task) for task in tasks])
+        for end in tqdm(ends, "training", len(tasks), unit="run", disable=None):
+            csv.writer(file, lineterminator="\n").writerow(end.result())
             file.flush()
     print(markdown(rows_of(path, args)))
     print(f"Wrote {path}")

@@ -90,7 +90,7 @@ LAST = "checkpoints/last_model.safetensors"
 CHOSEN = {"n_channels": ["1"], "n_classes": ["2"], "base_channels": ["16"], "tile": ["full"], "Batch_size": ["1"],
           "Total_epochs": ["200"], "Val_epochs": ["50"]}
 RUN = dict(settings=CHOSEN, log="Unet_2025-01-31_12-00-00", records=[], data="",
-           progress=dict(epoch=1, step=0, n_step=4, best_iou=0.5, losses=[], accepted=[0.5], skipped=0, bad_in_a_row=0,
+           progress=dict(epoch=1, step=0, n_step=4, best_iou=0.5, losses=[], accepted=[0.5], skipped=0, tested=0, bad_in_a_row=0,
                          good_in_a_row=4, went_back=False, seconds=9.5, images=0, epoch_seconds=0.0, test_seconds=1.5,
                          all_test_seconds=1.5))
 MAIN = "Main.py --Data_directory set --device cpu"

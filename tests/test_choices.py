@@ -33,12 +33,13 @@ def pairs_of(folder, images, labels):
     ([GREY, GREY], 1), ([np.repeat(GREY[..., None], 3, axis=2)], 1), ([GREY.astype(np.uint16) * 100], 1), ([GREY, COLOUR], 3)])
 def test_colours(images, channels, tmp_path):
     pairs = pairs_of(tmp_path, images, [GREY] * len(images))
-    assert Choices.facts_of(pairs, None, tmp_path).n_channels == channels
+    assert Choices.facts_of(pairs, [], None, tmp_path).n_channels == channels
 
 
 @pytest.mark.parametrize("values, ignored, classes", [
     ([0, 255], None, 2), ([0, 1], None, 2), ([0], None, 2), ([0, 3], None, 2), ([0, 1, 2], None, 3), ([1, 4], None, 5),
-    ([0, 17, 130, 255, 255], None, 2),         # a mask with soft edges
+    ([0, 17, 130, 255, 255], None, 2), ([0, 5, 32, 255, 255], None, 2),  # masks with soft edges
+    ([0, 5, 31, 255, 255], None, 256),
     ([0, 1, 2, 1, 2, 1, 2, 255], None, 256), ([0, 1, 2, 255, 255, 255], None, 256), ([0, 1, 255, 255], None, 256),
     ([0, 128, 255, 255], None, 256),           # class numbers or a border, and 255: not labelled perhaps, for the user to say
     ([0, 1, 2, 255], 255, 3), ([0, 1, 2, 9], 300, 10), ([0, 1, 7], 7, 2)])
@@ -50,22 +51,35 @@ def test_classes(values, ignored, classes, tmp_path):
 
 def test_facts_are_kept_until_a_file_changes(tmp_path, monkeypatch):
     pairs = pairs_of(tmp_path, [GREY, GREY], [np.eye(4, 5, dtype=np.uint8), np.eye(4, 5, dtype=np.uint8)])
-    assert Choices.facts_of(pairs, None, tmp_path) == (1, 2, 4, 5)
+    assert Choices.facts_of(pairs, [], None, tmp_path) == (1, 2, 4, 5)
     with monkeypatch.context() as patch:
         patch.setattr(Choices, "read_label", lambda path: pytest.fail("read again"))
-        assert Choices.facts_of(pairs, None, tmp_path) == (1, 2, 4, 5)
+        assert Choices.facts_of(pairs, [], None, tmp_path) == (1, 2, 4, 5)
     Image.fromarray(np.arange(20, dtype=np.uint8).reshape(4, 5)).save(pairs[1][1])
-    assert Choices.facts_of(pairs, None, tmp_path) == (1, 20, 4, 5)
+    assert Choices.facts_of(pairs, [], None, tmp_path) == (1, 20, 4, 5)
     (tmp_path / "dataset_facts.json").write_text('{"key": 1')
-    assert Choices.facts_of(pairs, None, tmp_path) == (1, 20, 4, 5)
+    assert Choices.facts_of(pairs, [], None, tmp_path) == (1, 20, 4, 5)
+
+
+def test_a_class_that_only_test_labels_have_counts_too(tmp_path):
+    (tmp_path / "test").mkdir()
+    pairs = pairs_of(tmp_path, [GREY], [np.eye(4, 5, dtype=np.uint8)])
+    test_pairs = pairs_of(tmp_path / "test", [GREY], [2 * np.eye(4, 5, dtype=np.uint8)])
+    args = flags(tmp_path)
+    Choices.choose(args, pairs, [], test_pairs, on_gpu=False)
+    assert args.n_classes == 3
+    Image.fromarray(np.eye(4, 5, dtype=np.uint8)).save(test_pairs[0][1])
+    args = flags(tmp_path)
+    Choices.choose(args, pairs, [], test_pairs, on_gpu=False)
+    assert args.n_classes == 2, "the file has changed"
 
 
 def test_numbers_of_objects_are_no_classes(tmp_path):
     pairs = pairs_of(tmp_path, [np.zeros((10, 10), np.uint8)], [np.arange(100, dtype=np.uint8).reshape(10, 10)])
     with pytest.raises(DataError, match="labels with values up to 99; give --n_classes"):
-        Choices.choose(flags(tmp_path), pairs, [], on_gpu=False)
+        Choices.choose(flags(tmp_path), pairs, [], pairs, on_gpu=False)
     args = flags(tmp_path, n_classes=2)
-    Choices.choose(args, pairs, [], on_gpu=False)
+    Choices.choose(args, pairs, [], pairs, on_gpu=False)
     assert args.n_classes == 2
 
 
@@ -74,14 +88,14 @@ def test_everything_is_chosen_and_no_flag_overruled(tmp_path):
     label[:9], label[9:20] = 1, 2
     pairs = pairs_of(tmp_path, [np.dstack([label, label, label + 1])] * 3, [label] * 3)
     args = flags(tmp_path)
-    reasons = Choices.choose(args, pairs, [], on_gpu=False)
+    reasons = Choices.choose(args, pairs, [], pairs, on_gpu=False)
     assert tuple(reasons) == Choices.CHOSEN
     assert (args.n_channels, args.n_classes, args.base_channels) == (3, 3, Choices.BASE_CHANNELS["cpu"])
     assert (args.tile, args.Batch_size, args.Total_epochs) == (Choices.CROP, Choices.BATCH, Choices.EPOCHS[1])
     assert args.Val_epochs == 1875
     given = dict(n_channels=1, n_classes=5, base_channels=8, tile="full", Batch_size=7, Total_epochs=3, Val_epochs=1)
     args = flags(tmp_path, **given)
-    assert Choices.choose(args, pairs, [], on_gpu=False) == {}
+    assert Choices.choose(args, pairs, [], pairs, on_gpu=False) == {}
     assert args == flags(tmp_path, **given)
 
 
@@ -92,7 +106,7 @@ def test_everything_is_chosen_and_no_flag_overruled(tmp_path):
 def test_epochs(images, given, total, val, tmp_path):
     args = flags(tmp_path, n_channels=1, n_classes=2, **given)
     pair, = pairs_of(tmp_path, [GREY], [GREY])
-    Choices.choose(args, [pair] * images, [], on_gpu=False)
+    Choices.choose(args, [pair] * images, [], [pair], on_gpu=False)
     assert (args.Total_epochs, args.Val_epochs) == (total, val)
 
 
@@ -102,7 +116,7 @@ def test_the_batch_fits_into_the_memory(share, batch, tmp_path, monkeypatch):
     four = 4 * Choices.step_bytes(args, Choices.CROP, Choices.CROP)
     monkeypatch.setattr(Choices, "free_memory", lambda: int(four / Choices.LARGEST_SHARE / 0.9 * share))
     pairs = pairs_of(tmp_path, [np.zeros((512, 600), np.uint8)], [np.eye(512, 600, dtype=np.uint8)])
-    Choices.choose(args, pairs, [], on_gpu=False)
+    Choices.choose(args, pairs, [], pairs, on_gpu=False)
     assert args.Batch_size == batch
 
 
@@ -110,7 +124,7 @@ def test_a_gpu_gets_the_papers_width_and_a_batch_for_its_memory(tmp_path, monkey
     monkeypatch.setattr(Choices, "gpu_memory", lambda: 8 * 10 ** 9)
     args = flags(tmp_path)
     pairs = pairs_of(tmp_path, [np.zeros((512, 600), np.uint8)], [np.eye(512, 600, dtype=np.uint8)])
-    reasons = Choices.choose(args, pairs, [], on_gpu=True)
+    reasons = Choices.choose(args, pairs, [], pairs, on_gpu=True)
     assert (args.base_channels, args.Batch_size) == (64, 4)
     assert reasons["base_channels"] == "a GPU" and reasons["Batch_size"] == "3.6 GB of 8 GB of the GPU"
 

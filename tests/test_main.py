@@ -17,7 +17,8 @@ from PIL import Image
 import Checkpoint
 import Choices
 import Runtime
-from Common import DataError
+from Common import DataError, pair_by_name
+from DataLoader import hold_back
 from Report import HIT
 from WeightMap import compute_weight_map
 from test_report import Page, events_in
@@ -128,6 +129,7 @@ def test_a_protocol_sets_defaults_and_no_more(monkeypatch):
     ("--mode U2netS --protocol paper", "ab", []),
     ("--val_fraction 0.2", ["a_0", "a_1", "b_0"], ["Names look like parts of slides, which --val_fraction may have split: "
                                                    "--group '(.*)_' keeps those of one name together"]),
+    ("--val_fraction 0.2", ["a_0", "a_0-0", "a_1", "a_1-10"], []),  # slices, and their copies
     ("--val_fraction 0.2 --group (.*)_", ["a_0", "a_1", "b_0"], []), ("", ["a_0", "a_1", "b_0"], []),
     ("--val_fraction 0.2", ["a_0", "a_1", "a_2"], []), ("--val_fraction 0.2", ["a_0", "b_1"], [])])
 def test_what_may_not_be_meant_is_said(flags, names, lines, monkeypatch):
@@ -431,6 +433,8 @@ def test_the_test_images_are_read_once(tmp_path):
     assert "3 training pairs, 1 held back to choose the best model, 2 test pairs" in done.stdout
     weights, header = Checkpoint.load(tmp_path / "run" / "checkpoints" / "best_model.safetensors")
     rows = rows_of(tmp_path / "run")
+    own, held = hold_back(pair_by_name(data / "train/imgs", data / "train/labels"), 0.25, 4)
+    assert header["mean"] == pytest.approx([np.mean([np.asarray(Image.open(image)) / 255 for image, _ in own])], rel=1e-6)
     assert header["scores"]["iou"] == pytest.approx(max(float(row["iou"]) for row in rows), rel=1e-5)
     shown = re.search(r"Test images, read once: IoU (\S+)  Dice (\S+)", done.stdout).groups()
     assert [float(value) for value in shown] == pytest.approx([header["test_scores"][key] for key in ("iou", "dice")], abs=6e-5)

@@ -118,6 +118,23 @@ def test_rare_objects_are_no_outliers():
             assert guard.accepts(0.9 ** epoch * rng.uniform(0.4, 0.6) if k < 2 else 0.3 ** epoch * 0.5)
 
 
+def test_objects_that_are_seen_twice_in_an_epoch_are_no_outliers(build, dataset, tmp_path):
+    """All the other images are empty and soon cost nothing; hundreds of them may lie between two that do not."""
+    from Process import LossGuard
+    guard, rng = LossGuard(window=2 * 300), np.random.default_rng(8)
+    for epoch in range(20):
+        for k in rng.permutation(300):
+            assert guard.accepts(0.9 ** epoch * rng.uniform(0.4, 0.6) if k < 2 else 0.3 ** epoch * 0.5)
+    trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset(*[(8, 8)] * 60), tmp_path)
+    assert trainer.guard.accepted.maxlen == 120, "two epochs"
+
+
+def test_images_without_a_known_pixel_say_nothing_about_losses():
+    from Process import LossGuard
+    guard = LossGuard()
+    assert all(guard.accepts(0.0) for _ in range(30)) and guard.accepts(0.7)
+
+
 @pytest.fixture
 def poisoned(jt):
     """A TrainingLoader whose batches are NaN where `bad(epoch, k)` says so."""
@@ -183,6 +200,24 @@ def test_a_loss_that_never_recovers_ends_the_run(build, dataset, tmp_path, poiso
     assert [skipped for skipped, _ in states] == [0, 2, 2]
     assert differing(states[0][1], states[1][1]) == set(), "bad batches change nothing"
     assert differing(start, states[2][1]) == set(), "epoch 0 ended in a state from which no batch was good"
+
+
+def test_bad_batches_right_after_a_resume_bring_back_what_it_began_with(build, dataset, tmp_path, poisoned):
+    trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset(*[(20, 20)] * 4), tmp_path,
+                           poisoned(lambda epoch, k: epoch == 1 and k < 3), epochs=(2, 1))
+    assert trainer.train_epoch()["skipped"] == 0
+    trainer._begin_epoch(1)
+    progress, before = trainer.progress(), copy_of(trainer)
+    resumed = make_trainer(trainer.model, trainer.test_set, tmp_path, type(trainer.loader), epochs=(2, 1))
+    for name, var in trainer.state().items():
+        resumed.state()[name].assign(var)
+    resumed.resume(progress)
+    said, steps = [], []
+    resumed.say, step = said.append, resumed.optimizer.step
+    resumed.optimizer.step = lambda: (steps.append(differing(copy_of(resumed), before)), step())
+    assert resumed.run() is True
+    assert said == ["epoch 1: 3 bad batches in a row (loss nan): back to the last good state"]
+    assert len(steps) == 1 and not steps[0] - {"n_step"} - {name for name in before if "running" in name}
 
 
 def test_a_run_that_keeps_diverging_ends(build, dataset, tmp_path):
@@ -357,6 +392,60 @@ def test_a_run_ends_with_its_time(build, dataset, tmp_path):
     steps = trainer.optimizer.n_step
     trainer.resume(trainer.progress())
     assert trainer.run() is True and trainer.optimizer.n_step == steps, "no time is left"
+
+
+@pytest.fixture
+def timed(build, dataset, tmp_path, monkeypatch):
+    """A Trainer whose steps (two an epoch), tests and `on_epoch` take the seconds that they are told to, by its clock."""
+    import Ranks
+    clock = [0.0]
+    monkeypatch.setattr(Ranks, "monotonic", lambda: clock[0])
+
+    def after(seconds, function):
+        def timed_function(*words):
+            clock[0] += seconds
+            return function(*words)
+        return timed_function
+
+    def make(budget, step=0.0, test=0.0, on_epoch=0.0):
+        trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset((20, 20), (20, 20)), tmp_path,
+                               epochs=(10 ** 6, 0), plan={"schedule": "cosine", "time_budget": budget})
+        trainer.train_step = after(step, lambda batch: 0.5)
+        trainer.predict = after(test / 2, trainer.predict)
+        trainer.on_epoch = after(on_epoch, trainer.on_epoch)
+        return trainer
+    return make
+
+
+def test_the_time_may_end_between_two_epochs(timed):
+    """While curves are drawn, for example: then one step more, and the last epoch is tested all the same."""
+    trainer = timed(budget=6.0, step=1.0, test=0.5, on_epoch=0.75)
+    assert trainer.run() is True
+    assert ["iou" in record for record in trainer.records] == [True, False, True]
+    assert trainer.seconds == pytest.approx(2 + 0.5 + 0.75 + 2 + 0.75 + 1 + 0.5 + 0.75)
+
+
+def test_tests_take_a_tenth_of_the_time(timed):
+    trainer = timed(budget=60.0, step=0.5, test=1.0)
+    assert trainer.run() is True and trainer.seconds == pytest.approx(60)
+    assert sum("iou" in record for record in trainer.records) == 60 / 10
+    assert "iou" in trainer.records[0] and "iou" in trainer.records[-1]
+
+
+def test_the_schedule_follows_the_time_with_the_last_test_in_it(timed):
+    trainer = timed(budget=10.0, step=1.0)
+    trainer.seconds, trainer.test_seconds = 3.0, 2.0
+    assert trainer.done() == 0.5
+
+
+def test_asked_to_stop_in_the_last_test_a_run_is_not_complete(timed):
+    trainer = timed(budget=3.0, step=1.0)
+    trainer.val_epochs, test = 1, trainer.test
+    trainer.test = lambda *_: setattr(trainer.stop, "requested", signal.SIGINT)
+    assert trainer.run() is False and trainer.records[1:] == []
+    trainer.test = test
+    trainer.resume(trainer.progress())
+    assert trainer.run() is True and "iou" in trainer.records[-1]
 
 
 def test_the_last_epoch_is_tested_where_tests_take_longer_than_their_share(build, dataset, tmp_path):

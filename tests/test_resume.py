@@ -187,6 +187,25 @@ def test_force_overrides(finished):
     assert done.returncode == 0 and "Resumed at epoch 4, step 0" in done.stdout and "Learning_rate=0.002" in done.stdout
 
 
+def test_a_shorter_run_and_other_channels(finished, monkeypatch):
+    """What nobody typed stands in nobody's way: the first tested epoch, and whether images are grey."""
+    import Main
+    path = finished / "checkpoints" / "last_model.safetensors"
+    arrays, header = Checkpoint.load(path)
+    header["run"]["settings"].update(Total_epochs=["333"], Val_epochs=["249"])
+    path.unlink()
+    Checkpoint.save(path, arrays, header)
+
+    def parsed(*flags):
+        monkeypatch.setattr(sys, "argv", ["Main.py", "--resume", *flags])
+        return Main.parse_arguments()[0]
+    monkeypatch.chdir(finished)
+    assert parsed().Val_epochs == 249 and parsed("--Total_epochs", "250").Val_epochs == 249
+    assert parsed("--Total_epochs", "249").Val_epochs is None, "chosen anew"
+    assert parsed("--Total_epochs", "249", "--Val_epochs", "7").Val_epochs == 7
+    assert parsed("--n_channels", "3", "--force").n_channels == 3
+
+
 def test_force_alone(folder, no_jittor):  # noqa: F811
     assert command("Main.py", "--force", cwd=folder, **no_jittor).returncode == 2
 
