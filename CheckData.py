@@ -27,7 +27,7 @@ class Facts(NamedTuple):
     split: str
     is_copy: bool
     size: tuple      # (height, width), px
-    channels: int    # 1 grey, 3 RGB
+    channels: int    # that the net needs: 1 for grey values, however they are stored, 3 for colours
     kind: str        # "8-bit grey", "16-bit grey" or "8-bit RGB"
     is_flat: bool    # all pixels of the image are equal
     values: dict     # {label value: its number of pixels}, without those that --ignore_label leaves out
@@ -49,8 +49,8 @@ def examine(image_path, label_path, is_copy, split, ignore_label):
     """Decode a pair: its Facts.  Raises DataError where a file is not readable or the two differ in size."""
     image, label = read_image(image_path), read_label(label_path)
     check_same_size(image_path, image.shape[:2], label_path, label.shape)
-    channels = 3 if image.ndim == 3 else 1
-    kind = f"{8 * image.itemsize}-bit {'RGB' if channels == 3 else 'grey'}"
+    channels = 3 if image.ndim == 3 and (image != image[..., :1]).any() else 1
+    kind = f"{8 * image.itemsize}-bit {'RGB' if image.ndim == 3 else 'grey'}"
     pixels = np.bincount(label.ravel())
     values = {int(value): int(pixels[value]) for value in np.flatnonzero(pixels) if value != ignore_label}
     digest = hashlib.sha256(f"{label.shape} {kind} ".encode() + image.tobytes()).hexdigest()
@@ -117,7 +117,8 @@ def expected_values(facts, n_classes):
     if n_classes:
         return set(range(n_classes)), f"expected 0 ... {n_classes - 1}", n_classes
     missing = next(value for value in count() if value not in pixels)
-    in_words = f"but {missing} is in no label: expected 0 and 255, or 0, 1, ... without a gap"
+    unlabelled = "; --ignore_label 255 if that means: not labelled" if pixels[255] else ""
+    in_words = f"but {missing} is in no label: expected 0 and 255, or 0, 1, ... without a gap{unlabelled}"
     return set(range(max(2, missing))), in_words, classes_in(counts)
 
 

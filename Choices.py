@@ -3,6 +3,7 @@
 Each choice is printed with its reason, and kept with the run: `--resume` does not choose again.
 """
 import ctypes
+import math
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -20,13 +21,16 @@ CROP = 256             # px: side of the crops in training; docs/ablation.md
 BATCH = 4              # crops per step, where the memory allows
 CROPS = 10_000         # that a run sees, copies that DataAugmentation.py made among them
 EPOCHS = (10, 2500)    # fewest and most: with four images or more, and up to a thousand, that many crops
-UNTESTED = 0.75        # share of the epochs before the first that is tested: the best come last
+TESTED = 0.25          # share of the epochs that are tested, the last ones, where the best come; and most images in these
+                       # tests for each crop that is trained on
 BASE_CHANNELS = {"cpu": 16, "cuda": 64}
 # bytes that a training step takes for each pixel of its input, by benchmarks/results/bench.txt; of the U-Net for each base
 # channel
 BYTES_PER_PIXEL = {"Unet": 72, "U2netS": 5700, "U2net": 10_000}
 LARGEST_SHARE = 0.5    # of the memory that is free
 MOST_CLASSES = 32      # label values beyond which these are rather numbers of objects
+MOST_USUAL = 8         # and beyond which they may be
+MANY = "; if these number objects: --n_classes 2"
 
 
 # --------------------------------------------------------------------------------------------------------- the data set
@@ -64,6 +68,13 @@ def classes_in(counts):
     """The number of classes of labels whose values occur `counts` times: two in what is a mask for certain."""
     _, is_mask = foreground_of(counts)
     return 2 if is_mask else int(np.flatnonzero(counts)[-1]) + 1
+
+
+def check_classes(n_classes, folder):
+    """Raise DataError where the labels of a folder have so many values that they cannot be meant as classes."""
+    if n_classes > MOST_CLASSES:
+        raise DataError(f"{folder}: labels with values up to {n_classes - 1}; give --n_classes (2: every value above 0 is "
+                        "foreground), or --ignore_label (a value that means: not labelled)")
 
 
 class Facts(NamedTuple):
@@ -136,10 +147,9 @@ def choose(args, pairs, held, test_pairs, on_gpu):
         return {}
     facts = facts_of([*pairs, *held], [label for _, label in test_pairs], args.ignore_label, args.Datatxt_directory)
     settle("n_channels", facts.n_channels, "grey images" if facts.n_channels == 1 else "images in colour")
-    if args.n_classes is None and facts.n_classes > MOST_CLASSES:
-        raise DataError(f"{pairs[0][1].parent}: labels with values up to {facts.n_classes - 1}; give --n_classes (2: every "
-                        "value above 0 is foreground), or --ignore_label (a value that means: not labelled)")
-    settle("n_classes", facts.n_classes, "values in the labels")
+    if args.n_classes is None:
+        check_classes(facts.n_classes, pairs[0][1].parent)
+    settle("n_classes", facts.n_classes, "values in the labels" + MANY * (facts.n_classes > MOST_USUAL))
     settle("base_channels", BASE_CHANNELS["cuda" if on_gpu else "cpu"], "a GPU" if on_gpu else "a CPU")
     if args.mode != "Unet":
         reasons.pop("base_channels", None)  # kept, but of no meaning
@@ -149,7 +159,8 @@ def choose(args, pairs, held, test_pairs, on_gpu):
         settle("Val_epochs", 0, "tests take a tenth of the time")
     epochs = max(int(np.clip(round(CROPS / len(pairs)), *EPOCHS)), (args.Val_epochs or 0) + 1)
     settle("Total_epochs", epochs, f"{epochs * len(pairs):,} crops, {len(pairs):,} an epoch")
-    settle("Val_epochs", int(UNTESTED * args.Total_epochs), "the last quarter is tested")
+    tested = math.ceil(TESTED * args.Total_epochs * min(1, len(pairs) / len(held or test_pairs)))
+    settle("Val_epochs", args.Total_epochs - tested, f"the last {tested} are tested")
     return reasons
 
 

@@ -224,7 +224,7 @@ def _opened(path):
         raise
     except Exception as error:  # noqa: BLE001 - of a damaged file Pillow raises almost any
         detail = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
-        raise DataError(f"{path}: not a readable image{detail}; export it again as PNG or TIFF") from None
+        raise DataError(f"{path}: not a readable image{detail}; export it again as PNG or TIFF, grey or RGB") from None
 
 
 def _open(path):
@@ -233,7 +233,11 @@ def _open(path):
         image.verify()  # a PNG's check sums, which `load` passes over
     with _opened(path) as image:
         if image.format == "TIFF" and image.n_frames > 1:
-            raise DataError(f"{path}: has {image.n_frames} pages; save each page as a file of its own")
+            raise DataError(f"{path}: has {image.n_frames} pages; save each page as a file of its own (if they are channels: "
+                            "join them to a grey or an RGB image)")
+        if image.mode in ("RGB", "RGBA") and ";16" in str(image.tile):
+            say_once(f"{path.parent}: colours of 16 bits are read as 8 bits, the upper ones (said once per folder); where a "
+                     "camera fills but 12 of them, scale the images to 8 bits first")
         image.load()
         return image.copy()
 
@@ -254,7 +258,7 @@ def _pixels(path, image, grayscale):
         pixels = np.asarray(image).astype(np.uint16)
         return pixels if grayscale is not False else np.repeat(pixels[..., None], 3, axis=2)
     if image.mode in ("I", "F"):
-        raise DataError(f"{path}: 32-bit values; convert it to 8 or 16 bits")
+        raise DataError(f"{path}: values of 32 bits, or with a sign; convert it to 8 or 16 bits without one")
     if image.mode not in ("1", "L", "RGB"):
         wanted = "L" if image.mode == "LA" else "RGB"
         say_once(f"{path}: mode {image.mode} read as {wanted} (said once per file)")
@@ -268,7 +272,7 @@ def read_image(path, grayscale=None):
     """Read an image file as uint8 (or uint16, 16-bit grey) values.
 
     grayscale: True -> (H, W); False -> (H, W, 3); None -> whichever the file is.  Palettes, alpha and CMYK are converted
-    with a line on stderr.  Raises DataError for a file that is no image, is damaged, or holds 32-bit values.
+    with a line on stderr.  Raises DataError for a file that is no image, is damaged, or holds values of 32 bits or with a sign.
     """
     return _pixels(path, _open(path), grayscale)
 
@@ -283,7 +287,9 @@ def read_pages(path, numbers):
 
 
 def read_label(path):
-    """Read a label file as it is stored: (H, W) uint8 or uint16 values (palette files: the palette's indices).
+    """Read a label file as it is stored: (H, W) uint8 or uint16 values.
+
+    Of a palette file these are the palette's indices, or 0 and 255 where the palette is black and white, in any order.
 
     A lossy file (JPEG) blurs its edges: it is cut at half its largest value, into 0 and 255, with a line on stderr.
     Raises DataError for colour labels whose channels differ, and for what `read_image` refuses.
@@ -294,7 +300,9 @@ def read_label(path):
         return np.where(blurred > blurred.max() // 2, 255, 0).astype(np.uint8)
     image = _open(path)
     if image.mode == "P":
-        return np.asarray(image)
+        indices, palette = np.asarray(image), np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+        is_mask = len(palette) == 2 and {tuple(colour) for colour in palette.tolist()} == {(0, 0, 0), (255,) * 3}
+        return palette[indices, 0] if is_mask else indices
     if image.mode in ("LA", "RGB", "RGBA", "CMYK", "YCbCr"):
         channels = np.asarray(image.convert("RGB") if image.mode != "LA" else image.convert("L").convert("RGB"))
         if (channels != channels[..., :1]).any():

@@ -8,6 +8,7 @@ import json
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,10 +93,10 @@ def dataset_statistics(pairs, n_channels, datatxt_directory):
     key = files_key([image for image, _ in pairs], n_channels)
     with suppress(KeyError, TypeError, ValueError):  # damaged
         kept = read_kept(path, key) or {}
-        return Statistics(tuple(map(float, kept["mean"])), tuple(map(float, kept["std"])))
+        return Statistics(tuple(map(float, kept["mean"])), tuple(map(float, kept["std"])), int(kept["bits"]))
     images = (load_image(image, n_channels) for image, _ in tqdm(pairs, "mean and std", unit="image", disable=None))
-    statistics = compute_statistics(images)
-    keep(path, key, images=len(pairs), mean=statistics.mean, std=statistics.std)
+    statistics = replace(compute_statistics(images), bits=8 * read_image(pairs[0][0]).itemsize)
+    keep(path, key, images=len(pairs), **asdict(statistics))
     return statistics
 
 

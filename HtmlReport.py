@@ -16,6 +16,7 @@ import numpy as np
 
 from Common import ENDLESS, atomic_write, png_bytes
 from DataAugmentation import Manifest, original_of
+from Metrics import best_constant
 from Report import (EXTRA, HIT, MISSED, PASSED_OVER, best_of, coloured, duration, figure, middle_mean, panels, plot_loss,
                     plot_scores, shown_image, shown_label, shrunk)
 
@@ -225,7 +226,7 @@ def curves(run):
     if not run.records:
         return
     plots = [plot_of(lambda axis: plot_loss(axis, run.records), "training loss of each epoch"),
-             plot_of(lambda axis: plot_scores(axis, run.records, run.data.baselines["all foreground"]),
+             plot_of(lambda axis: plot_scores(axis, run.records, best_constant(run.data.baselines)),
                      "scores of each tested epoch")]
     yield element("h2", "Curves")
     yield element("figure", element("div", *plots, class_="panels curves"),

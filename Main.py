@@ -26,7 +26,7 @@ from Checkpoint import assign
 from Common import IGNORED, DataError, Parser, boolean, expression, lock_folder, make_folder, number, tile
 from DataLoader import SegmentationSet, Statistics, TrainingLoader, check_pairs, dataset_statistics, hold_back
 from MakeTxt import make_lists
-from Metrics import constant_baselines
+from Metrics import best_constant, constant_baselines
 from MirrorPadding import check_tile, geometry_of
 from Recorder import Recorder
 from Report import RunLog, run_name
@@ -340,16 +340,28 @@ def train_locked(args, resumed, on_gpu=False):
         return follow(trainer, args)
     recorder.trainer = trainer
     if resumed:
-        recorder.log.say(f"Resumed at epoch {trainer.epoch}, step {trainer.step}")
+        recorder.log.say(f"Resumed at epoch {trainer.epoch}, step {trainer.step}" + trainer.finished * (
+            ": all is done; a larger --Total_epochs or --Time_budget goes further"))
     else:
+        set_aside(args.Checkpoint_directory, recorder.log.say)
         recorder.save_last()  # from now on --resume means this run, however soon it is killed
     return train(trainer, recorder)
+
+
+def set_aside(folder, say):
+    """Rename an earlier run's checkpoints, in place of those that were set aside before: this run has no best model yet."""
+    earlier = [folder / name for name in (LAST, BEST) if (folder / name).exists()]
+    for path in earlier:
+        path.replace(path.with_name(EARLIER + path.name))
+    if earlier:
+        say(f"An earlier run's {' and '.join(path.stem for path in earlier)} now begin{'s' * (len(earlier) == 1)} with "
+            f"{EARLIER} in {folder}/")
 
 
 def begin_recording(args, resumed, model, run, data, chosen):
     """The Recorder of this run: log and CSV are begun, or go on where the run is resumed."""
     header = {"mode": args.mode, "n_channels": args.n_channels, "n_classes": args.n_classes, "options": net_options(args),
-              "mean": data.statistics.mean, "std": data.statistics.std,
+              "mean": data.statistics.mean, "std": data.statistics.std, "bits": data.statistics.bits,
               "tile": "reference" if args.tile == "reference" else "full"}
     before = resumed[1]["run"] if resumed else {"records": [], "log": run_name(args.mode, args.Log_directory)}
     run["log"] = before["log"]
@@ -384,8 +396,8 @@ def greet(log, args, settings, chosen, data):
     log.say("Settings: " + "  ".join(f"{key}={value}" for key, value in settings.items()))
     for line in oddities(args, data):
         log.say(line)
-    foreground = data.baselines["all foreground"]
-    log.say(f"All foreground would score: IoU {foreground['iou']:.4f}  Dice {foreground['dice']:.4f}")
+    name, constant = best_constant(data.baselines)
+    log.say(f"{name.capitalize()} would score: IoU {constant['iou']:.4f}  Dice {constant['dice']:.4f}")
     log.say("The first steps also compile the net's operators: 1 to 3 minutes, once for this environment.")
 
 

@@ -20,8 +20,8 @@ import numpy as np
 from Common import DataError, Parser, atomic_write, make_folder, pair_by_name, run
 
 SPLITS = ("train", "test")
-HELP = ("`python MakeData.py sample` makes ./data/sample (then --Data_directory ./data/sample), "
-        "`python MakeData.py --help` and data/README.md say how to lay out other data")
+HELP = ("`python MakeData.py sample` makes ./data/sample (then --Data_directory ./data/sample), `python MakeData.py folders` "
+        "splits images of your own into train and test, data/README.md says how such a folder is laid out")
 
 
 def find_pairs(data_directory):

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from Common import IGNORED, DataError, Parser, atomic_write, make_folder, number, picture, run, use_agg
+from Common import IGNORED, DataError, Parser, atomic_write, make_folder, number, picture, read_label, run, use_agg
 from InstanceMetrics import at_best_threshold, instance_scores, isbi_scores, known_pixels
 from PredictionFiles import Answer, find_pairs, probability_file, read_pair
 
@@ -121,6 +121,11 @@ def constant_baselines(labels, n_classes=2, ignore_label=None):
     return {"all foreground": max(foreground, key=lambda constant: constant["iou"]), "all background": background}
 
 
+def best_constant(baselines):
+    """(name, scores) of the constant answer with the highest IoU: `constant_baselines`' "all foreground", mostly."""
+    return max(baselines.items(), key=lambda item: item[1]["iou"])
+
+
 # ----------------------------------------------------------------------------------------------- threshold by threshold
 def precision_recall_curve(probability, label, ignore_label=None):
     """Precision and recall at every threshold that makes a difference: (precision, recall, thresholds), each (T,).
@@ -212,6 +217,21 @@ def class_columns(matrix):
     found = class_scores(matrix)
     return {"mean_iou": found["mean_iou"], **{f"{key}_{value}": float(found[key][value])
                                               for value in range(len(matrix)) for key in ("iou", "dice")}}
+
+
+def count_classes(labels, ignore_label):
+    """The number of classes in label files, as Main.py chooses it; says so where it is not two.
+
+    Files of 16 bits hold numbered objects, of two classes, as `read_instances` takes them.
+    """
+    from Choices import check_classes, classes_in, count_label_values  # late: a module of the training
+    n_classes = classes_in(count_label_values(labels, ignore_label))
+    if n_classes > 2 and all(read_label(label).dtype == np.uint16 for label in labels):
+        return 2
+    check_classes(n_classes, labels[0].parent)
+    if n_classes > 2:
+        print(f"{n_classes} classes, by the values in the labels; --n_classes 2 takes every value above 0 for foreground")
+    return n_classes
 
 
 def choose_metrics(pairs, args):
@@ -337,7 +357,7 @@ def parse_arguments():
     add("--metric", choices=("all", *METRICS), default="all",
         help="pixel: IoU, Dice, F1; isbi: V_rand, V_info, pixel error (ISBI 2012); instances: AJI, DQ, SQ, PQ, binary "
              "Dice (CoNSeP); curve: average precision, which needs probabilities")
-    add("--n_classes", type=number(int, 2, 256), default=2, help="classes, background among them")
+    add("--n_classes", type=number(int, 2, 256), help="classes, background among them (default: by the labels' values)")
     add("--ignore_label", type=number(int, 0, 2 ** 16), help="pixels of this value in a label count nowhere")
     add("--csv", type=csv_file, default=Path("./results/scores.csv"), metavar="FILE.csv", help="table to write")
     add("--curve_picture", type=picture, help="picture of the precision/recall curves to write")
@@ -353,6 +373,8 @@ def main():
     args.metrics, args.with_probability = choose_metrics(pairs, args)
     for path in filter(None, (args.csv, args.curve_picture)):
         make_folder(path.parent)
+    if args.n_classes is None:
+        args.n_classes = count_classes([label for _, _, label in pairs], args.ignore_label)
     report(pairs, *score_pairs(pairs, args), args)
 
 

@@ -12,6 +12,7 @@ class Statistics:
     """Mean and standard deviation of the training images, per channel, of values scaled to [0, 1]."""
     mean: tuple
     std: tuple
+    bits: int = 0  # of the training images' values, 8 or 16; 0: not known
 
 
 def as_planes(pixels, white=None):
@@ -40,10 +41,12 @@ def to_channels(pixels, n_channels):
 def white_of(largest, dtype, statistics):
     """The value that counts as 1 in an image whose largest value is `largest`: its dtype's largest, as in training.
 
-    But where even the largest of 16-bit values is darker than the mean of the training images, those were other images:
-    then it is the largest value of the 8, 12 or 14 bits in use.
+    But where the training images had 8 bits, or nobody knows, and even the largest of 16-bit values is darker than their
+    mean, it is the largest value of the 8, 12 or 14 bits in use.
     """
     full = np.iinfo(dtype).max
+    if statistics.bits == 16:
+        return full
     mean = min(statistics.mean) or 1.0  # 0: nothing is known of the training images
     fitting = [white for white in (255, 4095, 16383) if largest <= white]
     return fitting[0] if dtype == np.uint16 and largest < mean * full and fitting else full

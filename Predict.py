@@ -98,11 +98,13 @@ def net_of_header(header, net, path):
     """Complete `net`, as its weights show it, by the header of a checkpoint of Main.py."""
     try:
         told = header["mode"], header["n_channels"], header["n_classes"]
-        statistics = Statistics(*(tuple(float(value) for value in header[name]) for name in ("mean", "std")))
+        statistics = Statistics(*(tuple(float(value) for value in header[name]) for name in ("mean", "std")),
+                                header.get("bits", 0))
         options = {name: header["options"][name] for name in ("padding", "align_corners") if name in header["options"]}
         cut = header["tile"]
-        if not (cut in ("full", "reference") or cut >= 16) or any(value not in (0, 1) for value in options.values()):
-            raise ValueError(f"tile {cut!r}, {options}")
+        if not (cut in ("full", "reference") or cut >= 16) or any(value not in (0, 1) for value in options.values()) \
+                or statistics.bits not in (0, 8, 16):
+            raise ValueError(f"tile {cut!r}, bits {statistics.bits!r}, {options}")
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: its header is not as Main.py writes it ({error!r}); choose another") from None
     if told != (net.mode, net.n_channels, net.n_classes):
@@ -306,6 +308,9 @@ class Predictor:
         pixels: the file's first page.  Of 16 bits a camera may fill 12: white is shown what is brightest.
         """
         if pixels.dtype != np.uint16:
+            if self.net.statistics.bits == 16:
+                say_once("Images of 8 bits, but the net was trained on 16 bits: give it the images as the microscope stored "
+                         "them, for of an export in 8 bits nobody knows how bright it was")
             return (np.iinfo(pixels.dtype).max,) * 2
         every = [pixels] if len(file.numbers) == 1 else pages(file)
         largest = max(int(band.max()) for page in every for band in row_bands(page))

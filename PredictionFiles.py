@@ -87,7 +87,7 @@ def read_instances(path, stem, classes, n_classes):
     stored = read_label(path)
     if n_classes == 2 and stored.dtype == np.uint16 and len(np.unique(stored)) > 2:
         return stored.astype(np.int32)
-    say_once(f"{path.parent}: no numbered objects (<stem>_instances.tif): each connected component counts as one")
+    say_once(f"{path.parent}: no numbered objects (<stem>_instances.tif, or labels of 16 bits): each connected component counts as one")
     return connected_components(classes > 0)
 
 

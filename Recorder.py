@@ -11,7 +11,7 @@ import Ranks
 import Runtime
 from Checkpoint import assign_weights, load, save, state_arrays
 from Common import DataError
-from Metrics import mean_scores
+from Metrics import best_constant, mean_scores
 from Report import EventLog, best_of, draw_curves, draw_overview, duration, write_predictions
 from Resume import BEST, LAST, OUTPUT_FOLDERS, as_flags
 
@@ -35,7 +35,7 @@ class Recorder:
     def on_epoch(self, record):
         now = time.monotonic()
         record["whole_time"], self.epoch_started = now - self.epoch_started, now
-        self.log.epoch(record, self.args.Total_epochs, self.trainer.seconds_left)
+        self.log.epoch(record, self.args.Total_epochs, self.args.Val_epochs, self.trainer.seconds_left)
         self.events.epoch(record)
         amount, unit = self.args.save_every
         if now - self.last_saved >= 60 * amount if unit == "m" else (record["epoch"] + 1) % amount == 0:
@@ -86,19 +86,19 @@ class Recorder:
 
     def draw(self):
         if self.log.records:
-            draw_curves(self.log.records, self.data.baselines["all foreground"], self.log.curves_path)
+            draw_curves(self.log.records, best_constant(self.data.baselines), self.log.curves_path)
             gc.collect()  # a figure is a ring of references, some MB each, that Python would gather up much later
 
     def finish(self, seconds, outcome):
         """Draw, log what came out and where it lies, write the page; outcome: "", or why the run ended early."""
         self.draw()
         best, say, args = self.log.closing_block(), self.log.say, self.args
-        foreground = self.data.baselines["all foreground"]
-        say(f"All foreground would score: IoU {foreground['iou']:.4f}  Dice {foreground['dice']:.4f}")
+        name, constant = best_constant(self.data.baselines)
+        say(f"{name.capitalize()} would score: IoU {constant['iou']:.4f}  Dice {constant['dice']:.4f}")
         if self.test_scores:
-            scores, foreground = self.test_scores, self.data.test_baselines["all foreground"]
+            scores, (name, constant) = self.test_scores, best_constant(self.data.test_baselines)
             say(f"Test images, read once: IoU {scores['iou']:.4f}  Dice {scores['dice']:.4f}  F1 {scores['f1']:.4f}  "
-                f"(all foreground: {foreground['iou']:.4f}, {foreground['dice']:.4f})")
+                f"({name}: {constant['iou']:.4f}, {constant['dice']:.4f})")
         say(f"Whole run: {duration(seconds)}")
         say(f"Log          {self.log.text_path} and .csv")
         if self.log.records:

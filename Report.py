@@ -73,15 +73,22 @@ class RunLog:
         except BrokenPipeError:  # no reason to stop: the log has it all
             mute_output()
 
-    def epoch(self, record, total_epochs, time_left=math.inf):
+    def time_left(self, total_epochs, val_epochs):
+        """Seconds until the last of `total_epochs`, from how long one with a test and one without took so far."""
+        next_epoch = self.records[-1]["epoch"] + 1
+        each = {tested: [r["whole_time"] for r in self.records if ("iou" in r) is tested] for tested in (False, True)}
+        plain, tested = (statistics.median(each[kind] or each[not kind]) for kind in each)
+        tests = total_epochs - max(next_epoch, val_epochs)
+        return tests * tested + (total_epochs - next_epoch - tests) * plain
+
+    def epoch(self, record, total_epochs, val_epochs, time_left=math.inf):
         """Log one epoch's record and append its row to the CSV; the run ends in `time_left` seconds, or after its last epoch."""
         self.records.append(record)
         with open(self.csv_path, "a", encoding="utf-8") as file:
             file.write(csv_row(record) + "\n")
         tested = f"  IoU {record['iou']:.4f}  Dice {record['dice']:.4f}  F1 {record['f1']:.4f}" if "iou" in record else ""
         skipped = f"  {record['skipped']} batches skipped" if record["skipped"] else ""
-        whole_time = statistics.median(r["whole_time"] for r in self.records)
-        left = min(time_left, whole_time * (total_epochs - record["epoch"] - 1))
+        left = min(time_left, self.time_left(total_epochs, val_epochs))
         self.say(f"epoch {epoch_of(record['epoch'], total_epochs)}  loss {record['train_loss']:.4f}"
                  f"{tested}{skipped}  {record['epoch_time']:.1f} s  {record['throughput']:.4f} images/s  left: {duration(left)}")
 
@@ -197,13 +204,13 @@ def plot_loss(axis, records):
 
 
 def plot_scores(axis, records, baseline):
-    """The test scores over the epochs, beside the all-foreground baseline."""
+    """The test scores over the epochs, beside those of a constant answer: baseline, (its name, its scores)."""
+    name, constant = baseline
     tested = [record for record in records if "iou" in record]
     for key, label in (("iou", "IoU"), ("dice", "Dice = F1")):
         axis.plot([r["epoch"] for r in tested], [r[key] for r in tested], label=label, color=SCORE_COLOURS[key],
                   marker=".", markersize=4)
-        axis.axhline(baseline[key], color=SCORE_COLOURS[key], linestyle=":", linewidth=1,
-                     label=f"{label}, all foreground")
+        axis.axhline(constant[key], color=SCORE_COLOURS[key], linestyle=":", linewidth=1, label=f"{label}, {name}")
     axis.set(title="Scores (mean over images)", xlabel="epoch, from 0", ylabel="score (0 to 1)")
     axis.legend(fontsize=8)
     axis.grid(alpha=0.3)
@@ -211,7 +218,7 @@ def plot_scores(axis, records, baseline):
 
 
 def draw_curves(records, baseline, path):
-    """Write the curve picture: training loss, and the test scores beside the all-foreground baseline."""
+    """Write the curve picture: training loss, and the test scores beside those of a constant answer; see `plot_scores`."""
     with figure(path, 1, 2, (11, 4), dpi=110) as axes:
         plot_loss(axes[0, 0], records)
         plot_scores(axes[0, 1], records, baseline)
@@ -321,7 +328,7 @@ def draw_scores(axes, runs, styles, rows, baseline=None):
                       label=name, **styles[name])
         if baseline:
             axis.axhline(baseline[key], color="gray", linestyle="--", linewidth=1, label="all foreground")
-        axis.set(title=f"{title} on the test images", xlabel="epoch, from 0", ylabel="score (0 to 1)")
+        axis.set(title=f"{title} (mean over the tested images)", xlabel="epoch, from 0", ylabel="score (0 to 1)")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.legend(fontsize=8)
     axes[1, 1].set_axis_off()

@@ -14,6 +14,7 @@ from DataLoader import content_digest
 from Report import RUN_NAME
 
 LAST, BEST = "last_model.safetensors", "best_model.safetensors"
+EARLIER = "earlier_"  # before the names of these, where they are of the run before
 OUTPUT_FOLDERS = ("Datatxt_directory", "Log_directory", "Checkpoint_directory", "Result_directory", "Weight_directory")
 NOT_KEPT = (*OUTPUT_FOLDERS, "resume", "force", "geometry", "is_grayscale")  # of a run's arguments: n_channels says the last
 FREE_TO_CHANGE = {*NOT_KEPT, "Data_directory", "Total_epochs", "Val_epochs", "Time_budget", "device", "save_every"}
@@ -110,9 +111,8 @@ def check_resumed(args, before, run, parser):
     if changed and not args.force:
         parser.error(f"--resume: another run than that of {args.Checkpoint_directory / LAST}: {', '.join(changed)}; "
                      "leave them out, or add --force")
-    left = args.Total_epochs - run["progress"]["epoch"]
-    if left < 0 or left == 0 and not args.val_fraction:  # with it, the test images may be left to read
-        parser.error(f"--Total_epochs {args.Total_epochs}: so many epochs are done already; give a larger number")
+    if args.Total_epochs < run["progress"]["epoch"]:
+        parser.error(f"--Total_epochs {args.Total_epochs}: more epochs are done already; give a larger number")
 
 
 def data_of(data, datatxt_directory):

@@ -112,7 +112,7 @@ CASES = {  # name: (change of the folder, command, exit code, words of the line)
                         f"{IMAGE}: not a readable image"),
     "NaN TIFF": (both(removed(IMAGE), file("set/train/imgs/cell_0.tif", saved(Image.fromarray(np.full((64, 64), np.nan, np.float32)),
                                                                               "TIFF"))),
-                 MAIN, 1, "set/train/imgs/cell_0.tif: 32-bit values; convert it to 8 or 16 bits"),
+                 MAIN, 1, "set/train/imgs/cell_0.tif: values of 32 bits, or with a sign; convert it to 8 or 16 bits"),
     "label of another size": (file(LABEL, grey(64, 60)), MAIN, 1, f"{LABEL}: 64 x 60 px .*, but its image {IMAGE} has 64 x 64 px"),
     "label of another size, augmented": (file(LABEL, grey(64, 60)), WARP, 1, f"{LABEL}: 64 x 60 px"),
     "image without a label": (removed(LABEL), MAIN, 1, f"{IMAGE}: no label of this name in set/train/labels; add one"),

@@ -141,6 +141,14 @@ def test_all_defects_at_once_are_each_named(check, folder):
     assert code == 1 and sum(line.startswith(str(folder)) for line in lines) == 4
 
 
+def test_grey_values_in_colour_files_need_one_channel(check, folder):
+    for path in folder.glob("*/imgs/*"):
+        grey = np.asarray(Image.open(path))
+        save(path, np.dstack([grey] * 3))
+    code, lines = check()
+    assert code == 0 and lines[-1].endswith("--n_channels 1 --n_classes 2")
+
+
 @pytest.mark.parametrize("n_channels, channels, kind", [(1, (3,), "8-bit RGB"), (3, (), "8-bit grey")])
 def test_other_channels_than_asked_for(check, folder, n_channels, channels, kind):
     write_set(folder, channels=channels)
@@ -157,7 +165,8 @@ def test_two_classes_take_any_value_above_0_for_foreground(check, folder):
 @pytest.mark.parametrize("row, named", [
     ((0, 0, 1, 5), "5 in 25.00% of its pixels, but 2 is in no label"),
     ((1, 1, 1, 2), "2 in 25.00% of its pixels, but 0 is in no label"),
-    ((0, 1, 2, 255), "255 in 25.00% of its pixels, but 3 is in no label"),
+    ((0, 1, 2, 255), "255 in 25.00% of its pixels, but 3 is in no label: expected 0 and 255, or 0, 1, ... without a gap; "
+                     "--ignore_label 255 if that means: not labelled"),
     ((0, 127, 255, 255), "127 in 25.00% of its pixels, expected 0 and 255")])
 def test_strange_values_in_all_labels(check, folder, row, named):
     write_set(folder, np.repeat(np.array([row], np.uint8), 6, axis=0))

@@ -99,6 +99,25 @@ def test_everything_is_chosen_and_no_flag_overruled(tmp_path):
     assert args == flags(tmp_path, **given)
 
 
+@pytest.mark.parametrize("tests, given, val", [
+    (30, {}, 249), (60, {}, 291), (3000, {}, 332), (7, {}, 249), (60, {"Total_epochs": 8}, 7)])
+def test_tests_take_no_more_images_than_a_quarter_of_the_crops(tests, given, val, tmp_path):
+    args = flags(tmp_path, **given)
+    pair, = pairs_of(tmp_path, [np.zeros((512, 512), np.uint8)], [np.eye(512, dtype=np.uint8)])
+    Choices.choose(args, [pair] * 30, [], [pair] * tests, on_gpu=False)
+    assert args.Val_epochs == val
+    args = flags(tmp_path, **given)
+    Choices.choose(args, [pair] * 30, [pair] * tests, [pair], on_gpu=False)
+    assert args.Val_epochs == val, "held back, they are tested instead"
+
+
+def test_what_may_be_numbers_of_objects_is_said(tmp_path):
+    for largest, said in ((7, False), (12, True)):
+        pairs = pairs_of(tmp_path, [GREY], [np.minimum(np.arange(20, dtype=np.uint8), largest).reshape(4, 5)])
+        reasons = Choices.choose(flags(tmp_path), pairs, [], pairs, on_gpu=False)
+        assert ("if these number objects: --n_classes 2" in reasons["n_classes"]) is said
+
+
 @pytest.mark.parametrize("images, given, total, val", [
     (30, {}, 333, 249), (1, {}, 2500, 1875), (5000, {}, 10, 7), (5000, {"Val_epochs": 40}, 41, 40),
     (30, {"Total_epochs": 1}, 1, 0), (30, {"Total_epochs": 200}, 200, 150), (30, {"Time_budget": 5}, 100_000, 0),

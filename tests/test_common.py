@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 import Common
@@ -199,6 +200,13 @@ def palette_image():
     return image
 
 
+def mask_of_palette(colours):
+    """BITS in a palette file: black and white, or white and black."""
+    image = Image.fromarray((BITS if colours[0] == 0 else ~BITS).astype(np.uint8))
+    image.putpalette(colours)
+    return image
+
+
 def luma(colour):
     return np.asarray(Image.fromarray(colour).convert("L"))
 
@@ -214,17 +222,38 @@ KINDS = {  # name: (image, what grayscale=None reads, the mode that is said on s
     "grey-alpha.png": (Image.fromarray(np.dstack([GREY, ALPHA])), GREY, "LA", GREY),
     "palette.png": (palette_image(), FROM_PALETTE, "P", INDICES),
     "palette.tif": (palette_image(), FROM_PALETTE, "P", INDICES),
+    "black-white.png": (mask_of_palette([0] * 3 + [255] * 3), np.dstack([BLACK_OR_WHITE] * 3), "P", BLACK_OR_WHITE),
+    "white-black.png": (mask_of_palette([255] * 3 + [0] * 3), np.dstack([BLACK_OR_WHITE] * 3), "P", BLACK_OR_WHITE),
     "colour.tif": (Image.fromarray(COLOUR), COLOUR, None, "a label in colour"),
     "alpha.png": (Image.fromarray(np.dstack([COLOUR, ALPHA])), COLOUR, "RGBA", "a label in colour"),
     "grey-rgba.png": (Image.fromarray(np.dstack([GREY] * 3 + [ALPHA])), np.dstack([GREY] * 3), "RGBA", GREY),
     "ink.tif": (INK, np.asarray(INK.convert("RGB")), "CMYK", "a label in colour"),
-    "32-bit.tif": (Image.fromarray(DEEP.astype(np.int32) - 1000), "32-bit values", None, "32-bit values"),
-    "float.tif": (Image.fromarray(GREY.astype(np.float32)), "32-bit values", None, "32-bit values"),
+    "32-bit.tif": (Image.fromarray(DEEP.astype(np.int32) - 1000), "values of 32 bits", None, "values of 32 bits"),
+    "float.tif": (Image.fromarray(GREY.astype(np.float32)), "values of 32 bits", None, "values of 32 bits"),
 }
 
 
 def equal(found, expected):
     return found.dtype == expected.dtype and found.shape == expected.shape and (found == expected).all()
+
+
+def png_of_16_bits(pixels):
+    """(H, W, 3) uint16 as a PNG file, which Pillow cannot write: rows without a filter."""
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", pixels.shape[1], len(pixels), 16, 2, 0, 0, 0))
+            + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+
+def test_colours_of_16_bits_are_said_to_lose_the_lower_ones(tmp_path, capsys):
+    pixels = noise((4, 6, 3), high=4096, dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb")
+    (tmp_path / "a.png").write_bytes(png_of_16_bits(pixels))
+    for name in ("a.tif", "a.png", "a.tif"):
+        assert equal(read_image(tmp_path / name), (pixels >> 8).astype(np.uint8))
+    said, = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"{tmp_path}: colours of 16 bits are read as 8 bits")
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -240,7 +269,7 @@ def test_kinds_of_files(tmp_path, name, capsys):
     assert capsys.readouterr().err == ""
     if isinstance(plain, str):
         for grayscale in (None, True, False):
-            with pytest.raises(DataError, match=f"{name}: {plain}; convert it to 8 or 16 bits"):
+            with pytest.raises(DataError, match=f"{name}: {plain}, or with a sign; convert it to 8 or 16 bits without one"):
                 read_image(path, grayscale)
         return
     assert equal(read_image(path), plain)

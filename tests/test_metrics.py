@@ -216,11 +216,35 @@ def folders(tmp_path):
     return tmp_path, content
 
 
+def test_the_classes_are_those_of_the_labels(tmp_path):
+    """Main.py's own, unless --n_classes says otherwise: nothing is merged in silence."""
+    rng = np.random.default_rng(2)
+    label, prediction = rng.integers(0, 3, (2, 20, 30), np.uint8)
+    for name, pixels in {"labels/a.png": label, "results/a_pred.png": prediction}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_png(tmp_path / name, pixels)
+    flags = ("--Prediction_directory", "results", "--Label_directory", "labels", "--metric", "pixel")
+    done = command(*flags, cwd=tmp_path)
+    assert done.returncode == 0 and "3 classes, by the values in the labels; --n_classes 2 takes" in done.stdout, done.stderr
+    assert f"{scores(prediction, label, 3)['iou']:.4f}" in done.stdout
+    done = command(*flags, "--n_classes", 2, cwd=tmp_path)
+    assert f"{scores(prediction > 0, label > 0)['iou']:.4f}" in done.stdout and "by the values" not in done.stdout
+    label[:9] = 255
+    write_png(tmp_path / "labels/a.png", label)
+    done = command(*flags, cwd=tmp_path)
+    assert done.returncode == 1 and "labels: labels with values up to 255; give --n_classes" in done.stderr
+    assert command(*flags, "--ignore_label", 255, cwd=tmp_path).returncode == 0
+    write_png(tmp_path / "labels/a.png", label.astype(np.uint16))  # numbered objects: 0, and any number above it
+    write_png(tmp_path / "results/a_pred.png", np.minimum(prediction, 1))
+    done = command(*flags, cwd=tmp_path)
+    assert done.returncode == 0 and f"{scores(prediction > 0, label > 0)['iou']:.4f}" in done.stdout
+
+
 def test_the_command_writes_the_librarys_numbers(folders):
     folder, content = folders
     done = command("--Prediction_directory", "results", "--Label_directory", "labels", "--ignore_label", 128,
                    "--curve_picture", "pictures/curve.png", cwd=folder)
-    no_numbers = ": no numbered objects (<stem>_instances.tif): each connected component counts as one\n"
+    no_numbers = ": no numbered objects (<stem>_instances.tif, or labels of 16 bits): each connected component counts as one\n"
     assert (done.returncode, done.stderr) == (0, f"results{no_numbers}labels{no_numbers}")
     found = read_csv(folder / "results" / "scores.csv")
     assert list(found) == ["a", "b", "mean", "all foreground", "all background", "best threshold", "all pixels together"]

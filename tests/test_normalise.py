@@ -36,7 +36,9 @@ def test_channels_that_fit_stay():
 def test_which_value_is_white(mean, largest, white):
     """0.5: training on 8-bit images; 0.03: on 12 bits in 16-bit files, where 1966 is the mean; 0: nothing is known."""
     assert white_of(largest, SIXTEEN, Statistics((mean, 0.9), (0.2, 0.2))) == white
+    assert white_of(largest, SIXTEEN, Statistics((mean, 0.9), (0.2, 0.2), 8)) == white
     assert white_of(min(largest, 255), EIGHT, Statistics((mean,), (0.2,))) == 255
+    assert white_of(largest, SIXTEEN, Statistics((mean,), (0.2,), 16)) == 65535, "a dark image of the same camera"
 
 
 @pytest.mark.parametrize("n_channels", [1, 3])

@@ -138,6 +138,7 @@ def test_a_mistake_in_the_data(refused, here, flags, message):
     ({"n_classes": 3}, "its header says Unet, n_channels 1, n_classes 3, its weights"),
     ({"mean": [0.5, 0.5]}, "its header's mean and std do not suit n_channels 1"),
     ({"std": [0.0]}, "its header's mean and std do not suit n_channels 1"),
+    ({"bits": 12}, "its header is not as Main.py writes it"), ({"bits": "8"}, "its header is not as Main.py writes it"),
     ({"mean": None}, "its header is not as Main.py writes it"), ({"options": None}, "its header is not as Main.py"),
     ({"tile": "half"}, "its header is not as Main.py"), ({"tile": None}, "its header is not as Main.py writes it"),
     ({"tile": 20}, "--tile 20: too small for this net"),
@@ -350,6 +351,21 @@ def test_the_overlay_of_a_dark_image(predict, here, ours):
     assert (code, err) == (0, [])
     class_map = read("predictions/dark_pred.png") // 255
     assert np.array_equal(read("predictions/dark_overlay.png"), overlay(pixels, class_map, class_map, pixels.max()))
+
+
+@pytest.mark.jittor
+def test_the_bits_that_the_net_was_trained_on(predict, here, ours):
+    """A dark frame of the camera that the net knows is dark; what was exported in 8 bits may be anything."""
+    Checkpoint.save("ours.safetensors", Checkpoint.state_arrays(ours), {**HEADER, "mean": [0.1], "std": [0.05], "bits": 16})
+    pixels = noise((52, 40), np.uint16) >> 4
+    Image.fromarray(pixels).save("dark.tif")
+    code, _, err = predict("--Checkpoint", "ours.safetensors", "--Input", "dark.tif", "--device", "cpu")
+    assert (code, err) == (0, [])
+    logits = logits_of(ours, ((pixels / np.float32(65535) - np.float32(0.1)) / np.float32(0.05))[None])
+    assert np.mean(read("predictions/dark_pred.png") != logits.argmax(axis=0) * 255) < 0.01
+    Image.fromarray((pixels >> 4).astype(np.uint8)).save("export.png")
+    code, _, err = predict("--Checkpoint", "ours.safetensors", "--Input", "export.png", "--device", "cpu")
+    assert code == 0 and err[0].startswith("Images of 8 bits, but the net was trained on 16 bits")
 
 
 @pytest.mark.jittor

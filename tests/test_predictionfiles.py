@@ -125,8 +125,8 @@ def test_instances_of_a_label_lie_where_makedata_puts_them(tmp_path, monkeypatch
     for folder, expected in (("labels", numbers.tolist()), ("results", [[0, 1, 1, 1, 1]])):
         write_png(tmp_path / folder / "a.png", classes)
         assert read_instances(tmp_path / folder / "a.png", "a", classes, 5).tolist() == expected
-    assert capsys.readouterr().err == (f"{tmp_path}/results: no numbered objects (<stem>_instances.tif): each connected "
-                                       "component counts as one\n")
+    assert capsys.readouterr().err == (f"{tmp_path}/results: no numbered objects (<stem>_instances.tif, or labels of 16 bits): each "
+                                       "connected component counts as one\n")
     write_png(tmp_path / "instances" / "a.png", numbers[:, 1:])
     assert "instances/a.png: 1 x 4 px" in refused(read_instances, tmp_path / "labels" / "a.png", "a", classes, 5)
 

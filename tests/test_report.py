@@ -94,14 +94,14 @@ def test_a_log_goes_on_where_nobody_reads_the_screen(tmp_path):
 
 def test_epochs_in_log_and_csv(log):
     assert log.csv_path.read_text() == ",".join(COLUMNS) + "\n"
-    log.epoch(record(0, whole=10), 12)
-    log.epoch(record(1, skipped=2, loss=float("nan"), whole=20), 12)
-    log.epoch(record(2, iou=0.7, seconds=2.345678912, throughput=12.0, whole=90), 12, time_left=200)
-    log.epoch(record(3, whole=20), 12, time_left=60)
-    assert lines(log) == [  # left: 11 x 10 s, 10 x 15 s, 9 x 20 s, less than 8 x 20 s
+    log.epoch(record(0, whole=10), 12, 10)
+    log.epoch(record(1, skipped=2, loss=float("nan"), whole=20), 12, 10)
+    log.epoch(record(2, iou=0.7, seconds=2.345678912, throughput=12.0, whole=90), 12, 10)
+    log.epoch(record(3, whole=20), 12, 10, time_left=60)
+    assert lines(log) == [  # left: 11 x 10 s, 10 x 15 s, 7 x 15 s and 2 tested x 90 s, less than 6 x 20 s and 2 x 90 s
         "epoch   0 (1/12)  loss 0.2500  2.0 s  1.5000 images/s  left: 2 min",
         "epoch   1 (2/12)  loss nan  2 batches skipped  2.0 s  1.5000 images/s  left: 2 min",
-        "epoch   2 (3/12)  loss 0.2500  IoU 0.7000  Dice 0.8000  F1 0.7500  2.3 s  12.0000 images/s  left: 3 min",
+        "epoch   2 (3/12)  loss 0.2500  IoU 0.7000  Dice 0.8000  F1 0.7500  2.3 s  12.0000 images/s  left: 5 min",
         "epoch   3 (4/12)  loss 0.2500  2.0 s  1.5000 images/s  left: 60.0 s"]
     with open(log.csv_path, newline="") as file:
         rows = list(csv.DictReader(file))
@@ -115,7 +115,7 @@ def test_epochs_in_log_and_csv(log):
                                            (8, [2, 3, 4, 5]), (11, [2, 3, 4, 5, 6, 7, 8])])
 def test_closing_block_means_the_middle_half(log, count, middle):
     for k in range(count):
-        log.epoch(record(k, seconds=2.0 ** k, throughput=100.0 / (k + 1)), count)
+        log.epoch(record(k, seconds=2.0 ** k, throughput=100.0 / (k + 1)), count, 0)
     assert log.closing_block() is None
     seconds, throughput = sum(2.0 ** k for k in middle) / len(middle), sum(100 / (k + 1) for k in middle) / len(middle)
     assert lines(log)[count:] == [
@@ -125,7 +125,7 @@ def test_closing_block_means_the_middle_half(log, count, middle):
 
 def test_closing_block_names_the_best_epoch(log):
     for k, iou in enumerate((None, 0.6, 0.8, 0.7, 0.8)):
-        log.epoch(record(k, iou, loss=k / 10), 5)
+        log.epoch(record(k, iou, loss=k / 10), 5, 0)
     assert log.closing_block() is log.records[2], "the first of two equal ones"
     assert lines(log)[-1] == "Best epoch: 2  IoU 0.8000  Dice 0.9000  F1 0.8500  loss 0.2000"
 
@@ -148,7 +148,7 @@ def test_draw_curves(tmp_path):
     records = [record(0), record(1, loss=float("nan"))] + [record(k, iou=k / 10, loss=1 / k) for k in (2, 3, 5, 6)]
     counts, pictures = [], set()
     for tested, baseline in ((records, BASELINE), (records[:1], BASELINE), (records[:1], {**BASELINE, "dice": 0.3})):
-        draw_curves(tested, baseline, tmp_path / "curves.png")
+        draw_curves(tested, ("all background", baseline), tmp_path / "curves.png")
         size, counted = shares(tmp_path / "curves.png", red, blue, green)
         assert size == (440, 1210) and min(counted) > 0
         counts.append(counted)
@@ -431,7 +431,7 @@ def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("<page>")
     log = RunLog(folder, "Unet_now")
     for k, iou in enumerate((None, 0.61234567, 0.81234567, 0.7, 0.5)):
-        log.epoch(record(k, iou, loss=1 / (k + 3), seconds=k + 0.123456), 5)
+        log.epoch(record(k, iou, loss=1 / (k + 3), seconds=k + 0.123456), 5, 0)
     made = make_run(folder, log, copies=3)
     write_page(log.page_path, made)
     return Page(log.page_path), made
@@ -468,7 +468,7 @@ def test_a_pages_pictures_can_be_decoded(page):
 @pytest.mark.parametrize("tested", [True, False])
 def test_a_page_tells_which_images_chose_the_model(tmp_path, tested):
     log = RunLog(tmp_path, "Unet_now")
-    log.epoch(record(0, 0.75), 1)
+    log.epoch(record(0, 0.75), 1, 0)
     scores = {"iou": 0.6125, "dice": 0.7125, "f1": 0.7126}
     made = make_run(tmp_path, log, predictions=tested, held_back=["a", "b"], test_scores=scores if tested else {})
     write_page(log.page_path, made)
@@ -555,7 +555,7 @@ def test_a_page_shows_weights_and_augmented_copies(page):
 def test_a_page_of_a_stopped_run(tmp_path, log, tested):
     """With nothing tested, or nothing at all, it tells of the rest; and what it says of the end is escaped."""
     if tested:
-        log.epoch(record(0), 5)
+        log.epoch(record(0), 5, 0)
     made = make_run(tmp_path, log, ["a"], predictions=False, outcome="a <bad> end & more")
     write_page(log.page_path, made)
     found = Page(log.page_path)
@@ -566,7 +566,7 @@ def test_a_page_of_a_stopped_run(tmp_path, log, tested):
 
 
 def test_a_page_of_three_classes_and_colours(tmp_path, log):
-    log.epoch(record(0, 0.5), 1)
+    log.epoch(record(0, 0.5), 1, 0)
     made = make_run(tmp_path, log, ["a", "b\udcff"], n_classes=3)  # the second is no UTF-8
     Image.new("RGB", (60, 40), (10, 200, 30)).save(made.data.test_set.pairs[0][0])
     write_page(log.page_path, made)
@@ -599,7 +599,7 @@ def write_run(folder, name, ious, loss=0.5):
     folder.mkdir(exist_ok=True)
     log = RunLog(folder, name)
     for epoch, iou in enumerate(ious):
-        log.epoch(record(epoch, iou, loss=loss / (epoch + 1)), len(ious))
+        log.epoch(record(epoch, iou, loss=loss / (epoch + 1)), len(ious), 0)
     return log
 
 

@@ -106,6 +106,15 @@ def test_killed_three_times(unbroken, folder):
         ".lock", "best_model.safetensors", "last_model.safetensors"], "what was half-written is gone"
 
 
+def test_a_complete_run_stays_complete(unbroken, finished):
+    """Perhaps it was killed while it wrote its page."""
+    done = command("Main.py", "--resume", cwd=finished)
+    assert done.returncode == 0 and "Resumed at epoch 4, step 0: all is done; a larger --Total_epochs" in done.stdout, done.stderr
+    page, = finished.glob("logs/report_*.html")
+    assert "4 of 4 epochs" in page.read_text("utf-8") and len(rows_of(finished)) == 4
+    assert_same(results(finished), results(unbroken))
+
+
 def test_stopped_within_an_epoch(unbroken, folder):
     process = start(folder, *FLAGS, "--save_every", "100", "--Checkpoint_directory", "a folder")
     next(line for line in process.stdout if line.startswith("epoch"))
@@ -167,7 +176,7 @@ def finished(unbroken, folder):
     (["--mode", "U2netS", "--seed", "3"], 2, "--mode U2netS (was Unet), --seed 3 (was 0)"),
     (["--dropout_probs", "0", "0", "0", "0.1"], 2, "--dropout_probs [0.0, 0.0, 0.0, 0.1] (was [0.2, 0.3, 0.4, 0.5])"),
     (["--augment", "none"], 2, "--augment none (was full)"),
-    ([], 2, "--Total_epochs 4: so many epochs are done already"),
+    (["--Total_epochs", "3"], 2, "--Total_epochs 3: more epochs are done already"),
     (["--Checkpoint_directory", "other"], 1, "other/last_model.safetensors: no such checkpoint, nothing to resume"),
     (["--Total_epochs", "9", "--Data_directory", "less"], 1, "less: not the data that this run began with"),
 ])
@@ -204,6 +213,17 @@ def test_a_shorter_run_and_other_channels(finished, monkeypatch):
     assert parsed("--Total_epochs", "249").Val_epochs is None, "chosen anew"
     assert parsed("--Total_epochs", "249", "--Val_epochs", "7").Val_epochs == 7
     assert parsed("--n_channels", "3", "--force").n_channels == 3
+
+
+def test_a_new_run_sets_the_earlier_ones_checkpoints_aside(finished):
+    """It has no best model for long, and Predict.py must not take the earlier one's."""
+    before = {name: (finished / "checkpoints" / name).read_bytes() for name in ("last_model.safetensors", "best_model.safetensors")}
+    done = command("Main.py", *FLAGS, "--Total_epochs", 1, "--Val_epochs", 0, cwd=finished)
+    assert done.returncode == 0, done.stderr
+    assert "An earlier run's last_model and best_model now begin with earlier_ in checkpoints/" in done.stdout
+    for name, content in before.items():
+        assert (finished / "checkpoints" / f"earlier_{name}").read_bytes() == content
+        assert (finished / "checkpoints" / name).read_bytes() != content
 
 
 def test_force_alone(folder, no_jittor):  # noqa: F811
