@@ -329,6 +329,14 @@ def load_label(path, n_classes, ignore_label=None):
     return classes
 
 
+def load_test_label(path, n_classes, ignore_label=None):
+    """`load_label` of a label that is to be scored against: a DataError where not one of its pixels counts."""
+    classes = load_label(path, n_classes, ignore_label)
+    if (classes == IGNORED).all():
+        raise DataError(f"{path}: every pixel has the value {ignore_label}, which --ignore_label leaves out")
+    return classes
+
+
 def epoch_of(epoch, total_epochs):
     """An epoch, counted from 0, for people: "0 (1/200)", or "0" where only the time ends the run."""
     return f"{epoch:>3}" + (f" ({epoch + 1}/{total_epochs})" if total_epochs < ENDLESS else "")

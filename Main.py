@@ -23,14 +23,15 @@ import Choices
 import Ranks
 import Runtime
 from Checkpoint import assign
-from Common import IGNORED, DataError, Parser, boolean, expression, lock_folder, make_folder, number, tile
+from Common import (IGNORED, DataError, Parser, boolean, expression, load_test_label, lock_folder, make_folder, number,
+                    tile)
 from DataLoader import SegmentationSet, Statistics, TrainingLoader, check_pairs, dataset_statistics, hold_back
 from MakeTxt import make_lists
 from Metrics import best_constant, constant_baselines
 from MirrorPadding import check_tile, geometry_of
 from Recorder import Recorder
 from Report import RunLog, run_name
-from Resume import LAST, OUTPUT_FOLDERS, check_resumed, data_of, flags_of, load_run, resume_command, settings_of
+from Resume import BEST, EARLIER, LAST, OUTPUT_FOLDERS, check_resumed, data_of, flags_of, load_run, resume_command, settings_of
 from Transforms import RECIPES, augmentation
 
 LESS_MEMORY = "try --tile 128, a smaller --base_channels or --Batch_size 1"
@@ -207,7 +208,7 @@ def sound_labels(test_set):
     """Yield the test labels; each image is read too, so that a damaged one is told now and not at the first test."""
     for index in tqdm(range(len(test_set)), "test images", unit="image", disable=None):
         test_set.image(index)
-        yield test_set.label(index)
+        yield load_test_label(test_set.pairs[index][1], test_set.n_classes, test_set.ignore_label)
 
 
 class Data(NamedTuple):

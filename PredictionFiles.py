@@ -8,7 +8,7 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
-from Common import IGNORED, DataError, list_images, load_label, read_label, say_once
+from Common import IGNORED, DataError, list_images, load_label, load_test_label, read_label, say_once
 from InstanceMetrics import connected_components
 
 
@@ -87,7 +87,8 @@ def read_instances(path, stem, classes, n_classes):
     stored = read_label(path)
     if n_classes == 2 and stored.dtype == np.uint16 and len(np.unique(stored)) > 2:
         return stored.astype(np.int32)
-    say_once(f"{path.parent}: no numbered objects (<stem>_instances.tif, or labels of 16 bits): each connected component counts as one")
+    say_once(f"{path.parent}: no numbered objects (<stem>_instances.tif, or labels of 16 bits): each connected component counts "
+             "as one")
     return connected_components(classes > 0)
 
 
@@ -100,9 +101,7 @@ def check_shape(path, shape, other, wanted):
 
 def read_pair(stem, prediction, label, n_classes, ignore_label, with_instances, with_probability):
     """(prediction, label), each an Answer, of one size; in the label the pixels of `ignore_label` are IGNORED."""
-    classes, predicted = load_label(label, n_classes, ignore_label), load_label(prediction, n_classes)
-    if (classes == IGNORED).all():
-        raise DataError(f"{label}: every pixel has the value {ignore_label}, which --ignore_label leaves out")
+    classes, predicted = load_test_label(label, n_classes, ignore_label), load_label(prediction, n_classes)
     check_shape(prediction, predicted.shape, label, classes.shape)
     instances = true_instances = probability = None
     if with_instances:

@@ -141,6 +141,8 @@ CASES = {  # name: (change of the folder, command, exit code, words of the line)
                                         MAIN, 1, "set/train/imgs: no such folder"),
     "line break in a name": (lambda folder: [(folder / path).rename(folder / path.replace("cell_0", "a\nb")) for path in (IMAGE, LABEL)],
                              MAIN, 1, "a.{1,2}nb.png.*: a line break in the name; rename it"),
+    "nothing labelled in a test image": (file(TEST_LABEL, Image.new("L", (64, 64), 9)), f"{MAIN} --ignore_label 9", 1,
+                                         f"{TEST_LABEL}: every pixel has the value 9, which --ignore_label leaves out"),
     "not 512 px": (nothing, f"{MAIN} --tile reference", 1, "64 x 64 px, but --tile reference is made for 512 x 512 px"),
     # --------------------------------------------------------------------------------------------------- what is written
     "output folder is a file": (file("there", b"mine"), f"{MAIN} --Log_directory there", 1, "there: cannot make this folder"),
