@@ -31,6 +31,7 @@ from tqdm import tqdm
 from Common import DataError, say_stopped
 
 ONEDNN_FOLDER = "dnnl_lnx_2.2.0_cpu_gomp"  # where Jittor 1.3.11 looks before it downloads
+PATIENCE = 20                              # seconds of Jittor's import, after which something is said
 CORE_FILES = 157                           # object files of Jittor's core without CUDA, for the progress bar
 MPI = "OMPI_COMM_WORLD_SIZE" in os.environ  # Open MPI's mpirun has started this process
 QUIET = {"log_silent": "1",                # Jittor's own start-up lines
@@ -322,9 +323,16 @@ def _end_compile_pool(jittor_utils):
 
 @contextlib.contextmanager
 def _compile_progress(cache, with_cuda):
-    """Announce the compilation of Jittor's core and count its object files, if it is still to come."""
+    """Announce the compilation of Jittor's core and count its object files, if it is still to come; else a long wait."""
     if any(cache.glob("cu*/jittor_core*.so" if with_cuda else "jittor_core*.so")):
-        yield
+        waits = threading.Timer(PATIENCE, print, ["Jittor takes long to start: another process compiles, perhaps, and this one "
+                                                  "waits for it."], {"file": sys.stderr, "flush": True})
+        waits.daemon = True
+        waits.start()
+        try:
+            yield
+        finally:
+            waits.cancel()
         return
     print("Compiling Jittor's core: about 5 minutes on 2 cores, once for this environment.", file=sys.stderr, flush=True)
     done = threading.Event()

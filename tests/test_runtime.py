@@ -6,6 +6,7 @@ import random
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,15 @@ def test_unwritable_home(home, monkeypatch, tmp_path, variable):
     message = refused(Runtime.check, "cpu")
     assert message.startswith(f"{tmp_path / 'file' / 'home' / '.cache' / 'jittor'}: not writable")
     assert "set HOME to a writable folder" in message
+
+
+@pytest.mark.parametrize("seconds, said", [(0.05, 1), (60, 0)])
+def test_a_start_that_waits_for_another_says_so(tmp_path, monkeypatch, capsys, seconds, said):
+    (tmp_path / "jittor_core.so").touch()  # compiled already
+    monkeypatch.setattr(Runtime, "PATIENCE", seconds)
+    with Runtime._compile_progress(tmp_path, with_cuda=False):
+        time.sleep(0.5)
+    assert capsys.readouterr().err.count("another process compiles, perhaps") == said
 
 
 @pytest.mark.parametrize("end, code, spoken", [("os.kill(os.getpid(), signal.SIGKILL)", -9, "killed\n"),
