@@ -83,7 +83,7 @@ def odd_images(facts, n_channels):
     for pair in facts:
         if pair.is_flat:
             yield f"{pair.image}: empty, all its pixels are equal"
-        if n_channels and pair.channels != n_channels:
+        if n_channels and pair.channels != n_channels and not (n_channels == 3 and pair.kind.endswith("RGB")):
             yield f"{pair.image}: {pair.kind}, but --n_channels is {n_channels}"
         elif pair.kind != usual:
             yield f"{pair.image}: {pair.kind}, but most images are {usual}"

@@ -1,6 +1,7 @@
 """What Main.py chooses where no flag says otherwise: from the images, the labels, the net and the machine's memory.
 
-Each choice is printed with its reason, and kept with the run: `--resume` does not choose again.
+Each choice is printed with its reason, and kept with the run: `--resume` does not choose again, but for the first epoch
+that is tested, where the run now ends before it.
 """
 import ctypes
 import math
@@ -80,13 +81,14 @@ def check_classes(n_classes, folder):
 class Facts(NamedTuple):
     """What is to be known of a training set, and of the test set's labels."""
     n_channels: int
-    n_classes: int
+    n_classes: int     # by the labels to train with
+    test_classes: int  # by those to test with
     height: int  # px, of the highest and of the widest image
     width: int
 
 
 def facts_of(pairs, test_labels, ignore_label, datatxt_directory):
-    """The Facts of [(image path, label path)] and of the paths of test labels, which may have more classes.
+    """The Facts of [(image path, label path)] and of the paths of test labels.
 
     They are kept in `dataset_facts.json` until a file changes.  Raises DataError for a bad file.
     """
@@ -98,8 +100,8 @@ def facts_of(pairs, test_labels, ignore_label, datatxt_directory):
     check_pairs(pairs, "full")
     images, labels = zip(*pairs)
     n_channels = 3 if any(map(has_colours, tqdm(images, "colours", unit="image", delay=1, leave=False, disable=None))) else 1
-    counts = count_label_values([*labels, *test_labels], ignore_label)
-    facts = Facts(n_channels, classes_in(counts), *map(max, zip(*map(image_size, images))))
+    classes = (classes_in(count_label_values(paths, ignore_label)) for paths in (labels, test_labels))
+    facts = Facts(n_channels, *classes, *map(max, zip(*map(image_size, images))))
     keep(path, key, **facts._asdict())
     return facts
 
@@ -149,7 +151,9 @@ def choose(args, pairs, held, test_pairs, on_gpu):
     settle("n_channels", facts.n_channels, "grey images" if facts.n_channels == 1 else "images in colour")
     if args.n_classes is None:
         check_classes(facts.n_classes, pairs[0][1].parent)
-    settle("n_classes", facts.n_classes, "values in the labels" + MANY * (facts.n_classes > MOST_USUAL))
+        check_classes(facts.test_classes, test_pairs[0][1].parent)
+    n_classes = max(facts.n_classes, facts.test_classes)
+    settle("n_classes", n_classes, "values in the labels" + MANY * (n_classes > MOST_USUAL))
     settle("base_channels", BASE_CHANNELS["cuda" if on_gpu else "cpu"], "a GPU" if on_gpu else "a CPU")
     if args.mode != "Unet":
         reasons.pop("base_channels", None)  # kept, but of no meaning

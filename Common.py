@@ -227,6 +227,13 @@ def _opened(path):
         raise DataError(f"{path}: not a readable image{detail}; export it again as PNG or TIFF, grey or RGB") from None
 
 
+def _say_depth(path, image):
+    """Say that Pillow cuts an image's colours of 16 bits; `image` is opened, but not yet loaded."""
+    if re.search("RGB[AX]?;16", str(image.tile)):
+        say_once(f"{Path(path).parent}: colours of 16 bits are read as 8 bits, the upper ones (said once per folder); where a "
+                 "camera fills but 12 of them, scale the images to 8 bits first")
+
+
 def _open(path):
     """An image file of one page, decoded."""
     with _opened(path) as image:
@@ -235,9 +242,7 @@ def _open(path):
         if image.format == "TIFF" and image.n_frames > 1:
             raise DataError(f"{path}: has {image.n_frames} pages; save each page as a file of its own (if they are channels: "
                             "join them to a grey or an RGB image)")
-        if image.mode in ("RGB", "RGBA") and ";16" in str(image.tile):
-            say_once(f"{path.parent}: colours of 16 bits are read as 8 bits, the upper ones (said once per folder); where a "
-                     "camera fills but 12 of them, scale the images to 8 bits first")
+        _say_depth(path, image)
         image.load()
         return image.copy()
 
@@ -282,6 +287,7 @@ def read_pages(path, numbers):
     with _opened(path) as image:
         for number in numbers:
             image.seek(number)
+            _say_depth(path, image)
             image.load()
             yield _pixels(path, image.copy(), None)
 
@@ -301,7 +307,8 @@ def read_label(path):
     image = _open(path)
     if image.mode == "P":
         indices, palette = np.asarray(image), np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
-        is_mask = len(palette) == 2 and {tuple(colour) for colour in palette.tolist()} == {(0, 0, 0), (255,) * 3}
+        colours = {tuple(colour) for colour in palette.tolist()}
+        is_mask = len(palette) == 2 and indices.max() < 2 and colours == {(0, 0, 0), (255, 255, 255)}
         return palette[indices, 0] if is_mask else indices
     if image.mode in ("LA", "RGB", "RGBA", "CMYK", "YCbCr"):
         channels = np.asarray(image.convert("RGB") if image.mode != "LA" else image.convert("L").convert("RGB"))

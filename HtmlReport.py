@@ -225,13 +225,13 @@ def verdict(run):
 def curves(run):
     if not run.records:
         return
+    constant = best_constant(run.data.baselines)
     plots = [plot_of(lambda axis: plot_loss(axis, run.records), "training loss of each epoch"),
-             plot_of(lambda axis: plot_scores(axis, run.records, best_constant(run.data.baselines)),
-                     "scores of each tested epoch")]
+             plot_of(lambda axis: plot_scores(axis, run.records, constant), "scores of each tested epoch")]
     yield element("h2", "Curves")
     yield element("figure", element("div", *plots, class_="panels curves"),
                   element("figcaption", f"Training loss, and scores on the {run.scored}; epochs count from 0. Dotted: "
-                                        "what the answer “foreground” everywhere would score."))
+                                        f"what {constant[0]} would score."))
 
 
 def score_tables(run):

@@ -23,8 +23,8 @@ import Choices
 import Ranks
 import Runtime
 from Checkpoint import assign
-from Common import (IGNORED, DataError, Parser, boolean, expression, load_test_label, lock_folder, make_folder, number,
-                    tile)
+from Common import (IGNORED, DataError, Parser, boolean, expression, load_label, load_test_label, lock_folder, make_folder,
+                    number, tile)
 from DataLoader import SegmentationSet, Statistics, TrainingLoader, check_pairs, dataset_statistics, hold_back
 from MakeTxt import make_lists
 from Metrics import best_constant, constant_baselines
@@ -87,7 +87,8 @@ def build_parser():
         help="epochs to train (default: as many as make {:,} crops, {} to {:,}; with --Time_budget as many as fit)".format(
             Choices.CROPS, *Choices.EPOCHS))
     add("--Val_epochs", type=number(int, 0),
-        help="epoch from which on to test, counted from 0 (default: three quarters of the epochs; 0 with --Time_budget)")
+        help="epoch from which on to test, counted from 0 (default: the last quarter, fewer where there are many "
+             "test images; 0 with --Time_budget)")
     add("--Batch_size", type=number(int, 1),
         help=f"images per step (default: {Choices.BATCH}, fewer where memory is short)")
     add("--bilinear", type=boolean, default=True, help="U-Net: bilinear up-sampling (False: transposed convolution)")
@@ -136,7 +137,7 @@ def build_parser():
 
 
 def is_too_short(given, val_epochs):
-    """Whether the epochs asked for end before the first test, after `val_epochs` that nobody typed: those are chosen anew."""
+    """Whether the epochs asked for end before the first test, after the `val_epochs` of before: those are chosen anew."""
     return bool(given.Total_epochs and given.Val_epochs is None and given.Total_epochs <= (val_epochs or 0))
 
 
@@ -204,11 +205,11 @@ def plan_of(args):
     return Plan(args.loss, args.lr_schedule, args.warm_up, args.clip_norm, 60 * (args.Time_budget or 0))
 
 
-def sound_labels(test_set):
-    """Yield the test labels; each image is read too, so that a damaged one is told now and not at the first test."""
-    for index in tqdm(range(len(test_set)), "test images", unit="image", disable=None):
-        test_set.image(index)
-        yield load_test_label(test_set.pairs[index][1], test_set.n_classes, test_set.ignore_label)
+def sound_labels(dataset, load):
+    """Yield the labels, read by `load`; each image is read too, so that a damaged one is told now and not at the first test."""
+    for index in tqdm(range(len(dataset)), "test images", unit="image", disable=None):
+        dataset.image(index)
+        yield load(dataset.pairs[index][1], dataset.n_classes, dataset.ignore_label)
 
 
 class Data(NamedTuple):
@@ -237,8 +238,8 @@ def prepare_data(args, train_pairs, held, test_pairs):
                             args.Loss_w0 if args.loss == "weighted_ce" else None, args.Loss_sigma,
                             augment=augmentation(args.augment))
     loader.prepare(args.Datatxt_directory)
-    baselines = [constant_baselines(sound_labels(each), args.n_classes, IGNORED)
-                 for each in ((held_set, test_set) if held else (test_set,))]
+    scored = [(held_set, load_label)] * bool(held) + [(test_set, load_test_label)]  # training labels may be all unlabelled
+    baselines = [constant_baselines(sound_labels(*each), args.n_classes, IGNORED) for each in scored]
     return Data(loader, choosing, test_set, baselines[0], baselines[-1], statistics)
 
 
@@ -350,7 +351,7 @@ def train_locked(args, resumed, on_gpu=False):
 
 
 def set_aside(folder, say):
-    """Rename an earlier run's checkpoints, in place of those that were set aside before: this run has no best model yet."""
+    """Rename an earlier run's checkpoints, each in place of one set aside before: this run has no best model yet."""
     earlier = [folder / name for name in (LAST, BEST) if (folder / name).exists()]
     for path in earlier:
         path.replace(path.with_name(EARLIER + path.name))

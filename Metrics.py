@@ -219,19 +219,24 @@ def class_columns(matrix):
                                               for value in range(len(matrix)) for key in ("iou", "dice")}}
 
 
-def count_classes(labels, ignore_label):
-    """The number of classes in label files, as Main.py chooses it; says so where it is not two.
+def count_classes(pairs, ignore_label):
+    """The number of classes in predictions and labels, as Main.py chooses it; says so where it is not two.
 
     Files of 16 bits hold numbered objects, of two classes, as `read_instances` takes them.
     """
     from Choices import check_classes, classes_in, count_label_values  # late: a module of the training
-    n_classes = classes_in(count_label_values(labels, ignore_label))
-    if n_classes > 2 and all(read_label(label).dtype == np.uint16 for label in labels):
-        return 2
-    check_classes(n_classes, labels[0].parent)
-    if n_classes > 2:
-        print(f"{n_classes} classes, by the values in the labels; --n_classes 2 takes every value above 0 for foreground")
-    return n_classes
+    _, *folders = zip(*pairs)
+    found = []
+    for paths, ignored in zip(folders, (None, ignore_label)):
+        n_classes = classes_in(count_label_values(paths, ignored))
+        if n_classes > 2 and all(read_label(path).dtype == np.uint16 for path in paths):
+            print(f"{paths[0].parent}: 16 bits, taken for numbered objects of one class; --n_classes N takes them for classes")
+            n_classes = 2
+        check_classes(n_classes, paths[0].parent)
+        found.append(n_classes)
+    if max(found) > 2:
+        print(f"{max(found)} classes, by the stored values; --n_classes 2 takes every value above 0 for foreground")
+    return max(found)
 
 
 def choose_metrics(pairs, args):
@@ -357,7 +362,7 @@ def parse_arguments():
     add("--metric", choices=("all", *METRICS), default="all",
         help="pixel: IoU, Dice, F1; isbi: V_rand, V_info, pixel error (ISBI 2012); instances: AJI, DQ, SQ, PQ, binary "
              "Dice (CoNSeP); curve: average precision, which needs probabilities")
-    add("--n_classes", type=number(int, 2, 256), help="classes, background among them (default: by the labels' values)")
+    add("--n_classes", type=number(int, 2, 256), help="classes, background among them (default: by the stored values)")
     add("--ignore_label", type=number(int, 0, 2 ** 16), help="pixels of this value in a label count nowhere")
     add("--csv", type=csv_file, default=Path("./results/scores.csv"), metavar="FILE.csv", help="table to write")
     add("--curve_picture", type=picture, help="picture of the precision/recall curves to write")
@@ -374,7 +379,7 @@ def main():
     for path in filter(None, (args.csv, args.curve_picture)):
         make_folder(path.parent)
     if args.n_classes is None:
-        args.n_classes = count_classes([label for _, _, label in pairs], args.ignore_label)
+        args.n_classes = count_classes(pairs, args.ignore_label)
     report(pairs, *score_pairs(pairs, args), args)
 
 

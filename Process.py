@@ -124,7 +124,8 @@ class LossGuard:
 
     An outlier is over 20 times the running median, and over twice the largest of the last accepted losses: where most
     images are empty, and soon cost next to nothing, those with objects are no outliers.  So the `window` of these losses
-    holds every image (two epochs); a loss of 0, of pixels that nobody labelled, says nothing and is not among them.
+    holds every image: two epochs, but 10,000 losses at most, for their median is taken at each step.  A loss of 0, of pixels
+    that nobody labelled, says nothing and is not among them.
     """
 
     def __init__(self, warm_up=20, factor=20.0, window=100):
@@ -202,7 +203,7 @@ class Trainer:
         self.on_epoch, self.on_best, self.say = on_epoch, on_best, say
         self.statistics = {name: var for name, var in model.state_dict().items()
                            if name.endswith(("running_mean", "running_var"))}
-        self.guard, self.stop = LossGuard(window=max(100, 2 * len(loader))), StopSignal()
+        self.guard, self.stop = LossGuard(window=min(max(100, 2 * len(loader)), 10_000)), StopSignal()
         self.tested, self.best_iou = 0, -1.0  # epochs that were done at the last test
         Ranks.begin(model)
         self.bad_in_a_row = self.good_in_a_row = 0

@@ -62,7 +62,9 @@ def is_run(run):
 def load_run(path):
     """(arrays, header) of a last_model; DataError where no run can be resumed from it."""
     if not path.exists():
-        raise DataError(f"{path}: no such checkpoint, nothing to resume; start without --resume")
+        earlier = path.with_name(EARLIER + path.name)
+        before = f" ({earlier.name} is the run before; rename it to go on with that)" if earlier.exists() else ""
+        raise DataError(f"{path}: no such checkpoint, nothing to resume{before}; start without --resume")
     arrays, header = load(path)
     try:
         sound = is_run(header["run"])
@@ -111,8 +113,9 @@ def check_resumed(args, before, run, parser):
     if changed and not args.force:
         parser.error(f"--resume: another run than that of {args.Checkpoint_directory / LAST}: {', '.join(changed)}; "
                      "leave them out, or add --force")
-    if args.Total_epochs < run["progress"]["epoch"]:
-        parser.error(f"--Total_epochs {args.Total_epochs}: more epochs are done already; give a larger number")
+    done, tested = (run["progress"][name] for name in ("epoch", "tested"))
+    if args.Total_epochs < done or args.Total_epochs == done > tested:  # no epoch is left to be tested
+        parser.error(f"--Total_epochs {args.Total_epochs}: so many epochs are done already; give a larger number")
 
 
 def data_of(data, datatxt_directory):

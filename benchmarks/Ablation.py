@@ -146,9 +146,12 @@ def main():
 
     with ThreadPoolExecutor(cores.qsize()) as pool, open(path, "a", newline="", encoding="utf-8") as file:
         ends = as_completed([pool.submit(measure, task) for task in tasks])
-        for end in tqdm(ends, "training", len(tasks), unit="run", disable=None):
-            csv.writer(file, lineterminator="\n").writerow(end.result())
-            file.flush()
+        try:
+            for end in tqdm(ends, "training", len(tasks), unit="run", disable=None):
+                csv.writer(file, lineterminator="\n").writerow(end.result())
+                file.flush()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # after an error or a Ctrl-C
     print(markdown(rows_of(path, args)))
     print(f"Wrote {path}")
 

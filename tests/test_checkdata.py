@@ -147,6 +147,7 @@ def test_grey_values_in_colour_files_need_one_channel(check, folder):
         save(path, np.dstack([grey] * 3))
     code, lines = check()
     assert code == 0 and lines[-1].endswith("--n_channels 1 --n_classes 2")
+    assert check("--n_channels", 3)[0] == 0, "three hold them too"
 
 
 @pytest.mark.parametrize("n_channels, channels, kind", [(1, (3,), "8-bit RGB"), (3, (), "8-bit grey")])

@@ -33,7 +33,7 @@ def pairs_of(folder, images, labels):
     ([GREY, GREY], 1), ([np.repeat(GREY[..., None], 3, axis=2)], 1), ([GREY.astype(np.uint16) * 100], 1), ([GREY, COLOUR], 3)])
 def test_colours(images, channels, tmp_path):
     pairs = pairs_of(tmp_path, images, [GREY] * len(images))
-    assert Choices.facts_of(pairs, [], None, tmp_path).n_channels == channels
+    assert Choices.facts_of(pairs, [pairs[0][1]], None, tmp_path).n_channels == channels
 
 
 @pytest.mark.parametrize("values, ignored, classes", [
@@ -51,20 +51,20 @@ def test_classes(values, ignored, classes, tmp_path):
 
 def test_facts_are_kept_until_a_file_changes(tmp_path, monkeypatch):
     pairs = pairs_of(tmp_path, [GREY, GREY], [np.eye(4, 5, dtype=np.uint8), np.eye(4, 5, dtype=np.uint8)])
-    assert Choices.facts_of(pairs, [], None, tmp_path) == (1, 2, 4, 5)
+    assert Choices.facts_of(pairs, [pairs[0][1]], None, tmp_path) == (1, 2, 2, 4, 5)
     with monkeypatch.context() as patch:
         patch.setattr(Choices, "read_label", lambda path: pytest.fail("read again"))
-        assert Choices.facts_of(pairs, [], None, tmp_path) == (1, 2, 4, 5)
+        assert Choices.facts_of(pairs, [pairs[0][1]], None, tmp_path) == (1, 2, 2, 4, 5)
     Image.fromarray(np.arange(20, dtype=np.uint8).reshape(4, 5)).save(pairs[1][1])
-    assert Choices.facts_of(pairs, [], None, tmp_path) == (1, 20, 4, 5)
+    assert Choices.facts_of(pairs, [pairs[0][1]], None, tmp_path) == (1, 20, 2, 4, 5)
     (tmp_path / "dataset_facts.json").write_text('{"key": 1')
-    assert Choices.facts_of(pairs, [], None, tmp_path) == (1, 20, 4, 5)
+    assert Choices.facts_of(pairs, [pairs[0][1]], None, tmp_path) == (1, 20, 2, 4, 5)
 
 
 def test_a_class_that_only_test_labels_have_counts_too(tmp_path):
     (tmp_path / "test").mkdir()
     pairs = pairs_of(tmp_path, [GREY], [np.eye(4, 5, dtype=np.uint8)])
-    test_pairs = pairs_of(tmp_path / "test", [GREY], [2 * np.eye(4, 5, dtype=np.uint8)])
+    test_pairs = pairs_of(tmp_path / "test", [GREY], [np.eye(4, 5, dtype=np.uint8) + np.eye(4, 5, 1, dtype=np.uint8) * 2])
     args = flags(tmp_path)
     Choices.choose(args, pairs, [], test_pairs, on_gpu=False)
     assert args.n_classes == 3
@@ -72,6 +72,13 @@ def test_a_class_that_only_test_labels_have_counts_too(tmp_path):
     args = flags(tmp_path)
     Choices.choose(args, pairs, [], test_pairs, on_gpu=False)
     assert args.n_classes == 2, "the file has changed"
+    Image.fromarray(255 * np.eye(4, 5, dtype=np.uint8)).save(test_pairs[0][1])
+    args = flags(tmp_path)
+    Choices.choose(args, pairs, [], test_pairs, on_gpu=False)
+    assert args.n_classes == 2, "masks of 0 and 1, and masks of 0 and 255"
+    Image.fromarray(np.arange(40, 60, dtype=np.uint8).reshape(4, 5)).save(test_pairs[0][1])
+    with pytest.raises(DataError, match="test: labels with values up to 59"):
+        Choices.choose(flags(tmp_path), pairs, [], test_pairs, on_gpu=False)
 
 
 def test_numbers_of_objects_are_no_classes(tmp_path):

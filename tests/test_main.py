@@ -137,7 +137,7 @@ def test_what_may_not_be_meant_is_said(flags, names, lines, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["Main.py", *flags.split()])
     args, _ = Main.parse_arguments()
     pairs = [(Path(f"{name}.png"), Path(f"{name}.tif")) for name in names]
-    data = SimpleNamespace(loader=SimpleNamespace(dataset=SimpleNamespace(pairs=pairs)))
+    data = SimpleNamespace(loader=SimpleNamespace(dataset=SimpleNamespace(pairs=pairs)), holds_back=args.val_fraction > 0)
     assert list(Main.oddities(args, data)) == lines
 
 

@@ -225,10 +225,10 @@ def test_the_classes_are_those_of_the_labels(tmp_path):
         write_png(tmp_path / name, pixels)
     flags = ("--Prediction_directory", "results", "--Label_directory", "labels", "--metric", "pixel")
     done = command(*flags, cwd=tmp_path)
-    assert done.returncode == 0 and "3 classes, by the values in the labels; --n_classes 2 takes" in done.stdout, done.stderr
+    assert done.returncode == 0 and "3 classes, by the stored values; --n_classes 2 takes" in done.stdout, done.stderr
     assert f"{scores(prediction, label, 3)['iou']:.4f}" in done.stdout
     done = command(*flags, "--n_classes", 2, cwd=tmp_path)
-    assert f"{scores(prediction > 0, label > 0)['iou']:.4f}" in done.stdout and "by the values" not in done.stdout
+    assert f"{scores(prediction > 0, label > 0)['iou']:.4f}" in done.stdout and "by the stored values" not in done.stdout
     label[:9] = 255
     write_png(tmp_path / "labels/a.png", label)
     done = command(*flags, cwd=tmp_path)
@@ -238,6 +238,10 @@ def test_the_classes_are_those_of_the_labels(tmp_path):
     write_png(tmp_path / "results/a_pred.png", np.minimum(prediction, 1))
     done = command(*flags, cwd=tmp_path)
     assert done.returncode == 0 and f"{scores(prediction > 0, label > 0)['iou']:.4f}" in done.stdout
+    assert done.stdout.startswith("labels: 16 bits, taken for numbered objects of one class; --n_classes N")
+    write_png(tmp_path / "labels/a.png", np.minimum(label, 1).astype(np.uint8))  # not one pixel of class 2 ...
+    write_png(tmp_path / "results/a_pred.png", prediction)  # ... but here
+    assert "3 classes, by the stored values" in command(*flags, cwd=tmp_path).stdout
 
 
 def test_the_command_writes_the_librarys_numbers(folders):

@@ -359,13 +359,13 @@ def test_the_bits_that_the_net_was_trained_on(predict, here, ours):
     Checkpoint.save("ours.safetensors", Checkpoint.state_arrays(ours), {**HEADER, "mean": [0.1], "std": [0.05], "bits": 16})
     pixels = noise((52, 40), np.uint16) >> 4
     Image.fromarray(pixels).save("dark.tif")
-    code, _, err = predict("--Checkpoint", "ours.safetensors", "--Input", "dark.tif", "--device", "cpu")
-    assert (code, err) == (0, [])
+    code, _, err = predict("--Checkpoint", "ours.safetensors", "--Input", "dark.tif", "--device", "cpu", "--probabilities")
+    assert code == 0 and not any("counts as white" in line for line in err)
     logits = logits_of(ours, ((pixels / np.float32(65535) - np.float32(0.1)) / np.float32(0.05))[None])
-    assert np.mean(read("predictions/dark_pred.png") != logits.argmax(axis=0) * 255) < 0.01
+    np.testing.assert_allclose(np.load("predictions/dark_prob.npy"), probabilities(logits), atol=1e-5)
     Image.fromarray((pixels >> 4).astype(np.uint8)).save("export.png")
     code, _, err = predict("--Checkpoint", "ours.safetensors", "--Input", "export.png", "--device", "cpu")
-    assert code == 0 and err[0].startswith("Images of 8 bits, but the net was trained on 16 bits")
+    assert code == 0 and any(line.startswith("Images of 8 bits, but the net was trained on 16 bits") for line in err)
 
 
 @pytest.mark.jittor
@@ -495,7 +495,7 @@ def test_u2netps_own_protocol(predict, jt, u2netp):
     saliency = (saliency - saliency.min()) / (saliency.max() - saliency.min())
     found = np.load("predictions/cell_prob.npy")
     expected = np.asarray(Image.fromarray(saliency.astype(np.float32)).resize((410, 200), Image.Resampling.BILINEAR))
-    assert found.shape == (200, 410) and np.ptp(found) > 0.9
+    assert found.shape == (200, 410) and np.ptp(found) > 0.3
     np.testing.assert_allclose(found, expected, atol=2e-3)
     assert np.array_equal(read("predictions/cell_pred.png"), (found > 0.5) * np.uint8(255))
     assert read("predictions/cell_overlay.png").shape == (200, 410, 3)

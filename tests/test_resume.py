@@ -111,7 +111,7 @@ def test_a_complete_run_stays_complete(unbroken, finished):
     done = command("Main.py", "--resume", cwd=finished)
     assert done.returncode == 0 and "Resumed at epoch 4, step 0: all is done; a larger --Total_epochs" in done.stdout, done.stderr
     page, = finished.glob("logs/report_*.html")
-    assert "4 of 4 epochs" in page.read_text("utf-8") and len(rows_of(finished)) == 4
+    assert "4 of 4 epochs" in page.read_text("utf-8") and len(rows_of(*finished.glob("logs/*.csv"))) == 4
     assert_same(results(finished), results(unbroken))
 
 
@@ -176,7 +176,7 @@ def finished(unbroken, folder):
     (["--mode", "U2netS", "--seed", "3"], 2, "--mode U2netS (was Unet), --seed 3 (was 0)"),
     (["--dropout_probs", "0", "0", "0", "0.1"], 2, "--dropout_probs [0.0, 0.0, 0.0, 0.1] (was [0.2, 0.3, 0.4, 0.5])"),
     (["--augment", "none"], 2, "--augment none (was full)"),
-    (["--Total_epochs", "3"], 2, "--Total_epochs 3: more epochs are done already"),
+    (["--Total_epochs", "3"], 2, "--Total_epochs 3: so many epochs are done already"),
     (["--Checkpoint_directory", "other"], 1, "other/last_model.safetensors: no such checkpoint, nothing to resume"),
     (["--Total_epochs", "9", "--Data_directory", "less"], 1, "less: not the data that this run began with"),
 ])
