@@ -72,9 +72,9 @@ def classes_in(counts):
 
 
 def check_classes(n_classes, folder):
-    """Raise DataError where the labels of a folder have so many values that they cannot be meant as classes."""
+    """Raise DataError where a folder's labels (or masks) have so many values that they cannot be meant as classes."""
     if n_classes > MOST_CLASSES:
-        raise DataError(f"{folder}: labels with values up to {n_classes - 1}; give --n_classes (2: every value above 0 is "
+        raise DataError(f"{folder}: values up to {n_classes - 1}; give --n_classes (2: every value above 0 is "
                         "foreground), or --ignore_label (a value that means: not labelled)")
 
 

@@ -205,11 +205,12 @@ CASES = {  # name: (change of the folder, command, exit code, words of the line)
     "other data": (checkpoint(run=RUN), f"{MAIN} --resume", 1, "set: not the data that this run began with"),
     # ------------------------------------------------------------------------------------------------------------ scores
     "no predictions": (nothing, SCORE, 1, "results: no such folder"),
-    "prediction of another size": (file("results/cell_0_pred.png", grey(60, 64)), SCORE, 1, "results/cell_0_pred.png: 60 x 64 px"),
+    "prediction of another size": (file("results/cell_0_pred.png", grey(60, 64)), f"{SCORE} --n_classes 2", 1, "results/cell_0_pred.png: 60 x 64 px"),
     "prediction without a label": (both(file("results/cell_0_pred.png", grey()), file("results/cell_7_pred.png", grey())), SCORE, 1,
                                    "results/cell_7_pred.png: no label cell_7"),
     "probabilities that are a pickle": (both(file("results/cell_0_pred.png", grey()), file("results/cell_0_prob.npy", pickle.dumps(Malicious()))),
-                                        f"{SCORE} --metric curve", 1, "results/cell_0_prob.npy: not a readable .npy file"),
+                                        f"{SCORE} --n_classes 2 --metric curve", 1, "results/cell_0_prob.npy: not a readable .npy file"),
+    "prediction of many values": (file("results/cell_0_pred.png", grey()), SCORE, 1, "results: values up to 199; give --n_classes"),
     "unknown metric": (nothing, f"{SCORE} --metric F2", 2, "--metric: invalid choice: 'F2'"),
 }
 
@@ -321,9 +322,12 @@ def test_names_of_all_kinds(folder, no_jittor, name):  # noqa: F811
     assert f"set/train/imgs/{name}.png" in (folder / "DataTxt/train_image.txt").read_text("utf-8").splitlines()
 
 
-@pytest.mark.parametrize("line", [MAIN, f"{WARP} --sum 1", "MakeData.py sample --Data_directory new"])
-def test_a_full_disk(folder, line):
+@pytest.mark.parametrize("line", [pytest.param(MAIN, marks=pytest.mark.jittor), f"{WARP} --sum 1",
+                                  "MakeData.py sample --Data_directory new"])
+def test_a_full_disk(folder, line, request):
     """A file may grow to 1 KiB: then writing fails, as on a full disk, and nothing half-written takes a name."""
+    if line == MAIN:
+        request.getfixturevalue("jt")  # Jittor's own files are there already
     before = contents(folder)
     program = (f"import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024)); "
                f"sys.argv = {line.split()!r}; runpy.run_path({str(ROOT / line.split()[0])!r}, run_name='__main__')")

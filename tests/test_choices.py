@@ -77,13 +77,13 @@ def test_a_class_that_only_test_labels_have_counts_too(tmp_path):
     Choices.choose(args, pairs, [], test_pairs, on_gpu=False)
     assert args.n_classes == 2, "masks of 0 and 1, and masks of 0 and 255"
     Image.fromarray(np.arange(40, 60, dtype=np.uint8).reshape(4, 5)).save(test_pairs[0][1])
-    with pytest.raises(DataError, match="test: labels with values up to 59"):
+    with pytest.raises(DataError, match="test: values up to 59"):
         Choices.choose(flags(tmp_path), pairs, [], test_pairs, on_gpu=False)
 
 
 def test_numbers_of_objects_are_no_classes(tmp_path):
     pairs = pairs_of(tmp_path, [np.zeros((10, 10), np.uint8)], [np.arange(100, dtype=np.uint8).reshape(10, 10)])
-    with pytest.raises(DataError, match="labels with values up to 99; give --n_classes"):
+    with pytest.raises(DataError, match="values up to 99; give --n_classes"):
         Choices.choose(flags(tmp_path), pairs, [], pairs, on_gpu=False)
     args = flags(tmp_path, n_classes=2)
     Choices.choose(args, pairs, [], pairs, on_gpu=False)

@@ -232,7 +232,7 @@ def test_the_classes_are_those_of_the_labels(tmp_path):
     label[:9] = 255
     write_png(tmp_path / "labels/a.png", label)
     done = command(*flags, cwd=tmp_path)
-    assert done.returncode == 1 and "labels: labels with values up to 255; give --n_classes" in done.stderr
+    assert done.returncode == 1 and "labels: values up to 255; give --n_classes" in done.stderr
     assert command(*flags, "--ignore_label", 255, cwd=tmp_path).returncode == 0
     write_png(tmp_path / "labels/a.png", label.astype(np.uint16))  # numbered objects: 0, and any number above it
     write_png(tmp_path / "results/a_pred.png", np.minimum(prediction, 1))
