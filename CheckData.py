@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from Choices import classes_in, foreground_of
-from Common import DataError, check_same_size, list_images, read_image, read_label
+from Common import DataError, check_same_size, has_colours, list_images, read_image, read_label
 from DataAugmentation import Manifest
 from MakeTxt import SPLITS
 
@@ -49,7 +49,7 @@ def examine(image_path, label_path, is_copy, split, ignore_label):
     """Decode a pair: its Facts.  Raises DataError where a file is not readable or the two differ in size."""
     image, label = read_image(image_path), read_label(label_path)
     check_same_size(image_path, image.shape[:2], label_path, label.shape)
-    channels = 3 if image.ndim == 3 and (image != image[..., :1]).any() else 1
+    channels = 3 if has_colours(image) else 1
     kind = f"{8 * image.itemsize}-bit {'RGB' if image.ndim == 3 else 'grey'}"
     pixels = np.bincount(label.ravel())
     values = {int(value): int(pixels[value]) for value in np.flatnonzero(pixels) if value != ignore_label}

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 import Ranks
-from Common import ENDLESS, DataError, image_size, read_image, read_label
+from Common import ENDLESS, DataError, has_colours, image_size, read_image, read_label
 from DataLoader import check_pairs, files_key, keep, read_kept
 
 # the flags that can be left to this module
@@ -35,12 +35,6 @@ MANY = "; if these number objects: --n_classes 2"
 
 
 # --------------------------------------------------------------------------------------------------------- the data set
-def has_colours(path):
-    """Whether an image file is in colour: grey values that are stored as RGB are not."""
-    pixels = read_image(path)
-    return pixels.ndim == 3 and bool((pixels != pixels[..., :1]).any())
-
-
 def count_label_values(paths, ignore_label):
     """How many pixels of all label files have each stored value, `ignore_label` apart: (largest value + 1,) int64."""
     counts = np.zeros(2 ** 16, np.int64)
@@ -99,7 +93,8 @@ def facts_of(pairs, test_labels, ignore_label, datatxt_directory):
         return Facts(*(int(kept[name]) for name in Facts._fields))
     check_pairs(pairs, "full")
     images, labels = zip(*pairs)
-    n_channels = 3 if any(map(has_colours, tqdm(images, "colours", unit="image", delay=1, leave=False, disable=None))) else 1
+    bar = tqdm(images, "colours", unit="image", delay=1, leave=False, disable=None)
+    n_channels = 3 if any(has_colours(read_image(image)) for image in bar) else 1
     classes = (classes_in(count_label_values(paths, ignore_label)) for paths in (labels, test_labels))
     facts = Facts(n_channels, *classes, *map(max, zip(*map(image_size, images))))
     keep(path, key, **facts._asdict())

@@ -282,6 +282,11 @@ def read_image(path, grayscale=None):
     return _pixels(path, _open(path), grayscale)
 
 
+def has_colours(pixels):
+    """Whether values (H, W) or (H, W, 3) are in colour: grey ones that are stored as RGB are not."""
+    return pixels.ndim == 3 and bool((pixels != pixels[..., :1]).any())
+
+
 def read_pages(path, numbers):
     """Yield an image file's pages of these numbers (from 0) as `read_image` reads the only one: grey or RGB as it is."""
     with _opened(path) as image:
@@ -312,7 +317,7 @@ def read_label(path):
         return palette[indices, 0] if is_mask else indices
     if image.mode in ("LA", "RGB", "RGBA", "CMYK", "YCbCr"):
         channels = np.asarray(image.convert("RGB") if image.mode != "LA" else image.convert("L").convert("RGB"))
-        if (channels != channels[..., :1]).any():
+        if has_colours(channels):
             raise DataError(f"{path}: a label in colour; store class numbers as one grey channel")
         return np.ascontiguousarray(channels[..., 0])
     return read_image(path, grayscale=True)

@@ -239,8 +239,6 @@ def equal(found, expected):
 
 def png_of_16_bits(pixels):
     """(H, W, 3) uint16 as a PNG file, which Pillow cannot write: rows without a filter."""
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
     return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", pixels.shape[1], len(pixels), 16, 2, 0, 0, 0))
             + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
