@@ -7,7 +7,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip install --disable-pip-version-check -c constraints.txt
+PIP := $(PY) -m pip install --disable-pip-version-check -c requirements/constraints.txt
 
 .PHONY: demo test stress align bench augmented-sample
 .DELETE_ON_ERROR:
@@ -37,11 +37,11 @@ augmented-sample: $(VENV)/installed
 	$(PY) DataAugmentation.py --img_path ./data/sample/train/imgs --mask_path ./data/sample/train/labels --sum 2 \
 	    --alpha_lv 2.0 --sigma_lv 0.08 --alpha_affine_lv 0.08
 
-$(VENV)/installed: requirements.txt constraints.txt
+$(VENV)/installed: requirements.txt requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -r requirements.txt
 	touch $@
 
-$(VENV)/installed-dev $(VENV)/installed-align: $(VENV)/installed-%: requirements-%.txt $(VENV)/installed
+$(VENV)/installed-dev $(VENV)/installed-align: $(VENV)/installed-%: requirements/%.txt $(VENV)/installed
 	$(PIP) -r $<
 	touch $@

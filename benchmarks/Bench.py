@@ -290,7 +290,7 @@ def benchmark(modes, quick, repeats, scratch):
 def main():
     args = parse_arguments()
     if not importlib.util.find_spec("torch"):
-        raise DataError("PyTorch is not installed here; pip install -r requirements-align.txt")
+        raise DataError("PyTorch is not installed here; pip install -r requirements/align.txt")
     Runtime.check("cpu")
     folder = make_folder(args.Result_directory)
     with tempfile.TemporaryDirectory() as scratch:

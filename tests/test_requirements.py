@@ -1,4 +1,4 @@
-"""Every package that pip would install has one version: in requirements*.txt, or as a dependency in constraints.txt."""
+"""Every package that pip would install has one version: in requirements.txt or requirements/, or as a dependency in constraints.txt."""
 import re
 from importlib import metadata
 from pathlib import Path
@@ -9,27 +9,30 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def requirements(path):
+def requirements(name):
     """The Requirements of a file, those of the files that it includes among them."""
-    for line in (ROOT / path).read_text().splitlines():
+    path = ROOT / name
+    for line in path.read_text().splitlines():
         line = line.split("#")[0].strip()
         if line.startswith("-r "):
-            yield from requirements(line[3:])
+            yield from requirements(path.parent / line[3:])
         elif line:
             yield Requirement(line)
 
 
 def test_everything_is_pinned():
-    chosen = list(requirements("requirements-dev.txt"))
-    pinned = {canonicalize_name(each.name) for each in (*chosen, *requirements("constraints.txt"))}
-    assert all(re.fullmatch(r"==[0-9.]+(post[0-9]+)?", str(each.specifier)) for each in (*chosen, *requirements("constraints.txt")))
+    chosen = list(requirements("requirements/dev.txt"))
+    pinned = {canonicalize_name(each.name) for each in (*chosen, *requirements("requirements/constraints.txt"))}
+    assert all(re.fullmatch(r"==[0-9.]+(post[0-9]+)?", str(each.specifier))
+               for each in (*chosen, *requirements("requirements/constraints.txt")))
     waiting, seen = [canonicalize_name(each.name) for each in chosen], set()
     while waiting:
         name = waiting.pop()
-        assert name in pinned, f"{name}: no version in requirements*.txt or constraints.txt"
+        assert name in pinned, f"{name}: no version in requirements.txt or requirements/"
         seen.add(name)
         try:
             needed = map(Requirement, metadata.requires(name) or ())
         except metadata.PackageNotFoundError:  # of another machine
             continue
-        waiting += {canonicalize_name(each.name) for each in needed if each.marker is None or each.marker.evaluate({"extra": ""})} - seen
+        waiting += {canonicalize_name(each.name) for each in needed
+                    if each.marker is None or each.marker.evaluate({"extra": ""})} - seen
