@@ -1,7 +1,6 @@
 """Write warped copies of training pairs beside the originals: elastic deformation and a random affine map.
 
-    python DataAugmentation.py --img_path "./data/ISBC2012/train/imgs" --mask_path "./data/ISBC2012/train/labels" \
-        --sum 2 --alpha_lv 2.0 --sigma_lv 0.08 --alpha_affine_lv 0.08
+    python DataAugmentation.py --img_path "./data/ISBC2012/train/imgs" --mask_path "./data/ISBC2012/train/labels"         --sum 2 --alpha_lv 2.0 --sigma_lv 0.08 --alpha_affine_lv 0.08
     python DataAugmentation.py --preview warp.png        # look at one pair first; writes nothing else
     python DataAugmentation.py --clean                   # take every copy away again
 
@@ -17,20 +16,12 @@ Document Analysis", ICDAR 2003, section 2.  `--method grid`: Ronneberger, Fische
 Networks for Biomedical Image Segmentation", MICCAI 2015, section 3.1.
 """
 import contextlib
-import hashlib
 import io
-import json
 import os
-import re
 import shlex
-import signal
 import sys
-import threading
 import time
 import zlib
-from collections import deque
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -38,12 +29,15 @@ import numpy as np
 import scipy  # its parts load when they are first used, which keeps --help fast
 from tqdm import tqdm
 
-from Common import (DataError, Parser, atomic_write, check_same_size, list_images, make_folder, number, pair_by_name,
-                    parse_json, picture, png_bytes, read_image, read_label, run, use_agg)
-
-GRID_SIZE, GRID_SIGMA = 3, 10.0  # U-Net, section 3.1: "a coarse 3 by 3 grid", "10 pixels standard deviation"
-MANIFEST = "augmentation_manifest.jsonl"
-OUTPUT_NAME = re.compile(r"[^./\\\0][^/\\\0]*-[0-9]+\.png")  # a plain file name: no folder, not hidden
+from command.errors import DataError, run
+from command.files import atomic_write, make_folder
+from command.flags import Parser, number, picture
+from command.processes import process_pool
+from datasets.copies import Manifest
+from datasets.pairs import check_pair
+from images.figures import use_agg
+from images.formats import list_images, png_bytes, read_image, read_label
+from Transforms import GRID_SIGMA, GRID_SIZE, spline_weights, spread
 
 
 # --------------------------------------------------------------------------------------------------- coordinate fields
@@ -88,27 +82,6 @@ def elastic_field(shape, alpha, sigma, alpha_affine, rng):
     matrix = random_affine(shape, alpha_affine, rng)
     rows, columns = np.indices(shape) + alpha * gaussian_smooth(rng.uniform(-1, 1, (2, *shape)), sigma)
     return np.stack([matrix[0, axis] * rows + matrix[1, axis] * columns + matrix[2, axis] for axis in (0, 1)])
-
-
-@lru_cache(maxsize=32)
-def spline_weights(length, nodes):
-    """What each of `nodes` values, even from end to end, counts at each of `length` points between: (length, nodes) float64.
-
-    Of interpolation with cubic splines, mirrored at the ends; to be read only, for it is kept.
-    """
-    return np.stack([scipy.ndimage.zoom(node, length / nodes, order=3, mode="mirror") for node in np.eye(nodes)], axis=1)
-
-
-def spread(vectors, rows, columns):
-    """A grid of vectors (2, n, m), spread over all pixels by splines: (2, H, W), of the arguments' dtype.
-
-    rows: (H, n), columns: (W, m), both of `spline_weights`.  Sums by hand: those of a matrix product depend on its threads.
-    """
-    along = sum(vectors[:, k, None, :] * rows[:, k, None] for k in range(rows.shape[1]))
-    field = along[:, :, 0, None] * columns[:, 0]
-    for k in range(1, columns.shape[1]):
-        field += along[:, :, k, None] * columns[:, k]
-    return field
 
 
 def grid_field(shape, rng, sigma=GRID_SIGMA):
@@ -158,13 +131,6 @@ def random_stream(seed, name, copy):
     return np.random.default_rng([seed, zlib.crc32(os.fsencode(name)), copy])
 
 
-# ------------------------------------------------------------------------------------------------------ the processes
-def check_pair(pair):
-    """Decode both files of a pair: a DataError where one is unreadable or their sizes differ."""
-    image, label = read_image(pair[0]), read_label(pair[1])
-    check_same_size(pair[0], image.shape[:2], pair[1], label.shape)
-
-
 def augmented_pngs(seed, options, task):
     """Warp copy number `task[1]` of pair `task[0]`: the bytes of two PNG files, image and label."""
     (image_path, label_path), copy = task
@@ -172,109 +138,6 @@ def augmented_pngs(seed, options, task):
         image, label = read_image(image_path), read_label(label_path)
     return [png_bytes(pixels)
             for pixels in augment_pair(image, label, random_stream(seed, image_path.stem, copy), **options)]
-
-
-def start_worker(parent):
-    """Leave Ctrl-C to the parent process, and end with it should it be killed."""
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=watch, daemon=True).start()
-
-
-@contextlib.contextmanager
-def process_pool(workers):
-    """A function like `map` that computes in `workers` processes, in order and only a few results ahead."""
-    pool = ProcessPoolExecutor(workers, initializer=start_worker, initargs=(os.getpid(),))
-
-    def ordered(function, tasks):
-        waiting = deque()
-        for task in tasks:
-            waiting.append(pool.submit(function, task))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-    try:
-        yield ordered
-    except BrokenProcessPool:
-        raise DataError("a worker process was killed, probably for lack of memory; try --workers 1") from None
-    finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C: waits only for the few copies that are being computed
-
-
-# ------------------------------------------------------------------------------------------------------ the manifest
-def original_of(copy):
-    """The stem of the file that a copy made here, of the stem `copy`, was made of."""
-    return copy.rpartition("-")[0]
-
-
-class Manifest:
-    """The files made here, as JSON lines: {"folder": "image" or "label", "file": its name, "sha256": of its bytes}."""
-
-    def __init__(self, image_folder, label_folder):
-        self.path = Path(image_folder) / MANIFEST
-        self.folders = {"image": Path(image_folder), "label": Path(label_folder)}
-        self.hashes = {}  # {path: every hash that a file made here under this name ever had}
-        text = self.path.read_text(errors="replace") if self.path.exists() else ""
-        lines = text.splitlines()
-        for count, line in enumerate(lines, start=1):
-            try:
-                entry = parse_json(line)
-            except ValueError:
-                if count == len(lines):  # cut off by a kill, before the file itself was written
-                    lines.pop()
-                    break
-                raise DataError(f"{self.path}: line {count} is damaged; delete this line") from None
-            self._add(entry, count)
-        self.sound_text = "".join(line + "\n" for line in lines)
-        self.damaged = text != self.sound_text
-
-    def _add(self, entry, count):
-        try:
-            folder, name, digest = self.folders[entry["folder"]], entry["file"], entry["sha256"]
-            if not OUTPUT_NAME.fullmatch(name):
-                raise ValueError(name)
-            self.hashes.setdefault(folder / name, set()).add(digest)
-        except (KeyError, TypeError, ValueError):
-            raise DataError(f"{self.path}: line {count} names no file made here; delete this line") from None
-
-    def own_files(self):
-        """The paths of the files that are still as they were made here."""
-        return {path for path, hashes in self.hashes.items()
-                if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() in hashes}
-
-    def original_pairs(self, own):
-        """The (image, label) paths that were not made here; a DataError where only half of a pair was changed since."""
-        for partner in sorted(own):
-            path = self.folders["label" if partner.parent == self.folders["image"] else "image"] / partner.name
-            if path.exists() and path not in own:
-                raise DataError(f"{path}: changed since it was made here, its partner {partner} was not; "
-                                "move it away or rename both")
-        return pair_by_name(*self.folders.values(), ignore=own)
-
-    def write_files(self, paths, contents):
-        """List an image and a label, on disk, and only then write them: a kill leaves no file that is not listed."""
-        lines = ""
-        for kind, path, content in zip(self.folders, paths, contents):
-            digest = hashlib.sha256(content).hexdigest()
-            if digest not in self.hashes.get(path, ()):
-                lines += json.dumps({"folder": kind, "file": path.name, "sha256": digest}) + "\n"
-        if self.damaged:
-            with atomic_write(self.path) as temporary:
-                temporary.write_text(self.sound_text)
-            self.damaged = False
-        if lines:
-            with open(self.path, "a") as file:
-                file.write(lines)
-                file.flush()
-                os.fsync(file.fileno())
-        for path, content in zip(paths, contents):
-            with atomic_write(path) as temporary:
-                temporary.write_bytes(content)
 
 
 # --------------------------------------------------------------------------------------------------------- the command

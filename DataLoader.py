@@ -3,23 +3,23 @@
 NumPy only.  Batches are prepared by threads while the net's step runs: reading and decoding release Python's lock, a
 mistake in a file reaches the training loop as the exception that it is, and nothing is left to hang.
 """
-import hashlib
-import json
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-import Ranks
-from Common import IGNORED, DataError, atomic_write, check_same_size, image_size, load_label, parse_json, read_image
-from MakeTxt import group_of, split_groups
-from MirrorPadding import REFERENCE_SIDE, mirror_pad, mirrored_around, mirrored_before, pad_for, reference_blocks
-from Normalise import Statistics, as_planes, normalise
+from backend import ranks
+from command.errors import DataError
+from datasets.labels import IGNORED, load_label
+from datasets.pairs import check_pairs
+from datasets.survey import files_key, keep, read_kept
+from images.channels import load_image
+from images.formats import image_size
+from images.values import normalise
+from MirrorPadding import mirror_pad, mirrored_around, mirrored_before, pad_for, reference_blocks
 from WeightMap import cached_weight_map
 
 
@@ -28,102 +28,6 @@ class Batch(NamedTuple):
     inputs: np.ndarray   # (N, C, h, w) float32, normalised and mirrored; four quadrants an image with tile='reference'
     labels: np.ndarray   # (N, H, W) int32 class indices; IGNORED pixels weigh 0
     weights: np.ndarray  # (N, H, W) float32 weight maps
-
-
-# --------------------------------------------------------------------------------------------------------------- one pair
-def load_image(path, n_channels):
-    """An image as (C, H, W) float32 in [0, 1]: grey for 1 channel, RGB for 3 (a grey file is repeated)."""
-    return as_planes(read_image(path, grayscale=n_channels == 1))
-
-
-def check_pairs(pairs, tile):
-    """Raise DataError for the first pair whose sizes differ or do not suit `tile`; reads the files' headers only."""
-    for image, label in pairs:
-        size = image_size(image)
-        check_same_size(image, size, label, image_size(label))
-        if tile == "reference" and size != (REFERENCE_SIDE, REFERENCE_SIDE):
-            raise DataError(f"{image}: {size[0]} x {size[1]} px, but --tile reference is made for "
-                            f"{REFERENCE_SIDE} x {REFERENCE_SIDE} px; use --tile full")
-
-
-# ------------------------------------------------------------------------------------------- what is done once for a set
-def hold_back(pairs, fraction, seed, pattern=None):
-    """(pairs to train on, pairs to choose the best model by): about `fraction` of them, whole groups (`MakeTxt.group_of`).
-
-    Copies that DataAugmentation.py made of a pair, also such as were stored anew since, stay out where it is held back, and
-    choose nothing.  Raises DataError where there is only one group.
-    """
-    from DataAugmentation import Manifest, original_of  # late, for it brings SciPy
-    made = Manifest(*(path.parent for path in pairs[0])).hashes
-    originals = {image.stem: group_of(image, pattern) for image, _ in pairs if image not in made}
-    if len(set(originals.values())) < 2:
-        raise DataError(f"{pairs[0][0].parent}: only one {'group' if pattern else 'image'}, nothing to hold back; leave "
-                        "--val_fraction out")
-    held = split_groups(list(originals.values()), fraction, seed)
-
-    def is_held(image):
-        return originals.get(original_of(image.stem) if image in made else image.stem) in held
-    return ([pair for pair in pairs if not is_held(pair[0])],
-            [pair for pair in pairs if is_held(pair[0]) and pair[0] not in made])
-
-
-def files_key(paths, *settings):
-    """A digest of files, by name, size and time of change, and of settings."""
-    files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    return hashlib.sha256(json.dumps([settings, files]).encode()).hexdigest()
-
-
-def read_kept(path, key):
-    """What `keep` wrote, a dict, or None where there is nothing of this key."""
-    try:
-        kept = parse_json(path.read_text())
-        return kept if kept["key"] == key else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # not there yet, or damaged: it is made anew
-
-
-def keep(path, key, **values):
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps({"key": key, **values}, indent=1))
-
-
-def dataset_statistics(pairs, n_channels, datatxt_directory):
-    """Statistics of the training images, kept in `dataset_stats.json` until the list or one of its files changes."""
-    path = Path(datatxt_directory) / "dataset_stats.json"
-    key = files_key([image for image, _ in pairs], n_channels)
-    with suppress(KeyError, TypeError, ValueError):  # damaged
-        kept = read_kept(path, key) or {}
-        return Statistics(tuple(map(float, kept["mean"])), tuple(map(float, kept["std"])), int(kept["bits"]))
-    images = (load_image(image, n_channels) for image, _ in tqdm(pairs, "mean and std", unit="image", disable=None))
-    statistics = replace(compute_statistics(images), bits=8 * read_image(pairs[0][0]).itemsize)
-    keep(path, key, images=len(pairs), **asdict(statistics))
-    return statistics
-
-
-def content_digest(pairs, datatxt_directory):
-    """A digest of the names and contents of all files, kept in `dataset_digest.json` until one of them changes."""
-    path, files = Path(datatxt_directory) / "dataset_digest.json", [file for pair in pairs for file in pair]
-    key = files_key(files)
-    kept = (read_kept(path, key) or {}).get("digest")
-    if isinstance(kept, str):
-        return kept
-    contents = [(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
-    digest = hashlib.sha256(json.dumps(contents).encode()).hexdigest()
-    keep(path, key, digest=digest)
-    return digest
-
-
-def compute_statistics(images):
-    """Mean and std per channel over all pixels of (C, H, W) arrays, in one pass; a constant channel gets std 1."""
-    count, total, squares = 0, 0.0, 0.0
-    for image in images:
-        values = image.reshape(len(image), -1).astype(np.float64)
-        count += values.shape[1]
-        total = total + values.sum(axis=1)
-        squares = squares + (values ** 2).sum(axis=1)
-    mean = total / count
-    std = np.sqrt(np.maximum(squares / count - mean ** 2, 0))
-    return Statistics(tuple(mean.tolist()), tuple(np.where(std > 1e-6, std, 1.0).tolist()))
 
 
 # -------------------------------------------------------------------------------------------------------------- data set
@@ -223,10 +127,10 @@ class TrainingLoader:
 
     def batch(self, indices, epoch):
         """The Batch of some indices, in one epoch's random crops and augmentations."""
-        dealt, counting = Ranks.deal(indices)
+        dealt, counting = ranks.deal(indices)
         samples = [self.sample(int(index), epoch) for index in dealt]
         height, width = self._canvas(indices, epoch, samples)
-        scale = height * width * (len(dealt) * Ranks.size / len(indices))  # the mean over all ranks is one over the batch
+        scale = height * width * (len(dealt) * ranks.size() / len(indices))  # the mean over all ranks is one over the batch
         inputs = [self._input(image, region, height, width) for image, _, _, region in samples]
         labels = np.zeros((len(samples), height, width), np.int32)
         weights = np.zeros((len(samples), height, width), np.float32)
@@ -238,7 +142,7 @@ class TrainingLoader:
 
     def _canvas(self, indices, epoch, samples):
         """(height, width) that all of a batch's labels fit into, those of other ranks among them."""
-        return (max(side) for side in zip(*([label.shape for _, label, _, _ in samples] if Ranks.size == 1 else
+        return (max(side) for side in zip(*([label.shape for _, label, _, _ in samples] if ranks.size() == 1 else
                                             [self._sides(int(index), epoch) for index in indices])))
 
     def _sides(self, index, epoch):

@@ -7,8 +7,12 @@ Only methods of Jittor's Var are called here, so that drawing the weights needs 
 import sys
 from pathlib import Path
 
-import Ranks
-from Common import Parser, atomic_write, make_folder, number, picture, read_label, run, use_agg
+from backend import ranks
+from command.errors import run
+from command.files import atomic_write, make_folder
+from command.flags import Parser, number, picture
+from images.figures import use_agg
+from images.formats import read_label
 from WeightMap import border_weights, class_weights
 
 
@@ -36,7 +40,7 @@ def soft_dice_loss(logits, label, weight_map):
     odds = shifted.exp()
     probability = odds / odds.sum(1, keepdims=True) * counts
     truth = is_label * counts
-    overlap, sizes = (Ranks.all_sum(pixels.sum(3).sum(2).sum(0))[1:] for pixels in (probability * truth, probability + truth))
+    overlap, sizes = (ranks.all_sum(pixels.sum(3).sum(2).sum(0))[1:] for pixels in (probability * truth, probability + truth))
     return (1 - (2 * overlap + 1) / (sizes + 1)).mean()
 
 

@@ -19,19 +19,37 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-import Choices
-import Ranks
-import Runtime
-from Checkpoint import assign
-from Common import (IGNORED, DataError, Parser, boolean, expression, load_label, load_test_label, lock_folder, make_folder,
-                    number, tile)
-from DataLoader import SegmentationSet, Statistics, TrainingLoader, check_pairs, dataset_statistics, hold_back
-from MakeTxt import make_lists
-from Metrics import best_constant, constant_baselines
-from MirrorPadding import check_tile, geometry_of
-from Recorder import Recorder
-from Report import RunLog, run_name
-from Resume import BEST, EARLIER, LAST, OUTPUT_FOLDERS, check_resumed, data_of, flags_of, load_run, resume_command, settings_of
+from backend import machine, ranks, start
+from command import last_words
+from command.errors import DataError
+from command.files import lock_folder, make_folder
+from command.flags import Parser, boolean, expression, number, tile
+from DataLoader import SegmentationSet, TrainingLoader
+from datasets.labels import IGNORED, load_label, load_test_label
+from datasets.lists import make_lists
+from datasets.pairs import check_pairs
+from datasets.splits import hold_back
+from datasets.survey import dataset_statistics
+from images.values import Statistics
+from masks.pixel_scores import best_constant, constant_baselines
+from nets.checkpoint import assign
+from nets.geometry import check_tile, geometry_of
+from runs import choices
+from runs.log import RunLog, run_name
+from runs.recorder import Recorder
+from runs.resume import (
+    BEST,
+    EARLIER,
+    LAST,
+    OUTPUT_FOLDERS,
+    check_resumed,
+    data_of,
+    flags_of,
+    load_run,
+    resume_command,
+    settings_of,
+)
+from runs.settings import save_every
 from Transforms import RECIPES, augmentation
 
 LESS_MEMORY = "try --tile 128, a smaller --base_channels or --Batch_size 1"
@@ -47,20 +65,6 @@ PROTOCOLS = {
     # Ronneberger et al. 2015: section 2 (up-convolutions), 3 (whole images, momentum 0.99, weight map), 3.1 (deformation)
     "paper": {**PLAIN, "bilinear": False, "optimizer": "sgd", "augment": "paper"},
 }
-
-
-class Every(NamedTuple):
-    """How often: `amount` epochs, or minutes where `unit` is 'm'."""
-    amount: float
-    unit: str
-
-    def __str__(self):
-        return f"{self.amount}{self.unit}"
-
-
-def save_every(text):
-    """A flag type: 'N' epochs or 'Nm' minutes -> Every."""
-    return Every(number(float, 0, include_low=False)(text[:-1]), "m") if text.endswith("m") else Every(number(int, 1)(text), "")
 
 
 def add_data_flags(add):
@@ -85,12 +89,12 @@ def build_parser():
     add_data_flags(add)
     add("--Total_epochs", type=number(int, 1),
         help="epochs to train (default: as many as make {:,} crops, {} to {:,}; with --Time_budget as many as fit)".format(
-            Choices.CROPS, *Choices.EPOCHS))
+            choices.CROPS, *choices.EPOCHS))
     add("--Val_epochs", type=number(int, 0),
         help="epoch from which on to test, counted from 0 (default: the last quarter, fewer where there are many "
              "test images; 0 with --Time_budget)")
     add("--Batch_size", type=number(int, 1),
-        help=f"images per step (default: {Choices.BATCH}, fewer where memory is short)")
+        help=f"images per step (default: {choices.BATCH}, fewer where memory is short)")
     add("--bilinear", type=boolean, default=True, help="U-Net: bilinear up-sampling (False: transposed convolution)")
     add("--dropout_probs", type=number(float, 0, 1), nargs=4, default=[0.0] * 4,
         help="U-Net: probabilities at the end of down1 ... down4")
@@ -102,10 +106,10 @@ def build_parser():
     add("--seed", type=number(int, 0, 2 ** 31), default=0, help="seed of weights, order, crops, augmentation and dropout")
     add("--base_channels", type=number(int, 2),
         help="U-Net: channels of the first level, even; 64 in the paper (default: {cuda} on a GPU, {cpu} on a CPU)".format(
-            **Choices.BASE_CHANNELS))
+            **choices.BASE_CHANNELS))
     add("--tile", type=tile, metavar="full|N|reference",
         help="full: train on whole images; N: on a random crop of N x N px of each; reference: train and test on four 256 px "
-             f"quadrants, each mirrored at its own edges (default: {Choices.CROP}, full where images are no larger)")
+             f"quadrants, each mirrored at its own edges (default: {choices.CROP}, full where images are no larger)")
     add("--padding", type=int, choices=(0, 1),
         help="U-Net: 0: valid convolutions, as in the paper; 1: convolutions that keep the size (default: 1)")
     add("--optimizer", choices=("adam", "adamw", "sgd"), default="adamw",
@@ -174,8 +178,8 @@ def check_flags(args, parser):
             parser.error(f"--is_grayscale {args.is_grayscale} does not suit --n_channels {args.n_channels}: "
                          "grey images have 1 channel, colour images 3")
         args.n_channels = channels
-    if args.Batch_size and args.Batch_size < Ranks.size:
-        parser.error(f"--Batch_size {args.Batch_size}: fewer images than mpirun's {Ranks.size} processes, which share them")
+    if args.Batch_size and args.Batch_size < ranks.size():
+        parser.error(f"--Batch_size {args.Batch_size}: fewer images than mpirun's {ranks.size()} processes, which share them")
     if args.base_channels and args.base_channels % 2:
         parser.error(f"--base_channels {args.base_channels} must be even")
     if args.group and not args.val_fraction:
@@ -201,7 +205,7 @@ def net_options(args):
 
 def plan_of(args):
     """The Process.Plan that the flags ask for."""
-    from Process import Plan
+    from runs.plan import Plan
     return Plan(args.loss, args.lr_schedule, args.warm_up, args.clip_norm, 60 * (args.Time_budget or 0))
 
 
@@ -252,7 +256,7 @@ def prepare_run(args, resumed, on_gpu):
     held = []
     if args.val_fraction:
         train_pairs, held = hold_back(train_pairs, args.val_fraction, args.seed, args.group)
-    chosen = Choices.choose(args, train_pairs, held, test_pairs, on_gpu)
+    chosen = choices.choose(args, train_pairs, held, test_pairs, on_gpu)
     args.is_grayscale = args.n_channels == 1
     data = prepare_data(args, train_pairs, held, test_pairs)
     run = {"settings": settings_of(args), "data": data_of(data, args.Datatxt_directory)}
@@ -264,7 +268,7 @@ def prepare_run(args, resumed, on_gpu):
 
 def last_words(who, args):
     """`with last_words(...):` say it on stderr where this process, `who`, is killed meanwhile."""
-    return Runtime.last_words(f"Main.py: error: {who} was killed, for lack of memory perhaps: {LESS_MEMORY}; "
+    return last_words(f"Main.py: error: {who} was killed, for lack of memory perhaps: {LESS_MEMORY}; "
                               f"{resume_command(args, build_parser())} goes on")
 
 
@@ -283,7 +287,7 @@ def train(trainer, recorder):
     except (RuntimeError, MemoryError) as error:
         if trainer.stop.requested:  # a terminal's Ctrl-C also ends the compiler that the step was waiting for
             finished = False
-        elif Runtime.is_out_of_memory(error):
+        elif machine.is_out_of_memory(error):
             failure = DataError(f"out of memory: {LESS_MEMORY}")
         else:
             raise
@@ -302,43 +306,44 @@ def follow(trainer, args):
     """Run the trainer on another rank than the first, which does the rest of `train`.  Returns 0 where the run is complete."""
     from Process import TrainingFailed
     try:
-        with last_words(f"rank {Ranks.rank}", args):
+        with last_words(f"rank {ranks.rank()}", args):
             if trainer.run():
                 return 0
     except TrainingFailed:  # on every rank
         pass
-    Ranks.wait_for_first()
+    ranks.wait_for_first()
 
 
 def main():
     args, resumed = parse_arguments()
-    nvcc, _ = Runtime.check(args.device)
-    if Ranks.rank:
+    nvcc, _ = start.check_machine(args.device)
+    if ranks.rank():
         return train_locked(args, resumed)
     for name in OUTPUT_FOLDERS:
         make_folder(getattr(args, name))
     with lock_folder(args.Checkpoint_directory), lock_folder(args.Result_directory):
         # a GPU's compiler does not make a GPU that Jittor can use: it says so once it is imported
-        return train_locked(args, resumed, bool(nvcc) and bool(Runtime.start(args.device).flags.use_cuda))
+        return train_locked(args, resumed, bool(nvcc) and bool(start.import_jittor(args.device).flags.use_cuda))
 
 
 def train_locked(args, resumed, on_gpu=False):
     """Everything once this run has its folders to itself."""
-    data, run, chosen = (None,) * 3 if Ranks.rank else prepare_run(args, resumed, on_gpu)
-    Runtime.start(args.device)
-    Runtime.seed_everything(args.seed)
-    args, data = Ranks.shared((args, data))
+    data, run, chosen = (None,) * 3 if ranks.rank() else prepare_run(args, resumed, on_gpu)
+    start.import_jittor(args.device)
+    start.seed_everything(args.seed)
+    args, data = ranks.shared((args, data))
+    from backend.optimizers import build_optimizer
     from Model import build_model
-    from Process import Trainer, build_optimizer
+    from Process import Trainer
     model = build_model(args.mode, args.n_channels, args.n_classes, **net_options(args))
-    recorder = None if Ranks.rank else begin_recording(args, resumed, model, run, data, chosen)
-    told = [lambda *_: None] * 3 if Ranks.rank else [recorder.on_epoch, recorder.on_best, recorder.log.say]
+    recorder = None if ranks.rank() else begin_recording(args, resumed, model, run, data, chosen)
+    told = [lambda *_: None] * 3 if ranks.rank() else [recorder.on_epoch, recorder.on_best, recorder.log.say]
     optimizer = build_optimizer(args.optimizer, model, args.Learning_rate)
     trainer = Trainer(model, optimizer, data.loader, data.choosing, args.Total_epochs, args.Val_epochs, *told, plan_of(args))
     if resumed:
         assign(trainer.state(), resumed[0], args.Checkpoint_directory / LAST)
         trainer.resume(resumed[1]["run"]["progress"])
-    if Ranks.rank:
+    if ranks.rank():
         return follow(trainer, args)
     recorder.trainer = trainer
     if resumed:
@@ -392,7 +397,7 @@ def greet(log, args, settings, chosen, data):
     """Log what is trained on what, and how."""
     held = f"{len(data.choosing)} held back to choose the best model, " if data.holds_back else ""
     log.say(f"{args.mode} on {args.Data_directory}: {len(data.loader.dataset)} training pairs, {held}{len(data.test_set)} test "
-            f"pairs; {Runtime.device_name()}{f', {Ranks.size} ranks' if Ranks.size > 1 else ''}")
+            f"pairs; {start.device_name()}{f', {ranks.size()} ranks' if ranks.size() > 1 else ''}")
     if chosen:
         log.say("Chosen: " + ", ".join(f"--{flag} {settings[flag]} ({why})" for flag, why in chosen.items()))
     log.say("Settings: " + "  ".join(f"{key}={value}" for key, value in settings.items()))
@@ -404,4 +409,4 @@ def greet(log, args, settings, chosen, data):
 
 
 if __name__ == "__main__":
-    sys.exit(Ranks.command(main))
+    sys.exit(ranks.run_rank(main))

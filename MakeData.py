@@ -14,7 +14,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from Common import Parser, expression, number, run
+from command.errors import run
+from command.flags import Parser, expression, number
 
 # The modules that do the work are imported by the functions that use them: --help and a mistake are answered at once.
 
@@ -27,9 +28,9 @@ def say_next(folder, n_channels, n_classes, ignore_label=None):
 
 def make_sample(options):
     """Draw the sample set."""
-    from ImportData import Entry, write_set
-    from MakeTxt import SPLITS
-    from SampleData import make_pair
+    from datasets.drawn import make_pair
+    from datasets.entries import Entry, write_set
+    from datasets.pairs import SPLITS
     folder, entries = options.Data_directory, []
     for split, (name, count) in enumerate(zip(SPLITS, (options.train, options.test))):
         for index in range(count):
@@ -42,14 +43,14 @@ def make_sample(options):
 
 def make_isbi(options):
     """Lay out ISBI 2012's stacks."""
-    from ImportData import import_isbi
+    from datasets.imports import import_isbi
     import_isbi(options.Source_directory, options.Data_directory, options.test_slices, options.hold_out, options.seed)
     say_next(options.Data_directory, n_channels=1, n_classes=2)
 
 
 def make_consep(options):
     """Lay out CoNSeP's images and MATLAB files."""
-    from ImportData import CONSEP_MERGED, import_consep
+    from datasets.imports import CONSEP_MERGED, import_consep
     import_consep(options.Source_directory, options.Data_directory, options.layout, options.labels)
     classes = CONSEP_MERGED.max() + 1 if options.labels == "typed" else 2
     say_next(options.Data_directory, n_channels=3, n_classes=classes)
@@ -57,7 +58,7 @@ def make_consep(options):
 
 def make_folders(options):
     """Lay out two folders of images and labels, and check what came out."""
-    from ImportData import import_folders
+    from datasets.imports import import_folders
     import_folders(options.images, options.labels, options.Data_directory, options.test_fraction, options.seed,
                    options.group)
     return report(options.Data_directory, options.ignore_label)
@@ -70,7 +71,7 @@ def check(options):
 
 def report(folder, ignore_label, *numbers):
     """Print what CheckData says of a set (of these numbers of channels and classes); returns the exit code."""
-    from CheckData import check_set
+    from datasets.check import check_set
     sound, n_channels, n_classes = check_set(folder, *numbers, ignore_label=ignore_label)
     if sound:
         say_next(folder, n_channels, n_classes, ignore_label)

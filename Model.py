@@ -9,21 +9,21 @@ Object Detection", Pattern Recognition 2020, figure 5 and table 1.  State-dict n
 import math
 import sys
 
-import Runtime
-from Common import Parser, run
+from backend import start
+from backend.operators import BatchNorm, Conv, MaxPool, conv_norm_relu, resize
+from backend.start import jt, nn
+from command.errors import run
+from command.flags import Parser
 
 
 def prepare():
     """Answer --help, or what keeps Jittor from starting, before the classes below need Jittor."""
     Parser("Print the layer table of each net: output shapes, parameters, memory.").parse_args()
-    Runtime.start()
+    start.import_jittor()
 
 
 if __name__ == "__main__" and run(prepare):
     sys.exit(1)
-
-from Kernels import BatchNorm, Conv, MaxPool, conv_norm_relu, resize  # noqa: E402
-from Runtime import jt, nn  # noqa: E402
 
 
 def he_initialise(model):
@@ -279,7 +279,7 @@ def build_model(mode, n_channels, n_classes, **options):
 
 
 def main():
-    from jittorsummary import summary
+    from backend.summary import summary
     for mode, side in (("Unet", 572), ("U2net", 320), ("U2netS", 320)):
         print(f"\n{mode}: 1 input channel, 2 classes, {side} x {side} px")
         summary(build_model(mode, 1, 2), (1, side, side))

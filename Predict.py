@@ -19,15 +19,24 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-import Runtime
-from Checkpoint import assign_weights, describe_net, read_weights
-from Common import DataError, Parser, boolean, list_images, make_folder, number, run, say_once, tile
-from MirrorPadding import WHOLE, automatic_tile, check_tile, geometry_of, tiled_logits
-from Normalise import NormalisedRows, Statistics, to_channels, white_of
-from Pages import LARGE, Bands, ImageFile, examine, page_writer, pages, row_bands
-from Postprocess import (assemble, average_of_eight, class_bands, instances, mask_pixels, overlay, saliency_input,
-                         saliency_map)
-from Report import duration
+from backend import machine, start
+from command import last_words
+from command.errors import DataError, run, say_once
+from command.files import make_folder
+from command.flags import Parser, boolean, number, tile
+from images.channels import to_channels
+from images.formats import list_images
+from images.pages import LARGE, Bands, ImageFile, examine, page_writer, pages, row_bands
+from images.values import NormalisedRows, Statistics, white_of
+from masks.answers import assemble, average_of_eight, class_bands, mask_pixels
+from masks.colours import overlay
+from masks.objects import instances
+from masks.saliency import saliency_input, saliency_map
+from MirrorPadding import tiled_logits
+from nets.checkpoint import assign_weights, read_weights
+from nets.geometry import WHOLE, automatic_tile, check_tile, geometry_of
+from nets.recognise import describe_net
+from runs.log import duration
 
 SEEN = ("mode", "n_channels", "n_classes")            # flags for what weights show: checked against them
 UNSEEN = ("padding", "align_corners", "mean", "std")  # flags for what weights alone do not show
@@ -336,7 +345,7 @@ def predict_all(jobs, net, weights, args):
     assign_weights(model, weights, args.Checkpoint)
     weights.clear()
     model.eval()
-    print(f"{args.Checkpoint}: {net}; {Runtime.device_name()}")
+    print(f"{args.Checkpoint}: {net}; {start.device_name()}")
     predictor, errors = Predictor(net, forward_function(model), args), []
     for job in tqdm(jobs, "predicting", unit="image", leave=False, disable=None):
         try:
@@ -347,7 +356,7 @@ def predict_all(jobs, net, weights, args):
         except OSError as error:
             errors.append(f"{job.file.path}: {error.filename or args.Result_directory}: {error.strerror or error}")
         except (RuntimeError, MemoryError) as error:
-            if not Runtime.is_out_of_memory(error):
+            if not machine.is_out_of_memory(error):
                 raise
             errors.append(f"{job.file.path}: out of memory: {LESS_MEMORY}")
     return errors
@@ -355,7 +364,7 @@ def predict_all(jobs, net, weights, args):
 
 def main():
     args, parser = parse_arguments()
-    Runtime.check(args.device)
+    start.check_machine(args.device)
     net, weights = read_net(args, parser)
     jobs, done, errors = plan(args, net)
     make_folder(args.Result_directory)
@@ -363,8 +372,8 @@ def main():
         print(f"Images done already: {done}; they stay as they are (--overwrite makes them anew)")
     if jobs:
         started = time.monotonic()
-        Runtime.start(args.device)
-        with Runtime.last_words(f"Predict.py: error: killed, probably for lack of memory: {LESS_MEMORY}"):
+        start.import_jittor(args.device)
+        with last_words(f"Predict.py: error: killed, probably for lack of memory: {LESS_MEMORY}"):
             failed = predict_all(jobs, net, weights, args)
         print(f"Images predicted: {len(jobs) - len(failed)}, in {duration(time.monotonic() - started)}, into "
               f"{args.Result_directory}/")

@@ -7,57 +7,30 @@ one that it was resumed from.)
 `forward_function` is the forward pass that testing and prediction share; MirrorPadding has the tiles.
 """
 import math
-import os
-import signal
-import sys
-import threading
 import time
-from collections import deque
-from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-import Ranks
-from Checkpoint import OPTIMIZER
-from Common import IGNORED, DataError, epoch_of, png_bytes
+from backend import ranks
+from backend.start import jt
+from command.errors import DataError
+from datasets.labels import IGNORED
+from images.formats import png_bytes
 from Loss import LOSSES, deep_supervision_loss
-from Metrics import mean_scores, scores
-from MirrorPadding import automatic_tile, crop_logits, overlap_tile, stitch_reference
-from Postprocess import mask_pixels, probabilities
-from Runtime import jt
+from masks.answers import Prediction, foreground_probability, mask_pixels
+from masks.pixel_scores import mean_scores, scores
+from MirrorPadding import crop_logits, overlap_tile, stitch_reference
+from nets.checkpoint import OPTIMIZER
+from nets.geometry import automatic_tile
+from runs.guard import LossGuard
+from runs.log import epoch_of
+from runs.plan import Plan
+from runs.stop import StopSignal
 
 
 class TrainingFailed(DataError):
     """The loss does not recover; the message says what to try."""
-
-
-class Prediction(NamedTuple):
-    """A tested image's result, small enough to keep that of every image."""
-    mask: bytes         # PNG of the predicted classes, as `mask_pixels` shows them
-    probability: bytes  # PNG of `foreground_probability`
-    scores: dict        # Metrics.scores
-
-
-class Adam(jt.optim.Adam):
-    """Adam with epsilon after the bias correction (Kingma and Ba 2015, algorithm 1), as in PyTorch; Jittor has it before."""
-    EPSILON = 1e-8
-
-    def step(self, loss=None, retain_graph=False):
-        steps = self.n_step + (loss is not None)
-        self.eps = self.EPSILON * math.sqrt(1 - self.betas[1] ** steps)  # Jittor divides by sqrt(v) + eps, uncorrected
-        super().step(loss, retain_graph)
-
-
-def build_optimizer(name, model, learning_rate):
-    """'adam': betas (0.99, 0.999), weight decay 1e-4; 'adamw': betas (0.9, 0.999), decoupled weight decay 0.01 (Loshchilov
-    and Hutter, ICLR 2019); 'sgd': momentum 0.99, as in the U-Net paper (section 3)."""
-    trainable = [parameter for parameter in model.parameters() if not parameter.is_stop_grad()]
-    if name == "sgd":
-        return jt.optim.SGD(trainable, learning_rate, momentum=0.99)
-    if name == "adamw":
-        return jt.optim.AdamW(trainable, learning_rate, betas=(0.9, 0.999), weight_decay=0.01)
-    return Adam(trainable, learning_rate, betas=(0.99, 0.999), weight_decay=1e-4)
 
 
 def as_var(array):
@@ -79,11 +52,6 @@ def predict_image(model, image, geometry, tile="full"):
     return overlap_tile(image, forward_function(model), geometry, tile)
 
 
-def foreground_probability(logits):
-    """How probably a pixel is no background: (K, H, W) float32 -> (H, W) uint8, 255 means 1."""
-    return np.rint(255 * (1 - probabilities(logits)[0])).astype(np.uint8)
-
-
 def batch_loss(model, batch, tile="full", loss="weighted_ce"):
     """The loss (a scalar Var) of a DataLoader.Batch, summed over a list of side outputs.
 
@@ -100,87 +68,6 @@ def batch_loss(model, batch, tile="full", loss="weighted_ce"):
 def step_seed(seed, epoch, step, rank=0):
     """The seed of a step's dropout: of its own, so that a step depends on nothing but the weights before it."""
     return int(np.random.SeedSequence([seed, epoch, step, rank]).generate_state(1)[0] >> 1)  # Jittor takes 31 bits
-
-
-class Plan(NamedTuple):
-    """How the steps of a run differ from the optimiser's plain ones."""
-    loss: str = "weighted_ce"
-    schedule: str = "constant"
-    warm_up: float = 0.0      # the share of the run over which the learning rate rises
-    clip_norm: float = 0.0    # the largest norm of all gradients together; 0: any
-    time_budget: float = 0.0  # seconds after which the run ends, a tenth of them for tests; 0: none
-
-    def rate(self, done):
-        """The learning rate, as a share of its highest, once the share `done` (0 ... 1) of the run is over.
-
-        'cosine': Loshchilov and Hutter, "SGDR", ICLR 2017, eq. 5, without restarts.
-        """
-        falling = (1 + math.cos(math.pi * done)) / 2 if self.schedule == "cosine" else 1.0
-        return falling * min(1.0, done / self.warm_up) if self.warm_up else falling
-
-
-class LossGuard:
-    """Tells a batch to learn from by its loss: finite, and after `warm_up` steps no outlier.
-
-    An outlier is over 20 times the running median, and over twice the largest of the last accepted losses: where most
-    images are empty, and soon cost next to nothing, those with objects are no outliers.  So the `window` of these losses
-    holds every image: two epochs, but 10,000 losses at most, for their median is taken at each step.  A loss of 0, of pixels
-    that nobody labelled, says nothing and is not among them.
-    """
-
-    def __init__(self, warm_up=20, factor=20.0, window=100):
-        self.warm_up, self.factor = warm_up, factor
-        self.accepted = deque(maxlen=window)
-
-    def accepts(self, loss):
-        good = math.isfinite(loss) and (len(self.accepted) < self.warm_up
-                                        or loss <= self.factor * float(np.median(self.accepted))
-                                        or loss <= 2 * max(self.accepted))
-        if good and loss:
-            self.accepted.append(loss)
-        return good
-
-
-class StopSignal:
-    """Turns the first Ctrl-C or SIGTERM into `requested`, so that the running step ends whole; the second acts at once.
-
-    With several ranks it is `received` until they all know it (`agree`), and stop after the same step.  They are asked by
-    SIGUSR1, which mpirun passes on: one second after the other two it kills.
-    """
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if Ranks.size > 1 else []))
-    received = requested = None
-
-    def __enter__(self):
-        self.received, self.requested, self.before, self.process = None, None, {}, os.getpid()
-        if threading.current_thread() is threading.main_thread():
-            for number in self.SIGNALS:
-                self.before[number] = signal.signal(number, self._request)
-        return self
-
-    def _request(self, number, _frame):
-        if os.getpid() != self.process:  # one that compiles for this one
-            return
-        self.received = number
-        if Ranks.size == 1:
-            self.requested = number
-        print("\nStopping after this step; once more stops at once, without saving.", file=sys.stderr)
-        for each in self.before:
-            signal.signal(each, signal.default_int_handler)
-
-    def agree(self, *numbers):
-        """The means of numbers over all ranks; from now on a signal that any rank has received is requested of all."""
-        *means, received = Ranks.agree(*numbers, self.received or 0)
-        self.requested = self.requested or received or None
-        return means
-
-    def asked(self, ranks):
-        """Whether so many ranks, all of which agree, or this one alone, should stop."""
-        return bool(self.requested if ranks > 1 else self.received)
-
-    def __exit__(self, *_):
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
 
 
 class Trainer:
@@ -205,11 +92,11 @@ class Trainer:
                            if name.endswith(("running_mean", "running_var"))}
         self.guard, self.stop = LossGuard(window=min(max(100, 2 * len(loader)), 10_000)), StopSignal()
         self.tested, self.best_iou = 0, -1.0  # epochs that were done at the last test
-        Ranks.begin(model)
+        ranks.begin(model)
         self.bad_in_a_row = self.good_in_a_row = 0
         self._begin_epoch(0)
         self.last_good, self.snapshot_due, self.went_back = None, True, False
-        self.earlier_seconds, self.started = 0.0, Ranks.monotonic()
+        self.earlier_seconds, self.started = 0.0, ranks.monotonic()
         self.test_seconds = self.all_test_seconds = 0.0  # of the last test, of all
 
     def run(self):
@@ -232,11 +119,11 @@ class Trainer:
     @property
     def seconds(self):
         """How long this run has taken, the parts before it was resumed among them."""
-        return self.earlier_seconds + Ranks.monotonic() - self.started
+        return self.earlier_seconds + ranks.monotonic() - self.started
 
     @seconds.setter
     def seconds(self, earlier):
-        self.earlier_seconds, self.started = earlier, Ranks.monotonic()
+        self.earlier_seconds, self.started = earlier, ranks.monotonic()
 
     @property
     def seconds_left(self):
@@ -305,10 +192,10 @@ class Trainer:
 
     def train_step(self, batch):
         """One optimiser step; returns the loss, or None for a batch that was skipped."""
-        jt.set_seed(step_seed(self.loader.seed, self.epoch, self.step, Ranks.rank))  # of dropout, whatever was drawn before
+        jt.set_seed(step_seed(self.loader.seed, self.epoch, self.step, ranks.rank()))  # of dropout, whatever was drawn before
         before = {name: var.detach() for name, var in self.statistics.items()}
         self.optimizer.lr = self.highest_rate * self.plan.rate(self.done())
-        Ranks.begin_step(self.loader.images(self.step))
+        ranks.begin_step(self.loader.images(self.step))
         loss = batch_loss(self.model, batch, self.loader.tile, self.plan.loss)
         self.optimizer.zero_grad()
         self.optimizer.backward(loss)
@@ -376,26 +263,26 @@ class Trainer:
         self.tested = self.epoch + 1
         return mean
 
-    def test(self, dataset, ranks=Ranks.size):
+    def test(self, dataset, ranks=ranks.size()):
         """The predictions of a SegmentationSet, {name: Prediction}; None when asked to stop.
 
         ranks: how many call this, each for its share of the images (and get the predictions of all): all, or 1.
         """
         self.model.eval()
-        predictions, times = {}, [Ranks.monotonic()]
+        predictions, times = {}, [ranks.monotonic()]
         for start in tqdm(range(0, len(dataset), ranks), "testing", unit="image", leave=False, disable=None):
-            index = start + Ranks.rank
+            index = start + ranks.rank()
             if index < len(dataset):
                 predictions[dataset.name(index)] = self.predict(dataset, index)
             if ranks > 1:
                 self.stop.agree()
             if self.stop.asked(ranks):
                 return None
-            times.append(Ranks.monotonic())
+            times.append(ranks.monotonic())
         first, *others = np.diff(times)
         self.test_seconds = float(min(first, np.median([first, *others])) + sum(others))  # the first one may have compiled
         if ranks > 1:
-            every = {name: each for share in Ranks.gathered(predictions) for name, each in share.items()}
+            every = {name: each for share in ranks.gathered(predictions) for name, each in share.items()}
             predictions = {name: every[name] for name in map(dataset.name, range(len(dataset)))}
         return predictions
 

@@ -22,16 +22,42 @@ Stain-Invariant Convolutional Networks", IEEE Transactions on Medical Imaging 37
 import math
 import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import scipy  # its parts load when they are first used, which keeps --help fast
 
-from Common import (DataError, Parser, atomic_write, check_same_size, make_folder, number, picture, read_image, read_label,
-                    run, use_agg)
-from DataAugmentation import GRID_SIGMA, GRID_SIZE, spline_weights, spread
+from command.errors import DataError, run
+from command.files import atomic_write, make_folder
+from command.flags import Parser, number, picture
+from images.channels import as_planes
+from images.figures import use_agg
+from images.formats import check_same_size, read_image, read_label
 from MirrorPadding import mirrored
-from Normalise import as_planes
+
+GRID_SIZE, GRID_SIGMA = 3, 10.0  # U-Net, section 3.1: "a coarse 3 by 3 grid", "10 pixels standard deviation"
+
+
+@lru_cache(maxsize=32)
+def spline_weights(length, nodes):
+    """What each of `nodes` values, even from end to end, counts at each of `length` points between: (length, nodes) float64.
+
+    Of interpolation with cubic splines, mirrored at the ends; to be read only, for it is kept.
+    """
+    return np.stack([scipy.ndimage.zoom(node, length / nodes, order=3, mode="mirror") for node in np.eye(nodes)], axis=1)
+
+
+def spread(vectors, rows, columns):
+    """A grid of vectors (2, n, m), spread over all pixels by splines: (2, H, W), of the arguments' dtype.
+
+    rows: (H, n), columns: (W, m), both of `spline_weights`.  Sums by hand: those of a matrix product depend on its threads.
+    """
+    along = sum(vectors[:, k, None, :] * rows[:, k, None] for k in range(rows.shape[1]))
+    field = along[:, :, 0, None] * columns[:, 0]
+    for k in range(1, columns.shape[1]):
+        field += along[:, :, k, None] * columns[:, k]
+    return field
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,9 @@ import numpy as np
 import scipy  # its parts load when they are first used, which keeps --help fast
 from PIL import Image, PngImagePlugin
 
-from Common import IGNORED, atomic_write, make_folder, write_png
+from command.files import atomic_write, make_folder
+from datasets.labels import IGNORED
+from images.formats import write_png
 
 FORMAT_VERSION = 1      # part of the cache's key: raise it when the computation changes
 NEGLIGIBLE = 1e-5       # a border term below this is left out, which bounds the distances that matter

@@ -19,13 +19,18 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import Runtime  # noqa: E402
-from Common import Parser, atomic_write, boolean, make_folder, number, run  # noqa: E402
-from DataLoader import SegmentationSet, TrainingLoader, check_pairs, dataset_statistics  # noqa: E402
-from MakeTxt import find_pairs  # noqa: E402
-from Metrics import constant_baselines, mean_scores, scores  # noqa: E402
-from MirrorPadding import geometry_of, overlap_tile  # noqa: E402
-from Report import draw_scores, figure  # noqa: E402
+from backend import machine, start
+from command.errors import run
+from command.files import atomic_write, make_folder
+from command.flags import Parser, boolean, number
+from DataLoader import SegmentationSet, TrainingLoader
+from datasets.pairs import check_pairs, find_pairs
+from datasets.survey import dataset_statistics
+from images.figures import figure
+from masks.pixel_scores import constant_baselines, mean_scores, scores
+from MirrorPadding import overlap_tile
+from nets.geometry import geometry_of
+from runs.curves import draw_scores
 
 # biases whose gradient is 0 by mathematics: a BatchNorm takes the constant away again
 BEFORE_BATCH_NORM = re.compile(r"(double_conv\.[03]|conv_s1|up\d\.up)\.bias$")
@@ -279,7 +284,7 @@ class Experiment:
         import torch
         size = f", {self.args.base_channels} base channels" if self.args.mode == "Unet" else ""
         what = "whole images" if self.tile == "full" else f"crops of {self.tile} px"
-        return (f"{self.args.mode}{size}; {self.data}, {len(self.train_set)} training pairs, {what}; {Runtime.device_name()}; "
+        return (f"{self.args.mode}{size}; {self.data}, {len(self.train_set)} training pairs, {what}; {start.device_name()}; "
                 f"PyTorch {torch.__version__}")
 
     def train_all(self):
@@ -309,11 +314,11 @@ def compare(experiment):
 
 def main():
     args = parse_arguments()
-    Runtime.check("cpu")
+    start.check_machine("cpu")
     make_folder(args.Result_directory)
     with tempfile.TemporaryDirectory() as scratch:
         experiment = Experiment(args, scratch)
-        Runtime.start("cpu")
+        start.import_jittor("cpu")
         table, losses, histories = compare(experiment)
     stem = args.Result_directory / f"alignment_{experiment.data}_{args.mode}"
     draw(Path(f"{stem}.png"), f"{args.mode}, {experiment.data}", losses, histories, experiment.baseline)

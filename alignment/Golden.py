@@ -13,8 +13,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from Common import Parser, atomic_write, run  # noqa: E402
-from DataLoader import Batch  # noqa: E402
+from command.errors import run
+from command.files import atomic_write
+from command.flags import Parser
+from DataLoader import Batch
 
 FOLDER = Path(__file__).resolve().parent.parent / "tests" / "golden"
 STEPS = 3

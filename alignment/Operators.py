@@ -11,17 +11,18 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from Common import Parser, run  # noqa: E402
+from command.errors import run
+from command.flags import Parser
 
 Parser("Print how far Jittor's own operators, and ours, are from PyTorch's.").parse_args()
 
 import torch  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-from Kernels import BatchNorm, MaxPool, NormReLU, Winograd, resize  # noqa: E402
-from Loss import weighted_cross_entropy  # noqa: E402
-from Process import Adam  # noqa: E402
-from Runtime import jt, nn  # noqa: E402
+from backend.operators import BatchNorm, MaxPool, NormReLU, Winograd, resize
+from backend.optimizers import Adam
+from backend.start import jt, nn
+from Loss import weighted_cross_entropy
 
 FLOAT32 = 1e-5  # relative distance that rounding alone explains in these small cases
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from Checkpoint import assign_weights, state_arrays  # noqa: E402
-from Model import build_model  # noqa: E402
-from Process import as_var, batch_loss, build_optimizer  # noqa: E402
-from Runtime import jt  # noqa: E402
+from backend.optimizers import build_optimizer
+from backend.start import jt
+from Model import build_model
+from nets.checkpoint import assign_weights, state_arrays
+from Process import as_var, batch_loss
 
 
 def stage_names(model):

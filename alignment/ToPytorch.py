@@ -13,8 +13,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from Checkpoint import read_weights  # noqa: E402
-from Common import DataError, Parser, atomic_write, run  # noqa: E402
+from command.errors import DataError, run
+from command.files import atomic_write
+from command.flags import Parser
+from nets.checkpoint import read_weights
 
 
 def pth(text):

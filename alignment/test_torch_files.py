@@ -13,9 +13,10 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from Checkpoint import read_weights, save  # noqa: E402
-from Common import DataError  # noqa: E402
 from test_weights import MACHINE, MAGIC, PUBLIC, Call, stream, tensor  # noqa: E402
+
+from command.errors import DataError
+from nets.checkpoint import read_weights, save
 
 SHAPES = [shapes for _, _, shapes, _ in PUBLIC]
 

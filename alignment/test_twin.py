@@ -16,10 +16,10 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 import TorchModel  # noqa: E402
 from Golden import formula_weights  # noqa: E402
 
-import Loss  # noqa: E402
-import Model  # noqa: E402
-from Checkpoint import load_weights  # noqa: E402
-from Runtime import jt  # noqa: E402
+import Loss
+import Model
+from backend.start import jt
+from nets.checkpoint import load_weights
 
 COUNTS = {("Unet", 1): (17_266_306, 8_832), ("Unet", 3): (17_267_458, 8_832),
           ("U2net", 1): (44_022_566, 28_800), ("U2net", 3): (44_023_718, 28_800),

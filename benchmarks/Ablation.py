@@ -23,7 +23,10 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from Common import ENDLESS, DataError, Parser, make_folder, number, run  # noqa: E402
+from command.errors import DataError, run
+from command.files import make_folder
+from command.flags import Parser, number
+from runs.log import ENDLESS
 
 # what the variants depart from, in all that matters: a changed default of Main.py changes nothing here
 RECIPE = {"mode": "Unet", "base_channels": 16, "padding": 1, "tile": 256, "Batch_size": 4, "loss": "ce", "optimizer": "adamw",

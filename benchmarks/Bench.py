@@ -25,15 +25,20 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import Runtime  # noqa: E402
-from Common import DataError, Parser, atomic_write, make_folder, number, read_image, run, write_png  # noqa: E402
-from DataAugmentation import augment_pair  # noqa: E402
-from DataLoader import SegmentationSet, TrainingLoader, dataset_statistics  # noqa: E402
-from MirrorPadding import geometry_of  # noqa: E402
-from SampleData import make_pair  # noqa: E402
 from Tables import CONTENDERS, KINDS, SIDE, draw, table  # noqa: E402
-from WeightMap import compute_weight_map  # noqa: E402
 from Worker import net_options  # noqa: E402
+
+from backend import machine, start
+from command.errors import DataError, run
+from command.files import atomic_write, make_folder
+from command.flags import Parser, number
+from DataAugmentation import augment_pair
+from DataLoader import SegmentationSet, TrainingLoader
+from datasets.drawn import make_pair
+from datasets.survey import dataset_statistics
+from images.formats import read_image, write_png
+from nets.geometry import geometry_of
+from WeightMap import compute_weight_map
 
 MODES = ("Unet", "U2netS", "U2net")
 QUICK_MODES = ("Unet", "U2netS")  # the third would take --quick beyond 5 minutes, as would more contenders
@@ -263,7 +268,7 @@ def time_preparation(dataset, folder, repeats):
 # ----------------------------------------------------------------------------------------------------------- the command
 def benchmark(modes, quick, repeats, scratch):
     """All measurements as a dict."""
-    machine = {"name": Runtime.device_name(), "load": os.getloadavg()[0], "ceiling": [ceiling()]}
+    machine = {"name": start.device_name(), "load": os.getloadavg()[0], "ceiling": [ceiling()]}
     dataset = make_data(scratch)
     task = {"scratch": str(scratch), "pair": str(scratch / "pair.npz"), "side": SIDE, "batch": 1,
             "base_channels": BASE_CHANNELS}
@@ -291,7 +296,7 @@ def main():
     args = parse_arguments()
     if not importlib.util.find_spec("torch"):
         raise DataError("PyTorch is not installed here; pip install -r requirements/align.txt")
-    Runtime.check("cpu")
+    start.check_machine("cpu")
     folder = make_folder(args.Result_directory)
     with tempfile.TemporaryDirectory() as scratch:
         results = benchmark(args.modes, args.quick, args.repeats, Path(scratch))

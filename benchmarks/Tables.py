@@ -2,7 +2,8 @@
 import statistics
 import textwrap
 
-from Common import atomic_write, use_agg
+from command.files import atomic_write
+from images.figures import use_agg
 
 CONTENDERS = {"ours": "ours", "reference": "PyTorch, reference protocol", "full": "PyTorch, full tile",
               "channels_last": "PyTorch, channels_last", "compiled": "PyTorch, compiled"}

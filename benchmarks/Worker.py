@@ -37,8 +37,10 @@ def make_batch(task):
     The file `pair` holds image (1, H, H) float32, label (H, H) int32 and weight (H, H) float32.
     """
     import numpy as np
+
     from DataLoader import Batch
-    from MirrorPadding import geometry_of, mirror_pad, pad_for, reference_blocks
+    from MirrorPadding import mirror_pad, pad_for, reference_blocks
+    from nets.geometry import geometry_of
     with np.load(task["pair"]) as pair:
         more = task["side"] - pair["label"].shape[0]
         image, label, weight = (mirror_pad(pair[name], 0, more, 0, more) for name in ("image", "label", "weight"))
@@ -65,14 +67,15 @@ class Ours:
 
     @staticmethod
     def import_framework():
-        import Runtime
-        Runtime.start("cpu")  # what `from Runtime import jt` does, for the CPU
+        from backend import start
+        start.import_jittor("cpu")  # what `from Runtime import jt` does, for the CPU
 
     def __init__(self, task):
-        import Runtime
+        from backend import start
+        from backend.optimizers import build_optimizer
         from Model import build_model
-        from Process import Trainer, build_optimizer
-        Runtime.seed_everything(0)
+        from Process import Trainer
+        start.seed_everything(0)
         self.batch = make_batch(task)
         self.model = build_model(task["mode"], 1, 2, **net_options(task))
         self.trainer = Trainer(self.model, build_optimizer("adam", self.model, LEARNING_RATE), Batches([self.batch]),
@@ -80,7 +83,7 @@ class Ours:
 
     def train(self):
         """One step; Jittor puts the optimiser's work off until somebody waits for it."""
-        from Runtime import jt
+        from backend.start import jt
         self.model.train()
         loss = self.trainer.train_step(self.batch)
         jt.sync_all(True)
@@ -88,8 +91,8 @@ class Ours:
 
     def predict(self):
         """Logits of the batch, on the host: what Process.predict_image does with an image that is already mirrored."""
+        from backend.start import jt
         from MirrorPadding import crop_logits
-        from Runtime import jt
         self.model.eval()
         with jt.no_grad():
             outputs = self.model(jt.array(self.batch.inputs))
@@ -127,6 +130,7 @@ class PyTorch:
     def on_canvas(self, logits):
         """(N, K, H, W) logits of the N images themselves."""
         import torch
+
         from MirrorPadding import crop_logits, stitch_reference
         if self.kind == "reference":
             return stitch_reference(logits, torch.cat)

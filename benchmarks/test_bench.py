@@ -17,9 +17,10 @@ import Bench  # noqa: E402
 import Tables  # noqa: E402
 import Worker  # noqa: E402
 
-from DataLoader import SegmentationSet, Statistics, TrainingLoader  # noqa: E402
-from MirrorPadding import geometry_of  # noqa: E402
-from SampleData import make_pair  # noqa: E402
+from DataLoader import SegmentationSet, TrainingLoader
+from datasets.drawn import make_pair
+from images.values import Statistics
+from nets.geometry import geometry_of
 
 COMMAND = [sys.executable, str(Path(Bench.__file__))]
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job begins with Ctrl-C ignored

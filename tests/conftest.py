@@ -20,7 +20,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def make_data(monkeypatch, capsys):
     """`python MakeData.py FLAGS` within this process, as a function: (exit code, standard output, standard error)."""
     import MakeData
-    from Common import run
+    from command.errors import run
 
     def command(*flags):
         monkeypatch.setattr(sys, "argv", ["MakeData.py", *map(str, flags)])
@@ -42,7 +42,7 @@ def snapshot():
 
 @pytest.fixture(scope="module")
 def jt():
-    from Runtime import jt
+    from backend.start import jt
     jt.set_global_seed(0)
     return jt
 

@@ -17,11 +17,12 @@ from PIL import Image
 from scipy import ndimage
 
 import DataAugmentation
-from Common import run
+from command.errors import run
 from DataAugmentation import augment_pair, elastic_field, grid_field, warp_image, warp_label
+from datasets import copies
 
 ROOT = Path(DataAugmentation.__file__).parent
-MANIFEST = DataAugmentation.MANIFEST
+MANIFEST = copies.MANIFEST
 
 
 # ------------------------------------------------------------------------------------------------------------- helpers

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 from test_main import ROOT, command, machine, no_jittor, write_set  # noqa: F401 - fixtures among them
 
-import Checkpoint
+from nets import checkpoint
 from WeightMap import compute_weight_map
 
 pytestmark = pytest.mark.usefixtures("machine")
@@ -77,7 +77,7 @@ def nothing(folder):
 def checkpoint(name="last_model", **header):
     def change(folder):
         (folder / "checkpoints").mkdir(exist_ok=True)
-        Checkpoint.save(folder / "checkpoints" / f"{name}.safetensors", {"a": np.zeros(3, np.float32)}, header)
+        checkpoint.save(folder / "checkpoints" / f"{name}.safetensors", {"a": np.zeros(3, np.float32)}, header)
     return change
 
 
@@ -194,7 +194,7 @@ CASES = {  # name: (change of the folder, command, exit code, words of the line)
     "a pickle that calls": (file(LAST, pickle.dumps(Malicious())), f"{MAIN} --resume", 1, f"{LAST}: not a readable safetensors checkpoint"),
     "weights without a run": (checkpoint(mode="Unet"), f"{MAIN} --resume", 1, f"{LAST}: holds no run to resume"),
     "a header without end": (both(checkpoint(), lambda folder: save_file(
-        {"a": np.zeros(3, np.float32)}, folder / LAST, {"format": Checkpoint.FORMAT, "header": '{"run":' + "[" * 100000})),
+        {"a": np.zeros(3, np.float32)}, folder / LAST, {"format": checkpoint.FORMAT, "header": '{"run":' + "[" * 100000})),
                              f"{MAIN} --resume", 1, f"{LAST}: not a readable safetensors checkpoint .nested too deeply"),
     "a run with a path": (checkpoint(run={**RUN, "log": "../../x"}), f"{MAIN} --resume", 1, f"{LAST}: holds no run to resume"),
     "a run with a folder": (checkpoint(run={**RUN, "settings": {"Log_directory": ["elsewhere"]}}), f"{MAIN} --resume", 1,

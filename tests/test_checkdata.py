@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import Choices
-from CheckData import check_set, some
-from Common import png_bytes
-from DataAugmentation import Manifest
+from datasets import label_values
+from datasets.check import check_set, some
+from datasets.copies import Manifest
+from images.formats import png_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
 LABEL = np.repeat(np.array([[0, 0, 0, 255]], np.uint8), 6, axis=0)  # three quarters background
@@ -180,8 +180,8 @@ def test_strange_values_in_all_labels(check, folder, row, named):
 def test_classes_of_sound_labels_are_those_that_training_chooses(folder, row, n_classes):
     write_set(folder, np.repeat(np.array([row], np.uint8), 6, axis=0))
     assert check_set(folder) == (True, 1, n_classes)
-    counts = Choices.count_label_values(sorted((folder / "train/labels").iterdir()), None)
-    assert Choices.classes_in(counts) == n_classes
+    counts = label_values.count_label_values(sorted((folder / "train/labels").iterdir()), None)
+    assert label_values.classes_in(counts) == n_classes
 
 
 @pytest.mark.parametrize("spoil, line", [

@@ -10,8 +10,9 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from Checkpoint import FORMAT, assign_weights, describe_net, load, load_weights, save, state_arrays
-from Common import DataError
+from command.errors import DataError
+from nets.checkpoint import FORMAT, assign_weights, load, load_weights, save, state_arrays
+from nets.recognise import describe_net
 
 HEADER = {"mode": "Unet", "options": {"bilinear": True, "dropout_probs": [0.2, 0.5]}, "mean": [0.1234567890123456],
           "tile": "full", "epoch": 7, "说明": "电子显微镜下的细胞膜", "nothing": None}

@@ -5,15 +5,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import Choices
-from Common import DataError
-from MirrorPadding import geometry_of
+from backend import machine
+from command.errors import DataError
+from datasets import label_values, survey
+from nets.geometry import geometry_of
+from runs import choices
 
 GREY, COLOUR = np.full((4, 5), 70, np.uint8), np.dstack([np.full((4, 5), value, np.uint8) for value in (70, 70, 71)])
 
 
 def flags(folder, **given):
-    chosen = dict.fromkeys(Choices.CHOSEN)
+    chosen = dict.fromkeys(choices.CHOSEN)
     return Namespace(**{**chosen, "mode": "Unet", "geometry": geometry_of("Unet"), "ignore_label": None, "Time_budget": None,
                         "Datatxt_directory": folder, **given})
 
@@ -33,7 +35,7 @@ def pairs_of(folder, images, labels):
     ([GREY, GREY], 1), ([np.repeat(GREY[..., None], 3, axis=2)], 1), ([GREY.astype(np.uint16) * 100], 1), ([GREY, COLOUR], 3)])
 def test_colours(images, channels, tmp_path):
     pairs = pairs_of(tmp_path, images, [GREY] * len(images))
-    assert Choices.facts_of(pairs, [pairs[0][1]], None, tmp_path).n_channels == channels
+    assert survey.facts_of(pairs, [pairs[0][1]], None, tmp_path).n_channels == channels
 
 
 @pytest.mark.parametrize("values, ignored, classes", [
@@ -45,20 +47,20 @@ def test_colours(images, channels, tmp_path):
     ([0, 1, 2, 255], 255, 3), ([0, 1, 2, 9], 300, 10), ([0, 1, 7], 7, 2)])
 def test_classes(values, ignored, classes, tmp_path):
     pairs = pairs_of(tmp_path, [GREY], [np.array([values], np.uint8)])
-    counts = Choices.count_label_values([pairs[0][1]], ignored)
-    assert Choices.classes_in(counts) == classes
+    counts = label_values.count_label_values([pairs[0][1]], ignored)
+    assert label_values.classes_in(counts) == classes
 
 
 def test_facts_are_kept_until_a_file_changes(tmp_path, monkeypatch):
     pairs = pairs_of(tmp_path, [GREY, GREY], [np.eye(4, 5, dtype=np.uint8), np.eye(4, 5, dtype=np.uint8)])
-    assert Choices.facts_of(pairs, [pairs[0][1]], None, tmp_path) == (1, 2, 2, 4, 5)
+    assert survey.facts_of(pairs, [pairs[0][1]], None, tmp_path) == (1, 2, 2, 4, 5)
     with monkeypatch.context() as patch:
-        patch.setattr(Choices, "read_label", lambda path: pytest.fail("read again"))
-        assert Choices.facts_of(pairs, [pairs[0][1]], None, tmp_path) == (1, 2, 2, 4, 5)
+        patch.setattr(choices, "read_label", lambda path: pytest.fail("read again"))
+        assert survey.facts_of(pairs, [pairs[0][1]], None, tmp_path) == (1, 2, 2, 4, 5)
     Image.fromarray(np.arange(20, dtype=np.uint8).reshape(4, 5)).save(pairs[1][1])
-    assert Choices.facts_of(pairs, [pairs[0][1]], None, tmp_path) == (1, 20, 2, 4, 5)
+    assert survey.facts_of(pairs, [pairs[0][1]], None, tmp_path) == (1, 20, 2, 4, 5)
     (tmp_path / "dataset_facts.json").write_text('{"key": 1')
-    assert Choices.facts_of(pairs, [pairs[0][1]], None, tmp_path) == (1, 20, 2, 4, 5)
+    assert survey.facts_of(pairs, [pairs[0][1]], None, tmp_path) == (1, 20, 2, 4, 5)
 
 
 def test_a_class_that_only_test_labels_have_counts_too(tmp_path):
@@ -66,27 +68,27 @@ def test_a_class_that_only_test_labels_have_counts_too(tmp_path):
     pairs = pairs_of(tmp_path, [GREY], [np.eye(4, 5, dtype=np.uint8)])
     test_pairs = pairs_of(tmp_path / "test", [GREY], [np.eye(4, 5, dtype=np.uint8) + np.eye(4, 5, 1, dtype=np.uint8) * 2])
     args = flags(tmp_path)
-    Choices.choose(args, pairs, [], test_pairs, on_gpu=False)
+    choices.choose(args, pairs, [], test_pairs, on_gpu=False)
     assert args.n_classes == 3
     Image.fromarray(np.eye(4, 5, dtype=np.uint8)).save(test_pairs[0][1])
     args = flags(tmp_path)
-    Choices.choose(args, pairs, [], test_pairs, on_gpu=False)
+    choices.choose(args, pairs, [], test_pairs, on_gpu=False)
     assert args.n_classes == 2, "the file has changed"
     Image.fromarray(255 * np.eye(4, 5, dtype=np.uint8)).save(test_pairs[0][1])
     args = flags(tmp_path)
-    Choices.choose(args, pairs, [], test_pairs, on_gpu=False)
+    choices.choose(args, pairs, [], test_pairs, on_gpu=False)
     assert args.n_classes == 2, "masks of 0 and 1, and masks of 0 and 255"
     Image.fromarray(np.arange(40, 60, dtype=np.uint8).reshape(4, 5)).save(test_pairs[0][1])
     with pytest.raises(DataError, match="test: values up to 59"):
-        Choices.choose(flags(tmp_path), pairs, [], test_pairs, on_gpu=False)
+        choices.choose(flags(tmp_path), pairs, [], test_pairs, on_gpu=False)
 
 
 def test_numbers_of_objects_are_no_classes(tmp_path):
     pairs = pairs_of(tmp_path, [np.zeros((10, 10), np.uint8)], [np.arange(100, dtype=np.uint8).reshape(10, 10)])
     with pytest.raises(DataError, match="values up to 99; give --n_classes"):
-        Choices.choose(flags(tmp_path), pairs, [], pairs, on_gpu=False)
+        choices.choose(flags(tmp_path), pairs, [], pairs, on_gpu=False)
     args = flags(tmp_path, n_classes=2)
-    Choices.choose(args, pairs, [], pairs, on_gpu=False)
+    choices.choose(args, pairs, [], pairs, on_gpu=False)
     assert args.n_classes == 2
 
 
@@ -95,14 +97,14 @@ def test_everything_is_chosen_and_no_flag_overruled(tmp_path):
     label[:9], label[9:20] = 1, 2
     pairs = pairs_of(tmp_path, [np.dstack([label, label, label + 1])] * 3, [label] * 3)
     args = flags(tmp_path)
-    reasons = Choices.choose(args, pairs, [], pairs, on_gpu=False)
-    assert tuple(reasons) == Choices.CHOSEN
-    assert (args.n_channels, args.n_classes, args.base_channels) == (3, 3, Choices.BASE_CHANNELS["cpu"])
-    assert (args.tile, args.Batch_size, args.Total_epochs) == (Choices.CROP, Choices.BATCH, Choices.EPOCHS[1])
+    reasons = choices.choose(args, pairs, [], pairs, on_gpu=False)
+    assert tuple(reasons) == choices.CHOSEN
+    assert (args.n_channels, args.n_classes, args.base_channels) == (3, 3, choices.BASE_CHANNELS["cpu"])
+    assert (args.tile, args.Batch_size, args.Total_epochs) == (choices.CROP, choices.BATCH, choices.EPOCHS[1])
     assert args.Val_epochs == 1875
     given = dict(n_channels=1, n_classes=5, base_channels=8, tile="full", Batch_size=7, Total_epochs=3, Val_epochs=1)
     args = flags(tmp_path, **given)
-    assert Choices.choose(args, pairs, [], pairs, on_gpu=False) == {}
+    assert choices.choose(args, pairs, [], pairs, on_gpu=False) == {}
     assert args == flags(tmp_path, **given)
 
 
@@ -111,17 +113,17 @@ def test_everything_is_chosen_and_no_flag_overruled(tmp_path):
 def test_tests_take_no_more_images_than_a_quarter_of_the_crops(tests, given, val, tmp_path):
     args = flags(tmp_path, **given)
     pair, = pairs_of(tmp_path, [np.zeros((512, 512), np.uint8)], [np.eye(512, dtype=np.uint8)])
-    Choices.choose(args, [pair] * 30, [], [pair] * tests, on_gpu=False)
+    choices.choose(args, [pair] * 30, [], [pair] * tests, on_gpu=False)
     assert args.Val_epochs == val
     args = flags(tmp_path, **given)
-    Choices.choose(args, [pair] * 30, [pair] * tests, [pair], on_gpu=False)
+    choices.choose(args, [pair] * 30, [pair] * tests, [pair], on_gpu=False)
     assert args.Val_epochs == val, "held back, they are tested instead"
 
 
 def test_what_may_be_numbers_of_objects_is_said(tmp_path):
     for largest, said in ((7, False), (12, True)):
         pairs = pairs_of(tmp_path, [GREY], [np.minimum(np.arange(20, dtype=np.uint8), largest).reshape(4, 5)])
-        reasons = Choices.choose(flags(tmp_path), pairs, [], pairs, on_gpu=False)
+        reasons = choices.choose(flags(tmp_path), pairs, [], pairs, on_gpu=False)
         assert ("if these number objects: --n_classes 2" in reasons["n_classes"]) is said
 
 
@@ -132,25 +134,25 @@ def test_what_may_be_numbers_of_objects_is_said(tmp_path):
 def test_epochs(images, given, total, val, tmp_path):
     args = flags(tmp_path, n_channels=1, n_classes=2, **given)
     pair, = pairs_of(tmp_path, [GREY], [GREY])
-    Choices.choose(args, [pair] * images, [], [pair], on_gpu=False)
+    choices.choose(args, [pair] * images, [], [pair], on_gpu=False)
     assert (args.Total_epochs, args.Val_epochs) == (total, val)
 
 
 @pytest.mark.parametrize("share, batch", [(0.9, 4), (0.6, 2), (0.3, 1), (0.01, 1)])
 def test_the_batch_fits_into_the_memory(share, batch, tmp_path, monkeypatch):
     args = flags(tmp_path, base_channels=64)
-    four = 4 * Choices.step_bytes(args, Choices.CROP, Choices.CROP)
-    monkeypatch.setattr(Choices, "free_memory", lambda: int(four / Choices.LARGEST_SHARE / 0.9 * share))
+    four = 4 * choices.step_bytes(args, choices.CROP, choices.CROP)
+    monkeypatch.setattr(choices, "free_memory", lambda: int(four / choices.LARGEST_SHARE / 0.9 * share))
     pairs = pairs_of(tmp_path, [np.zeros((512, 600), np.uint8)], [np.eye(512, 600, dtype=np.uint8)])
-    Choices.choose(args, pairs, [], pairs, on_gpu=False)
+    choices.choose(args, pairs, [], pairs, on_gpu=False)
     assert args.Batch_size == batch
 
 
 def test_a_gpu_gets_the_papers_width_and_a_batch_for_its_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(Choices, "gpu_memory", lambda: 8 * 10 ** 9)
+    monkeypatch.setattr(choices, "gpu_memory", lambda: 8 * 10 ** 9)
     args = flags(tmp_path)
     pairs = pairs_of(tmp_path, [np.zeros((512, 600), np.uint8)], [np.eye(512, 600, dtype=np.uint8)])
-    reasons = Choices.choose(args, pairs, [], pairs, on_gpu=True)
+    reasons = choices.choose(args, pairs, [], pairs, on_gpu=True)
     assert (args.base_channels, args.Batch_size) == (64, 4)
     assert reasons["base_channels"] == "a GPU" and reasons["Batch_size"] == "3.6 GB of 8 GB of the GPU"
 
@@ -158,4 +160,4 @@ def test_a_gpu_gets_the_papers_width_and_a_batch_for_its_memory(tmp_path, monkey
 def test_the_free_memory_is_the_machines_or_less():
     with open("/proc/meminfo", encoding="ascii") as file:
         total = 1024 * int(next(line for line in file if line.startswith("MemTotal:")).split()[1])
-    assert 2 ** 24 < Choices.free_memory() <= total
+    assert 2 ** 24 < machine.free_memory() <= total

@@ -14,9 +14,13 @@ import pytest
 import tifffile
 from PIL import Image
 
-import Common
-from Common import (IGNORED, DataError, Parser, atomic_write, boolean, image_size, list_images, load_label, make_folder,
-                    number, pair_by_name, parse_json, png_bytes, read_image, read_label, run, write_png)
+from command import errors
+from command.errors import DataError, run
+from command.files import atomic_write, make_folder, parse_json
+from command.flags import Parser, boolean, number
+from datasets.labels import IGNORED, load_label
+from datasets.pairs import pair_by_name
+from images.formats import image_size, list_images, png_bytes, read_image, read_label, write_png
 
 needs_permissions = pytest.mark.skipif(os.geteuid() == 0, reason="root may do everything")
 
@@ -57,7 +61,7 @@ sys.exit(run(main))
 @pytest.fixture(scope="module")
 def script(tmp_path_factory):
     path = tmp_path_factory.mktemp("command") / "Command.py"
-    path.write_text(SCRIPT.format(root=str(Path(Common.__file__).parent)))
+    path.write_text(SCRIPT.format(root=str(Path(errors.__file__).parent)))
     return path
 
 
@@ -103,7 +107,7 @@ def test_parser(capsys):
     assert "how many (default: 5)" in help_text and "its name\n" in help_text, "no default, nothing said"
 
 
-ROOT = Path(Common.__file__).parent
+ROOT = Path(errors.__file__).parent
 COMMANDS = sorted(path for folder in (".", "alignment", "benchmarks") for path in (ROOT / folder).glob("[!_]*.py")
                   if path.read_text().endswith("sys.exit(run(main))\n"))
 

@@ -9,11 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import DataLoader
-from Common import DataError, write_png
-from DataLoader import (SegmentationSet, Statistics, TrainingLoader, check_pairs, compute_statistics, crop_input,
-                        dataset_statistics, hold_back, load_image, load_label)
-from MirrorPadding import U2NET, UNET_BILINEAR, crop_logits, mirror_pad, pad_for, reference_blocks
+from command.errors import DataError
+from DataLoader import SegmentationSet, TrainingLoader, crop_input
+from datasets.labels import load_label
+from datasets.pairs import check_pairs
+from datasets.splits import hold_back
+from datasets.survey import compute_statistics, dataset_statistics
+from images.channels import load_image
+from images.formats import write_png
+from images.values import Statistics
+from MirrorPadding import crop_logits, mirror_pad, pad_for, reference_blocks
+from nets.geometry import U2NET, UNET_BILINEAR
 from WeightMap import compute_weight_map
 
 NEUTRAL = Statistics((0.0,), (1.0,))
@@ -314,7 +320,7 @@ def test_a_set_is_prepared_once(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("pattern", [None, "^([a-c])"])
 def test_whole_groups_are_held_back(tmp_path, pattern):
-    from DataAugmentation import Manifest
+    from datasets.copies import Manifest
     for folder in ("imgs", "labels"):
         (tmp_path / folder).mkdir()
     pairs = []

@@ -10,7 +10,8 @@ import tifffile
 from PIL import Image
 from scipy.io import savemat
 
-from ImportData import common_endings, hold_out, split_groups
+from datasets.imports import common_endings, hold_out
+from datasets.splits import split_groups
 
 
 def read(path):

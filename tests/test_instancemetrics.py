@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from InstanceMetrics import (THRESHOLDS, at_best_threshold, connected_components, instance_scores, isbi_scores,
-                             rand_and_information, thin_borders)
+from masks.object_scores import (
+    THRESHOLDS,
+    at_best_threshold,
+    instance_scores,
+    isbi_scores,
+    rand_and_information,
+    thin_borders,
+)
+from masks.objects import connected_components
 
 
 def blobs(seed, shape=(24, 21), smoothness=1.2, share=0.4):

@@ -26,7 +26,7 @@ def problem(classes=2, scale=3.0, batch=2, size=(6, 7), seed=0):
 
 def in_jittor(logits, label, weight_map):
     """Loss and gradient as Loss.py computes them."""
-    from Runtime import jt
+    from backend.start import jt
     logits = jt.array(logits)
     loss = weighted_cross_entropy(logits, jt.array(label), jt.array(weight_map))
     return loss.item(), jt.grad(loss, logits).numpy()
@@ -78,7 +78,7 @@ def test_pixels_of_weight_zero_do_not_count():
 
 
 def test_logits_are_left_as_they_were():
-    from Runtime import jt
+    from backend.start import jt
     logits, label, weight_map = problem()
     given = jt.array(logits)
     for _ in range(2):  # the same Var, as when a loss is computed twice
@@ -89,7 +89,7 @@ def test_logits_are_left_as_they_were():
 
 
 def test_deep_supervision_is_the_sum():
-    from Runtime import jt
+    from backend.start import jt
     _, label, weight_map = problem()
     sides = [problem(seed=seed)[0] for seed in range(7)]
     variables = [jt.array(logits) for logits in sides]
@@ -114,7 +114,7 @@ def soft_dice_by_hand(logits, label, weight_map):
 
 @pytest.mark.parametrize("classes, scale", [(2, 3.0), (5, 3.0), (2, 0.0), (4, 1e4)])
 def test_soft_dice(classes, scale):
-    from Runtime import jt
+    from backend.start import jt
     logits, label, weight_map = problem(classes, scale)
     weight_map[:, :2], label[:, :2] = 0, -1
     given = jt.array(logits)
@@ -130,7 +130,7 @@ def test_soft_dice(classes, scale):
 
 
 def test_soft_dice_of_a_class_that_nobody_saw_is_right():
-    from Runtime import jt
+    from backend.start import jt
     logits = np.zeros((1, 3, 4, 4), np.float32)
     label = np.zeros((1, 4, 4), np.int32)
     label[0, :2], logits[0, 0, 2:], logits[0, 1, :2] = 1, 50, 50
@@ -139,7 +139,7 @@ def test_soft_dice_of_a_class_that_nobody_saw_is_right():
 
 
 def test_cross_entropy_and_dice_are_added():
-    from Runtime import jt
+    from backend.start import jt
     parts = [jt.array(part) for part in problem()]
     expected = weighted_cross_entropy(*parts).item() + soft_dice_loss(*parts).item()
     assert LOSSES["ce_dice"](*parts).item() == pytest.approx(expected, rel=1e-6)
@@ -147,7 +147,7 @@ def test_cross_entropy_and_dice_are_added():
 
 
 def test_refuses_shapes_that_do_not_fit():
-    from Runtime import jt
+    from backend.start import jt
     logits, label, weight_map = (jt.array(part) for part in problem())
     for wrong in ((logits, label[:1], weight_map), (logits, label, weight_map[:, :5]),
                   (logits[:, :, :5], label, weight_map)):

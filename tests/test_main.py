@@ -13,15 +13,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
-
-import Checkpoint
-import Choices
-import Runtime
-from Common import DataError, pair_by_name
-from DataLoader import hold_back
-from Report import HIT
-from WeightMap import compute_weight_map
 from test_report import Page, events_in
+
+from backend import start
+from command.errors import DataError
+from datasets.pairs import pair_by_name
+from datasets.splits import hold_back
+from masks.colours import HIT
+from nets import checkpoint
+from runs import choices
+from WeightMap import compute_weight_map
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = sorted(path.name for path in ROOT.glob("*.py") if "__main__" in path.read_text("utf-8"))
@@ -72,7 +73,7 @@ def no_jittor(tmp_path):
 def machine():
     """Skips where Jittor could not run: Main.py says that before it looks at the data."""
     try:
-        Runtime.check("cpu")
+        start.check_machine("cpu")
     except DataError as error:
         pytest.skip(str(error))
 
@@ -94,7 +95,7 @@ def test_the_documented_defaults(monkeypatch):
                "Checkpoint_directory": "checkpoints", "Result_directory": "results", "Weight_directory": "weight_maps"}
     assert {name: str(found.pop(name)) for name in folders} == folders
     assert found.pop("geometry").margin == 0
-    assert {found.pop(name) for name in (*Choices.CHOSEN, "is_grayscale")} == {None}, "left to the data"
+    assert {found.pop(name) for name in (*choices.CHOSEN, "is_grayscale")} == {None}, "left to the data"
     assert found == {"ignore_label": None, "bilinear": True, "dropout_probs": [0, 0, 0, 0], "Learning_rate": 0.001,
                      "Loss_w0": 10.0, "Loss_sigma": 5.0, "mode": "Unet", "device": "auto", "seed": 0, "padding": 1,
                      "optimizer": "adamw", "lr_schedule": "cosine", "warm_up": 0, "clip_norm": 0, "loss": "ce_dice",
@@ -318,7 +319,7 @@ def test_a_run_leaves_what_it_promises(full_run):
 
 @pytest.mark.jittor
 def test_the_page_and_the_events_tell_what_the_csv_does(full_run):
-    from Metrics import scores
+    from masks.pixel_scores import scores
     folder, data, _ = full_run
     found, rows = page_of(folder), rows_of(folder)
     keys = ("iou", "dice", "f1", "train_loss")
@@ -356,20 +357,20 @@ def test_the_page_and_the_events_tell_what_the_csv_does(full_run):
 @pytest.mark.jittor
 def test_the_best_model_makes_the_predictions_that_were_written(full_run):
     """Its header says all that is needed to build the net and to normalise an image."""
-    from Metrics import mean_scores, scores
-    from MirrorPadding import geometry_of
+    from masks.pixel_scores import mean_scores, scores
     from Model import build_model
+    from nets.geometry import geometry_of
     from Process import predict_image
     folder, data, _ = full_run
     rows = rows_of(folder)
     images = [np.asarray(Image.open(path)) / 255 for path in (data / "train" / "imgs").iterdir()]
     path = folder / "checkpoints" / "best_model.safetensors"
-    _, header = Checkpoint.load(path)
+    _, header = checkpoint.load(path)
     assert header["mean"] == pytest.approx([np.mean(images)]) and header["std"] == pytest.approx([np.std(images)])
     assert (header["mode"], header["n_channels"], header["n_classes"], header["tile"]) == ("Unet", 1, 2, "full")
     assert header["options"] == {"bilinear": True, "dropout_probs": [0.2, 0.3, 0.4, 0.5], "base_channels": 4, "padding": 0}
     model = build_model(header["mode"], header["n_channels"], header["n_classes"], **header["options"])
-    Checkpoint.load_weights(model, path)
+    checkpoint.load_weights(model, path)
     model.eval()
     results = []
     for name, prediction in predictions_of(folder).items():
@@ -384,7 +385,7 @@ def test_the_best_model_makes_the_predictions_that_were_written(full_run):
     for key, value in mean_scores(results).items():
         assert value == pytest.approx(header["scores"][key])
         assert f"{value:.6g}" == rows[header["epoch"]][key] == max((row[key] for row in rows[9:]), key=float)
-    _, last = Checkpoint.load(folder / "checkpoints" / "last_model.safetensors")
+    _, last = checkpoint.load(folder / "checkpoints" / "last_model.safetensors")
     assert last.pop("run")["progress"]["epoch"] == 12
     assert last == {key: value for key, value in header.items() if key != "scores"} | {"epoch": 11}
 
@@ -395,7 +396,7 @@ def test_the_same_seed_gives_the_same_run(full_run, tmp_path):
     trained(tmp_path / "again", data, *FULL)
     one, other = ([[row[key] for key in COLUMNS[:5]] for row in rows_of(run)] for run in (folder, tmp_path / "again"))
     assert one == other
-    (one, _), (other, _) = (Checkpoint.load(run / "checkpoints" / "last_model.safetensors")
+    (one, _), (other, _) = (checkpoint.load(run / "checkpoints" / "last_model.safetensors")
                             for run in (folder, tmp_path / "again"))
     assert all(one[name].tobytes() == other[name].tobytes() for name in one)
 
@@ -419,7 +420,7 @@ def test_other_ways_to_train(tmp_path, flags, sizes, options):
     (prediction,) = predictions_of(tmp_path / "run").values()
     assert prediction.shape == sizes[0]
     assert set(np.unique(prediction)) <= ({0, 255} if classes == 2 else {0, 1, 2})
-    weights, header = Checkpoint.load(tmp_path / "run" / "checkpoints" / "best_model.safetensors")
+    weights, header = checkpoint.load(tmp_path / "run" / "checkpoints" / "best_model.safetensors")
     assert {**header["options"], **options} == header["options"]
     assert header["n_channels"] == len(header["mean"]) == channels and header["n_classes"] == classes
     assert all(np.isfinite(array).all() for array in weights.values())
@@ -431,7 +432,7 @@ def test_the_test_images_are_read_once(tmp_path):
     data = write_set(tmp_path / "set", [(64, 50)] * 4, [(40, 48)] * 2)
     done = trained(tmp_path / "run", data, "--Total_epochs", 3, "--Val_epochs", 0, "--val_fraction", 0.25, "--seed", 4)
     assert "3 training pairs, 1 held back to choose the best model, 2 test pairs" in done.stdout
-    weights, header = Checkpoint.load(tmp_path / "run" / "checkpoints" / "best_model.safetensors")
+    weights, header = checkpoint.load(tmp_path / "run" / "checkpoints" / "best_model.safetensors")
     rows = rows_of(tmp_path / "run")
     own, held = hold_back(pair_by_name(data / "train/imgs", data / "train/labels"), 0.25, 4)
     assert header["mean"] == pytest.approx([np.mean([np.asarray(Image.open(image)) / 255 for image, _ in own])], rel=1e-6)
@@ -473,7 +474,7 @@ def test_a_stopped_run_saves_and_exits_with_130(full_run, tmp_path, number):
     assert "No epoch was tested." in output and "Whole run: " in output
     rows = rows_of(tmp_path)
     assert 3 <= len(rows) < 200 and rows[0]["train_loss"] != rows_of(full_run[0])[0]["train_loss"], "another seed"
-    weights, header = Checkpoint.load(tmp_path / "checkpoints" / "last_model.safetensors")
+    weights, header = checkpoint.load(tmp_path / "checkpoints" / "last_model.safetensors")
     assert header["epoch"] >= len(rows) - 1 and all(np.isfinite(array).all() for array in weights.values())
     found = page_of(tmp_path)
     assert f"No epoch was tested; {len(rows)} of 200 epochs in " in found.text
@@ -487,7 +488,7 @@ def test_a_killed_run_says_so_and_leaves_its_last_model(full_run, tmp_path):
     _, errors, code = stopped(full_run[1], tmp_path, signal.SIGKILL)
     assert code == -signal.SIGKILL
     assert errors.startswith("Main.py: error: the training was killed, ") and errors.count("\n") == 1
-    _, header = Checkpoint.load(tmp_path / "checkpoints" / "last_model.safetensors")
+    _, header = checkpoint.load(tmp_path / "checkpoints" / "last_model.safetensors")
     assert header["epoch"] % 2 == 1 and header["epoch"] < len(rows_of(tmp_path)), "saved after every second epoch"
 
 
@@ -499,7 +500,7 @@ def test_a_hopeless_learning_rate_ends_in_one_line(tmp_path):
     assert "epoch 3: 3 bad batches in a row" in done.stdout + done.stderr
     assert re.fullmatch(r"Main.py: error: epoch \d: the loss stays at .*; lower --Learning_rate.*",
                         done.stderr.splitlines()[-1])
-    weights, _ = Checkpoint.load(tmp_path / "run" / "checkpoints" / "last_model.safetensors")
+    weights, _ = checkpoint.load(tmp_path / "run" / "checkpoints" / "last_model.safetensors")
     assert all(np.isfinite(array).all() for array in weights.values())
     assert "--Learning_rate, or look for damaged images" in page_of(tmp_path / "run").text
 

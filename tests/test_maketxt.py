@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from Common import DataError
-from MakeTxt import make_lists, read_list
+from command.errors import DataError
+from datasets.lists import make_lists, read_list
 
 ROOT = Path(__file__).resolve().parents[1]
 LISTS = ("test_image.txt", "test_label.txt", "train_image.txt", "train_label.txt")

@@ -7,13 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 
-from Common import write_png
-from InstanceMetrics import at_best_threshold, connected_components, instance_scores, isbi_scores
-from Metrics import (average_precision, class_scores, confusion_matrix, constant_baselines, mean_scores,
-                     precision_at_recalls, precision_recall_curve, scores)
-from PIL import Image
+from images.formats import write_png
+from masks.object_scores import at_best_threshold, instance_scores, isbi_scores
+from masks.objects import connected_components
+from masks.pixel_scores import (
+    average_precision,
+    class_scores,
+    confusion_matrix,
+    constant_baselines,
+    mean_scores,
+    precision_at_recalls,
+    precision_recall_curve,
+    scores,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 

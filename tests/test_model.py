@@ -29,7 +29,7 @@ def with_statistics(model, rng):
 
 def test_batch_norm_keeps_the_unbiased_variance(jt):
     """Output of the batch's own biased variance, running statistics of the unbiased one, as in PyTorch."""
-    from Model import BatchNorm
+    from backend.operators import BatchNorm
     rng, norm = np.random.default_rng(0), BatchNorm(3)
     mean, variance = np.zeros(3), np.ones(3)
     for _ in range(3):
@@ -55,7 +55,7 @@ def test_batch_norm_keeps_the_unbiased_variance(jt):
 # ------------------------------------------------------------------------------------------------------ counts and names
 @pytest.mark.parametrize("mode, channels", COUNTS)
 def test_parameter_counts(build, mode, channels):
-    from jittorsummary import count_parameters
+    from backend.summary import count_parameters
     trainable, statistics = COUNTS[mode, channels]
     assert count_parameters(build(mode, channels, 2)) == (trainable, trainable + statistics)
 
@@ -153,7 +153,7 @@ def test_u2net_sizes_and_side_outputs(build, jt):
                                            ("Unet", {"padding": 1}), ("U2netS", {})])
 def test_geometry_agrees_with_the_net(build, jt, mode, options):
     """What MirrorPadding believes of a net is what the net does."""
-    from MirrorPadding import geometry_of
+    from nets.geometry import geometry_of
     small = {"base_channels": 2} if mode == "Unet" else {}
     model, geometry = build(mode, 1, 2, **options, **small).eval(), geometry_of(mode, **options)
     for length in (1, 5, 100):
@@ -236,7 +236,7 @@ def test_unet_equals_numpy(build, jt, bilinear, align_corners):
 @pytest.mark.parametrize("bilinear", [True, False])
 @pytest.mark.parametrize("size, tile", [((300, 213), 100), ((70, 270), 52)])
 def test_tiles_and_one_pass_agree(build, bilinear, size, tile):
-    from MirrorPadding import geometry_of
+    from nets.geometry import geometry_of
     from Process import predict_image
     rng = np.random.default_rng(2)
     model = with_statistics(build("Unet", 1, 2, bilinear=bilinear, base_channels=4), rng)
@@ -248,8 +248,8 @@ def test_tiles_and_one_pass_agree(build, bilinear, size, tile):
 
 # -------------------------------------------------------------------------------------------------------------- the table
 def test_summary_of_a_small_net(jt):
+    from backend.summary import layer_rows, summary
     from Model import DoubleConv
-    from jittorsummary import layer_rows, summary
     model = DoubleConv(1, 2)
     rows = layer_rows(model, (1, 1, 10, 10))
     assert [(kind, shape, own) for _, kind, shape, own in rows] == [

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from Normalise import NormalisedRows, Statistics, as_planes, normalise, to_channels, white_of
+from images.channels import as_planes, to_channels
+from images.values import NormalisedRows, Statistics, normalise, white_of
 
 EIGHT, SIXTEEN = np.dtype(np.uint8), np.dtype(np.uint16)
 

@@ -6,9 +6,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-import Pages
-from Common import DataError
-from Pages import Bands, TiffRows, examine, page_writer, pages, row_bands
+from command.errors import DataError
+from images import pages
+from images.pages import Bands, TiffRows, examine, page_writer, pages, row_bands
 
 
 def noise(shape, dtype=np.uint8, seed=0):
@@ -18,7 +18,7 @@ def noise(shape, dtype=np.uint8, seed=0):
 @pytest.fixture
 def all_large(monkeypatch):
     """Every page counts as too large for memory."""
-    monkeypatch.setattr(Pages, "LARGE", 0)
+    monkeypatch.setattr(pages, "LARGE", 0)
 
 
 # ------------------------------------------------------------------------------------------------------ rows of a TIFF
@@ -69,8 +69,8 @@ def test_white_may_be_zero(tmp_path):
 
 def test_only_the_strips_asked_for_are_read(tmp_path, monkeypatch):
     tifffile.imwrite(tmp_path / "image.tif", noise((200, 100)), rowsperstrip=10, compression="zlib")
-    asked, decode = [], Pages._decode
-    monkeypatch.setattr(Pages, "_decode", lambda file, page, index: (asked.append(index), decode(file, page, index))[1])
+    asked, decode = [], pages._decode
+    monkeypatch.setattr(pages, "_decode", lambda file, page, index: (asked.append(index), decode(file, page, index))[1])
     assert TiffRows(tmp_path / "image.tif", 0)[35:60].shape == (25, 100) and asked == [3, 4, 5]
 
 
@@ -89,14 +89,14 @@ def test_strips_that_were_never_written_are_black(tmp_path):
 def test_what_can_be_read_neither_by_rows_nor_whole(tmp_path, all_large, monkeypatch, pixels, options, reason):
     tifffile.imwrite(tmp_path / "image.tif", pixels, **options)
     assert not examine(tmp_path / "image.tif").by_tifffile, "small enough for Pillow, which may know it"
-    monkeypatch.setattr(Pages, "MAX_PIXELS", 300)
+    monkeypatch.setattr(pages, "MAX_PIXELS", 300)
     with pytest.raises(DataError, match=f"image.tif: 20 x 20 px is too large .*: {reason}"):
         examine(tmp_path / "image.tif")
 
 
 @pytest.mark.parametrize("mode, compression", [("L", "tiff_lzw"), ("RGB", "tiff_lzw"), ("YCbCr", "jpeg")])
 def test_a_compression_that_needs_a_further_package(tmp_path, all_large, monkeypatch, mode, compression):
-    monkeypatch.setattr(Pages, "MAX_PIXELS", 300)
+    monkeypatch.setattr(pages, "MAX_PIXELS", 300)
     Image.fromarray(noise((100, 20, 3))).convert(mode).save(tmp_path / "image.tif", compression=compression)
     if importlib.util.find_spec("imagecodecs"):
         with Image.open(tmp_path / "image.tif") as image:
@@ -127,7 +127,7 @@ def test_a_stack(tmp_path, shape, dtype, monkeypatch):
     assert (file.numbers, file.height, file.width) == ((0, 1, 2, 3, 4), 12, 31)
     for page, wanted in zip(pages(file), stack):
         assert isinstance(page, np.ndarray) and page.dtype == dtype and np.array_equal(page, wanted)
-    monkeypatch.setattr(Pages, "LARGE", 100)
+    monkeypatch.setattr(pages, "LARGE", 100)
     for page, wanted in zip(pages(examine(file.path)), stack):
         assert isinstance(page, TiffRows) and np.array_equal(page[3:7], wanted[3:7])
 
@@ -145,7 +145,7 @@ def test_thumbnails_and_pyramids_are_left_out(tmp_path, capsys):
 @pytest.mark.parametrize("large", [False, True])
 def test_pages_of_different_depths(tmp_path, monkeypatch, large):
     if large:
-        monkeypatch.setattr(Pages, "LARGE", 0)
+        monkeypatch.setattr(pages, "LARGE", 0)
     for dtype in (np.uint16, np.float32):
         with tifffile.TiffWriter(tmp_path / "stack.tif") as file:
             for page in (np.zeros((5, 4), np.uint8), np.ones((5, 4), dtype)):

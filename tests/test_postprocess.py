@@ -3,9 +3,20 @@ import numpy as np
 import pytest
 from scipy.ndimage import label
 
-from MirrorPadding import UNET_BILINEAR, overlap_tile, tiled_logits
-from Postprocess import (CONTOURS, IMAGENET_MEAN, IMAGENET_STD, assemble, average_of_eight, class_bands, classes,
-                         instances, logits_of, mask_pixels, overlay, probabilities, saliency_input, saliency_map)
+from masks.answers import (
+    assemble,
+    average_of_eight,
+    class_bands,
+    classes,
+    logits_of,
+    mask_pixels,
+    probabilities,
+)
+from masks.colours import CONTOURS, overlay
+from masks.objects import instances
+from masks.saliency import IMAGENET_MEAN, IMAGENET_STD, saliency_input, saliency_map
+from MirrorPadding import overlap_tile, tiled_logits
+from nets.geometry import UNET_BILINEAR
 
 
 def normal(*shape, scale=3.0):

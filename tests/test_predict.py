@@ -12,15 +12,18 @@ from safetensors.numpy import save_file
 from scipy.special import expit
 from skimage.transform import resize
 
-import Checkpoint
-import Common
-import Pages
 import Predict
-import Runtime
-from Common import DataError
-from MirrorPadding import UNET_ALIGNED, UNET_BILINEAR, UNET_PADDED
-from Normalise import Statistics, to_channels
-from Postprocess import instances, overlay, probabilities
+from backend import start
+from command import errors
+from command.errors import DataError
+from images import formats
+from images.channels import to_channels
+from images.values import Statistics
+from masks.answers import probabilities
+from masks.colours import overlay
+from masks.objects import instances
+from nets import checkpoint
+from nets.geometry import UNET_ALIGNED, UNET_BILINEAR, UNET_PADDED
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = {"mode": "Unet", "n_channels": 1, "n_classes": 2, "options": {"bilinear": True, "base_channels": 2},
@@ -42,9 +45,9 @@ def weights(n_channels=1, n_classes=2, **more):
 def here(tmp_path, monkeypatch):
     """A folder to work in, with an image, a checkpoint of Main.py's and weights of others'."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Common, "_said", set())
-    Common.write_png("cell.png", noise((30, 40)))
-    Checkpoint.save("ours.safetensors", weights(), HEADER)
+    monkeypatch.setattr(errors, "_said", set())
+    formats.write_png("cell.png", noise((30, 40)))
+    checkpoint.save("ours.safetensors", weights(), HEADER)
     save_file(weights(), "others.safetensors")
     return tmp_path
 
@@ -55,7 +58,7 @@ def predict(here, monkeypatch, capsys):
     def run(*flags):
         monkeypatch.setattr(sys, "argv", ["Predict.py", *map(str, flags)])
         try:
-            code = Common.run(Predict.main)
+            code = errors.run(Predict.main)
         except SystemExit as stop:
             code = stop.code
         found = capsys.readouterr()
@@ -68,9 +71,9 @@ def refused(predict, monkeypatch):
     """A function that runs the command up to Jittor's start: (exit code, its one line on stderr)."""
     def must_not_start(*_):
         raise AssertionError("Jittor was started")
-    monkeypatch.setattr(Runtime, "start", must_not_start)
+    monkeypatch.setattr(start, "start", must_not_start)
     try:
-        Runtime.check("cpu")
+        start.check_machine("cpu")
     except DataError as error:
         pytest.skip(str(error))
 
@@ -144,7 +147,7 @@ def test_a_mistake_in_the_data(refused, here, flags, message):
     ({"tile": 20}, "--tile 20: too small for this net"),
 ])
 def test_a_header_that_is_not_ours(refused, change, message):
-    Checkpoint.save("ours.safetensors", weights(), {**HEADER, **change})
+    checkpoint.save("ours.safetensors", weights(), {**HEADER, **change})
     code, line = refused("--Input", "cell.png", "--Checkpoint", "ours.safetensors")
     assert code == 1 and message in line
 
@@ -201,7 +204,7 @@ def tiny(build, jt):
 def ours(here, tiny):
     """The tiny U-Net whose checkpoint, for two classes and grey images, is ours.safetensors."""
     model = tiny("Unet", 1, 2, base_channels=2)
-    Checkpoint.save("ours.safetensors", Checkpoint.state_arrays(model), HEADER)
+    checkpoint.save("ours.safetensors", checkpoint.state_arrays(model), HEADER)
     return model
 
 
@@ -263,7 +266,7 @@ def test_the_command_as_a_process(here, ours):
 @pytest.mark.jittor
 def test_more_classes_than_two(predict, tiny):
     model = tiny("Unet", 3, 5, base_channels=2)
-    Checkpoint.save("ours.safetensors", Checkpoint.state_arrays(model),
+    checkpoint.save("ours.safetensors", checkpoint.state_arrays(model),
                     {**HEADER, "n_channels": 3, "n_classes": 5, "mean": [0.4] * 3, "std": [0.25] * 3})
     code, _, err = predict("--Checkpoint", "ours.safetensors", "--Input", "cell.png", "--device", "cpu")
     assert (code, err) == (0, ["Grey images are taken as RGB: the net takes three channels"])
@@ -276,7 +279,7 @@ def test_more_classes_than_two(predict, tiny):
 def test_the_average_of_eight(predict, ours, tile, batch):
     """Of a size that the net takes as it is, turning the image and turning the net's input are one."""
     pixels = noise((68, 84), seed=5)
-    Common.write_png("cell.png", pixels)
+    formats.write_png("cell.png", pixels)
     code, _, _ = predict("--Checkpoint", "ours.safetensors", "--Input", "cell.png", "--device", "cpu", "--tta", 8,
                          "--probabilities", "--tile", tile, "--batch", batch)
     expected = 0
@@ -292,9 +295,9 @@ def test_the_average_of_eight(predict, ours, tile, batch):
 @pytest.mark.jittor
 def test_the_checkpoints_tile_and_a_flags(predict, ours):
     """A net trained by quadrants is used by quadrants, and refuses other sizes until told otherwise."""
-    Checkpoint.save("ours.safetensors", Checkpoint.state_arrays(ours), {**HEADER, "tile": "reference"})
+    checkpoint.save("ours.safetensors", checkpoint.state_arrays(ours), {**HEADER, "tile": "reference"})
     pixels = noise((512, 512), seed=6)
-    Common.write_png("square.png", pixels)
+    formats.write_png("square.png", pixels)
     code, out, err = predict("--Checkpoint", "ours.safetensors", "--Input", "cell.png", "square.png", "--device", "cpu")
     assert code == 1 and out[1].startswith("Images predicted: 1, ")
     assert err == ["Predict.py: error: cell.png: --tile reference: made for 512 x 512 px images, not for 30 x 40; "
@@ -344,7 +347,7 @@ def test_16_bits_of_a_camera(predict, ours):
 @pytest.mark.jittor
 def test_the_overlay_of_a_dark_image(predict, here, ours):
     """A net trained on 12 bits in 16 normalises by its own statistics; its overlay is not black for that."""
-    Checkpoint.save("ours.safetensors", Checkpoint.state_arrays(ours), {**HEADER, "mean": [0.02], "std": [0.01]})
+    checkpoint.save("ours.safetensors", checkpoint.state_arrays(ours), {**HEADER, "mean": [0.02], "std": [0.01]})
     pixels = noise((52, 40), np.uint16) >> 4
     Image.fromarray(pixels).save("dark.tif")
     code, _, err = predict("--Checkpoint", "ours.safetensors", "--Input", "dark.tif", "--device", "cpu", "--overlay")
@@ -356,7 +359,7 @@ def test_the_overlay_of_a_dark_image(predict, here, ours):
 @pytest.mark.jittor
 def test_the_bits_that_the_net_was_trained_on(predict, here, ours):
     """A dark frame of the camera that the net knows is dark; what was exported in 8 bits may be anything."""
-    Checkpoint.save("ours.safetensors", Checkpoint.state_arrays(ours), {**HEADER, "mean": [0.1], "std": [0.05], "bits": 16})
+    checkpoint.save("ours.safetensors", checkpoint.state_arrays(ours), {**HEADER, "mean": [0.1], "std": [0.05], "bits": 16})
     pixels = noise((52, 40), np.uint16) >> 4
     Image.fromarray(pixels).save("dark.tif")
     code, _, err = predict("--Checkpoint", "ours.safetensors", "--Input", "dark.tif", "--device", "cpu", "--probabilities")
@@ -376,9 +379,9 @@ def test_a_large_tiff_by_windows_is_the_whole_image(predict, ours, monkeypatch, 
     """With all of over 2^16 pixels large: rows are read as they are needed, the mask's are written as they come."""
     stack = noise((pages, 300, 500, 3) if "photometric" in layout else (pages, 300, 500))
     tifffile.imwrite("large.tif", stack, metadata=None, **layout)
-    monkeypatch.setattr(Pages, "LARGE", 2 ** 16)
-    read_rows, asked = Pages.TiffRows.__getitem__, []
-    monkeypatch.setattr(Pages.TiffRows, "__getitem__",
+    monkeypatch.setattr(pages, "LARGE", 2 ** 16)
+    read_rows, asked = pages.TiffRows.__getitem__, []
+    monkeypatch.setattr(pages.TiffRows, "__getitem__",
                         lambda self, rows: (asked.append(rows.stop - rows.start), read_rows(self, rows))[1])
     code, _, err = predict("--Checkpoint", "ours.safetensors", "--Input", "large.tif", "--device", "cpu", "--tile", 64,
                            "--batch", 3, "--overlay")
@@ -396,7 +399,7 @@ def test_a_large_tiff_by_windows_is_the_whole_image(predict, ours, monkeypatch, 
 # -------------------------------------------------------------------------------------------------- again, and failures
 @pytest.mark.jittor
 def test_what_is_there_stays(predict, ours):
-    Common.write_png("other.png", noise((20, 20)))
+    formats.write_png("other.png", noise((20, 20)))
     flags = ("--Checkpoint", "ours.safetensors", "--device", "cpu", "--Input", "cell.png")
     assert predict(*flags)[0] == 0
     Path("predictions/cell_pred.png").write_bytes(b"mine")
@@ -415,7 +418,7 @@ def test_files_that_fail_are_told_at_the_end(predict, here, ours):
     """A header that is none, pixels that end early, a stack whose second page is damaged: all others are done."""
     (here / "set").mkdir()
     for name in ("a", "b", "z"):
-        Common.write_png(f"set/{name}.png", noise((60, 60)))
+        formats.write_png(f"set/{name}.png", noise((60, 60)))
     content = Path("set/b.png").read_bytes()
     Path("set/b.png").write_bytes(content[:len(content) // 2])
     Path("set/c.png").write_bytes(b"text")
@@ -446,9 +449,9 @@ def test_a_lack_of_memory_is_told(predict, ours, monkeypatch):
 
 @pytest.mark.jittor
 def test_one_class_everywhere_is_told(predict, here, ours):
-    state = Checkpoint.state_arrays(ours)
+    state = checkpoint.state_arrays(ours)
     state["outc.conv.bias"] = np.array([0, 1e4], np.float32)
-    Checkpoint.save("ours.safetensors", state, HEADER)
+    checkpoint.save("ours.safetensors", state, HEADER)
     tifffile.imwrite("stack.tif", noise((2, 20, 20)))
     code, _, err = predict("--Checkpoint", "ours.safetensors", "--device", "cpu", "--Input", "cell.png", "stack.tif")
     assert (code, err) == (0, ["cell.png: predicted as one class everywhere",
@@ -461,9 +464,9 @@ def test_one_class_everywhere_is_told(predict, here, ours):
 @pytest.mark.parametrize("bilinear", [True, False])
 def test_milesials(predict, tiny, bilinear):
     model = tiny("Unet", 3, 2, base_channels=2, bilinear=bilinear, conv_bias=False, padding=1, align_corners=True)
-    save_file(Checkpoint.state_arrays(model), "others.safetensors")
+    save_file(checkpoint.state_arrays(model), "others.safetensors")
     pixels = noise((50, 70, 3))
-    Common.write_png("cell.png", pixels)
+    formats.write_png("cell.png", pixels)
     expected = logits_of(model, (pixels / 255).transpose(2, 0, 1).astype(np.float32), UNET_PADDED)
     for flags in (["--preset", "milesial"], []):
         code, _, _ = predict("--Checkpoint", "others.safetensors", "--Input", "cell.png", "--device", "cpu",
@@ -475,7 +478,7 @@ def test_milesials(predict, tiny, bilinear):
 @pytest.fixture
 def u2netp(tiny, here):
     model = tiny("U2netS", 3, 1)
-    save_file(Checkpoint.state_arrays(model), "u2netp.safetensors")
+    save_file(checkpoint.state_arrays(model), "u2netp.safetensors")
     return model
 
 
@@ -483,7 +486,7 @@ def u2netp(tiny, here):
 def test_u2netps_own_protocol(predict, jt, u2netp):
     """Step by step as its authors describe it, with other means where there are any."""
     pixels = noise((200, 410, 3), seed=4) // 2
-    Common.write_png("cell.png", pixels)
+    formats.write_png("cell.png", pixels)
     code, _, _ = predict("--Checkpoint", "u2netp.safetensors", "--preset", "u2netp", "--Input", "cell.png",
                          "--device", "cpu", "--probabilities", "--overlay")
     assert code == 0
@@ -504,7 +507,7 @@ def test_u2netps_own_protocol(predict, jt, u2netp):
 @pytest.mark.jittor
 def test_a_constant_saliency(predict, u2netp):
     state = {name: np.zeros_like(array) if "running_var" not in name else array
-             for name, array in Checkpoint.state_arrays(u2netp).items()}
+             for name, array in checkpoint.state_arrays(u2netp).items()}
     save_file(state, "u2netp.safetensors")
     code, _, err = predict("--Checkpoint", "u2netp.safetensors", "--preset", "u2netp", "--Input", "cell.png",
                            "--device", "cpu", "--probabilities")
@@ -515,9 +518,9 @@ def test_a_constant_saliency(predict, u2netp):
 @pytest.mark.jittor
 def test_the_weights_of_another_size(predict, ours):
     """Names and shapes seen early fit, others do not: told before anything is predicted."""
-    state = Checkpoint.state_arrays(ours)
+    state = checkpoint.state_arrays(ours)
     state["down1.maxpool_conv.1.double_conv.0.weight"] = np.zeros((9, 2, 3, 3), np.float32)
-    Checkpoint.save("ours.safetensors", state, HEADER)
+    checkpoint.save("ours.safetensors", state, HEADER)
     code, out, err = predict("--Checkpoint", "ours.safetensors", "--Input", "cell.png", "--device", "cpu")
     assert code == 1 and "ours.safetensors: not the weights of this net: down1" in err[-1] and out == []
     assert not list(Path("predictions").iterdir())

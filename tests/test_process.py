@@ -14,7 +14,8 @@ pytestmark = pytest.mark.jittor
 @pytest.fixture
 def dataset(tmp_path):
     """A function that writes image/label pairs of given sizes: a bright square on a noisy ground; a SegmentationSet."""
-    from DataLoader import SegmentationSet, Statistics
+    from DataLoader import SegmentationSet
+    from images.values import Statistics
 
     def write(*sizes):
         rng, pairs = np.random.default_rng(3), []
@@ -31,9 +32,11 @@ def dataset(tmp_path):
 
 def make_trainer(model, dataset, tmp_path, loader=None, optimizer="adam", rate=0.01, epochs=(3, 0), plan={}, **options):
     """A Trainer whose callbacks append to its lists `records` and `bests`; plan: what it differs in from the plain one."""
+    from backend.optimizers import build_optimizer
     from DataLoader import TrainingLoader
-    from MirrorPadding import geometry_of
-    from Process import Plan, Trainer, build_optimizer
+    from nets.geometry import geometry_of
+    from Process import Trainer
+    from runs.plan import Plan
     geometry = geometry_of("Unet" if hasattr(model, "inc") else "U2netS", getattr(model, "bilinear", True))
     loader = (loader or TrainingLoader)(dataset, geometry, weight_directory=tmp_path / "weights", **options)
     records, bests = [], []
@@ -62,7 +65,7 @@ def differing(one, other):
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_two_steps_equal_the_formulas(jt, name):
     """Gradients are given by hand, some so small that it matters where Adam's epsilon stands."""
-    from Process import build_optimizer
+    from backend.optimizers import build_optimizer
     rng, rate = np.random.default_rng(4), 0.1
     model = jt.nn.Sequential(jt.nn.Conv(1, 3, 3), jt.nn.BatchNorm(3))
     optimizer = build_optimizer(name, model, rate)
@@ -97,7 +100,7 @@ def test_two_steps_equal_the_formulas(jt, name):
 
 # ---------------------------------------------------------------------------------------------------------- bad batches
 def test_loss_guard():
-    from Process import LossGuard
+    from runs.guard import LossGuard
     nan, inf = float("nan"), float("inf")
     guard = LossGuard(warm_up=3, factor=20, window=4)
     assert [guard.accepts(loss) for loss in (nan, inf, 1, 1, -inf, 2)] == [False, False, True, True, False, True]
@@ -111,7 +114,7 @@ def test_loss_guard():
 
 def test_rare_objects_are_no_outliers():
     """Nine in ten images are empty and soon cost nothing; the tenth is what there is to learn from."""
-    from Process import LossGuard
+    from runs.guard import LossGuard
     guard, rng = LossGuard(), np.random.default_rng(8)
     for epoch in range(30):
         for k in rng.permutation(20):
@@ -120,7 +123,7 @@ def test_rare_objects_are_no_outliers():
 
 def test_objects_that_are_seen_twice_in_an_epoch_are_no_outliers(build, dataset, tmp_path):
     """All the other images are empty and soon cost nothing; hundreds of them may lie between two that do not."""
-    from Process import LossGuard
+    from runs.guard import LossGuard
     guard, rng = LossGuard(window=2 * 300), np.random.default_rng(8)
     for epoch in range(20):
         for k in rng.permutation(300):
@@ -130,7 +133,7 @@ def test_objects_that_are_seen_twice_in_an_epoch_are_no_outliers(build, dataset,
 
 
 def test_images_without_a_known_pixel_say_nothing_about_losses():
-    from Process import LossGuard
+    from runs.guard import LossGuard
     guard = LossGuard()
     assert all(guard.accepts(0.0) for _ in range(30)) and guard.accepts(0.7)
 
@@ -341,7 +344,7 @@ def test_a_best_that_could_not_be_written_is_none(build, dataset, tmp_path):
     ("constant", 0, 0.01, 1), ("constant", 0, 1, 1), ("constant", 0.1, 0.05, 0.5), ("constant", 0.1, 0.2, 1),
     ("cosine", 0, 0.5, 0.5), ("cosine", 0, 1 / 3, 0.75), ("cosine", 0, 1, 0), ("cosine", 0.5, 0.25, 0.5 * (1 + 0.5 ** 0.5) / 2)])
 def test_the_schedule(schedule, warm_up, done, expected):
-    from Process import Plan
+    from runs.plan import Plan
     assert Plan(schedule=schedule, warm_up=warm_up).rate(done) == pytest.approx(expected)
 
 
@@ -397,9 +400,8 @@ def test_a_run_ends_with_its_time(build, dataset, tmp_path):
 @pytest.fixture
 def timed(build, dataset, tmp_path, monkeypatch):
     """A Trainer whose steps (two an epoch), tests and `on_epoch` take the seconds that they are told to, by its clock."""
-    import Ranks
     clock = [0.0]
-    monkeypatch.setattr(Ranks, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(ranks, "monotonic", lambda: clock[0])
 
     def after(seconds, function):
         def timed_function(*words):
@@ -457,14 +459,14 @@ def test_the_last_epoch_is_tested_where_tests_take_longer_than_their_share(build
 
 
 def test_class_numbers_stay_as_they_are_with_more_than_two_classes():
-    from Process import mask_pixels
+    from masks.answers import mask_pixels
     classes = np.array([[0, 1, 2]])
     assert mask_pixels(classes, 3).tolist() == [[0, 1, 2]] and mask_pixels(classes[:, :2], 2).tolist() == [[0, 255]]
 
 
 @pytest.mark.parametrize("n_classes", [2, 5])
 def test_foreground_probability(n_classes):
-    from Process import foreground_probability
+    from masks.answers import foreground_probability
     logits = np.random.default_rng(n_classes).normal(0, 3, (n_classes, 9, 7)).astype(np.float32)
     found = foreground_probability(logits)
     exact = np.exp(logits.astype(np.float64))
@@ -478,7 +480,7 @@ def test_foreground_probability(n_classes):
 # -------------------------------------------------------------------------------------------------------- being stopped
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_asks_and_the_second_acts(number, capsys):
-    from Process import StopSignal
+    from runs.stop import StopSignal
     numbers = signal.SIGINT, signal.SIGTERM
     before = [signal.getsignal(each) for each in numbers]
     try:
@@ -499,7 +501,7 @@ def test_the_first_signal_asks_and_the_second_acts(number, capsys):
 
 
 def test_a_thread_leaves_the_handlers_alone():
-    from Process import StopSignal
+    from runs.stop import StopSignal
     found = []
 
     def work():

@@ -13,13 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-import Checkpoint
-import TorchFormat
-from Common import DataError, write_png
-from InstanceMetrics import instance_scores, rand_and_information, thin_borders
-from MakeTxt import find_pairs, make_lists, read_list
-from Metrics import average_precision, confusion_matrix, precision_recall_curve, scores
-from MirrorPadding import UNET_BILINEAR, UNET_TRANSPOSED, exact_spans, mirror_pad, overlap_tile
+from command.errors import DataError
+from datasets.lists import make_lists, read_list
+from datasets.pairs import find_pairs
+from images.formats import write_png
+from masks.object_scores import instance_scores, rand_and_information, thin_borders
+from masks.pixel_scores import average_precision, confusion_matrix, precision_recall_curve, scores
+from MirrorPadding import mirror_pad, overlap_tile
+from nets import checkpoint, torch_pickle
+from nets.geometry import UNET_BILINEAR, UNET_TRANSPOSED, exact_spans
 from WeightMap import compute_weight_map
 
 settings.register_profile("steady", deadline=None, derandomize=True, max_examples=60,
@@ -167,8 +169,8 @@ JSON = st.recursive(st.none() | st.booleans() | st.integers(-2 ** 53, 2 ** 53) |
 def test_a_checkpoint_gives_back_what_was_saved(header, array):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.safetensors"
-        Checkpoint.save(path, {"a": array}, header)
-        weights, found = Checkpoint.load(path)
+        checkpoint.save(path, {"a": array}, header)
+        weights, found = checkpoint.load(path)
     assert found == header and weights["a"].dtype == array.dtype and weights["a"].tobytes() == array.tobytes()
 
 
@@ -185,7 +187,7 @@ def refused(content):
         path = Path(folder) / "a.pth"
         path.write_bytes(content)
         with pytest.raises(DataError) as error:
-            Checkpoint.read_weights(path)
+            checkpoint.read_weights(path)
     assert "\n" not in str(error.value)
 
 
@@ -209,7 +211,7 @@ def test_the_reader_of_pickles_ends_with_data_or_with_a_refusal(value, protocol,
     for place, byte in changes:
         data[place % len(data)] = byte
     try:
-        found, _ = TorchFormat._unpickle(io.BytesIO(bytes(data)))
+        found, _ = torch_pickle._unpickle(io.BytesIO(bytes(data)))
     except Exception:  # noqa: BLE001 - what `read_state_dict` turns into its one line
         refused(archive(bytes(data)))
         return

@@ -13,8 +13,8 @@ import pytest
 from test_main import ROOT, machine, no_jittor, predictions_of, write_set  # noqa: F401 - fixtures among them
 from test_resume import assert_same, results, rows_of
 
-import Checkpoint
-import Ranks
+from backend import ranks
+from nets import checkpoint
 
 TOOLS = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # pip's Open MPI lies beside Python
 with_mpirun = pytest.mark.skipif(not all(shutil.which(tool, path=TOOLS) for tool in ("mpirun", "mpicc")),
@@ -47,18 +47,18 @@ def arrays_of(path):
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 9, 16])
 def test_each_sample_counts_once(monkeypatch, size, count):
-    monkeypatch.setattr(Ranks, "size", size)
+    monkeypatch.setattr(ranks, "size", size)
     shares = []
     for rank in range(size):
-        monkeypatch.setattr(Ranks, "rank", rank)
-        shares.append(Ranks.deal(np.arange(count)))
+        monkeypatch.setattr(ranks, "rank", rank)
+        shares.append(ranks.deal(np.arange(count)))
     assert {len(dealt) for dealt, _ in shares} == {-(-count // size)}, "the same shapes everywhere"
     assert sorted(index for dealt, counting in shares for index in dealt[:counting]) == list(range(count))
 
 
 def test_one_process_has_nothing_to_share():
-    assert Ranks.agree(1.5, 0) == [1.5, 0] and Ranks.shared("it") == "it" and Ranks.gathered(3) == [3]
-    assert Ranks.all_samples(5) == 5 and Ranks.LAUNCHER == []
+    assert ranks.agree(1.5, 0) == [1.5, 0] and ranks.shared("it") == "it" and ranks.gathered(3) == [3]
+    assert ranks.all_samples(5) == 5 and ranks.launcher() == []
     done = subprocess.run([sys.executable, "-c", "import Main, sys; sys.exit('jittor' in sys.modules)"], cwd=ROOT)
     assert done.returncode == 0
 
@@ -120,19 +120,20 @@ def test_dropout_differs_between_ranks(tmp_path, data):
 
 
 def test_a_batchs_canvas_is_that_of_all_ranks(monkeypatch, data, tmp_path):
-    from Common import pair_by_name
-    from DataLoader import SegmentationSet, Statistics, TrainingLoader
-    from MirrorPadding import geometry_of
+    from DataLoader import SegmentationSet, TrainingLoader
+    from datasets.pairs import pair_by_name
+    from images.values import Statistics
+    from nets.geometry import geometry_of
     from Transforms import augmentation
     pairs = pair_by_name(data / "train" / "imgs", data / "train" / "labels")
     loader = TrainingLoader(SegmentationSet(pairs, 1, 2, Statistics((0.4,), (0.25,))), geometry_of("Unet", True, 0), "full", 7,
                             w0=None, augment=augmentation("full"))  # which turns some images
     whole, = loader.epoch(0)
     assert whole.labels.shape[0] == loader.images(0) == 7
-    monkeypatch.setattr(Ranks, "size", 3)
+    monkeypatch.setattr(ranks, "size", 3)
     total = 0
     for rank in range(3):
-        monkeypatch.setattr(Ranks, "rank", rank)
+        monkeypatch.setattr(ranks, "rank", rank)
         part, = loader.epoch(0)
         counting = len(whole.labels[rank::3])
         assert part.labels.shape == (3, *whole.labels.shape[1:])
@@ -249,7 +250,7 @@ def test_an_error_on_another_rank_ends_the_run(run_of_two, folder):
     done = main(folder, *RUN, code=1)
     said, = (line for line in done.stderr.splitlines() if "rank 1: " in line)
     assert said.startswith(f"rank 1: Main.py: error: data/train/imgs/{image.name}: not a readable image")
-    Checkpoint.load(folder / "checkpoints" / "last_model.safetensors")
+    checkpoint.load(folder / "checkpoints" / "last_model.safetensors")
 
 
 @with_mpirun
@@ -260,7 +261,7 @@ def test_other_ways_to_train(folder):
                 "--lr_schedule", "cosine", "--loss", "ce_dice", "--padding", "1", "--augment", "full")
     assert "Test images, read once: IoU 0." in done.stdout
     assert 1 <= len(rows_of(*folder.glob("logs/*.csv"))) < 200
-    header = Checkpoint.load(folder / "checkpoints" / "best_model.safetensors")[1]
+    header = checkpoint.load(folder / "checkpoints" / "best_model.safetensors")[1]
     assert 0 <= header["test_scores"]["iou"] <= 1
 
 

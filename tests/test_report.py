@@ -18,14 +18,30 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from Common import DataError, make_folder, png_bytes, write_png
-from DataAugmentation import Manifest
-from DataLoader import SegmentationSet, Statistics, TrainingLoader
-from HtmlReport import Run, chosen, write_page
+from command.errors import DataError
+from command.files import make_folder
+from DataLoader import SegmentationSet, TrainingLoader
+from datasets.copies import Manifest
+from images.formats import png_bytes, write_png
+from images.values import Statistics
 from Main import Data
-from Metrics import constant_baselines, scores
-from Report import (COLUMNS, EXTRA, HIT, MISSED, PASSED_OVER, EventLog, RunLog, best_row, compare, draw_curves, draw_overview,
-                    duration, panels, read_records, run_name, shown_image, shown_label, write_predictions)
+from masks.colours import (
+    EXTRA,
+    HIT,
+    MISSED,
+    PASSED_OVER,
+    compare,
+    draw_overview,
+    panels,
+    shown_image,
+    shown_label,
+)
+from masks.pixel_scores import constant_baselines, scores
+from masks.prediction_files import write_predictions
+from runs.curves import best_row, draw_curves
+from runs.events import EventLog
+from runs.log import COLUMNS, RunLog, duration, read_records, run_name
+from runs.page import Run, chosen, write_page
 from WeightMap import compute_weight_map
 
 ROOT = Path(__file__).resolve().parent.parent

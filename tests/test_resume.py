@@ -15,10 +15,11 @@ from PIL import Image
 from test_main import ROOT, SMALL, command, machine, no_jittor, write_set  # noqa: F401 - fixtures among them
 from test_report import Page
 
-import Checkpoint
-from Common import DataError, atomic_write, lock_folder
+from command.errors import DataError
+from command.files import atomic_write, lock_folder
 from Main import build_parser
-from Resume import settings_of
+from nets import checkpoint
+from runs.resume import settings_of
 
 pytestmark = pytest.mark.usefixtures("machine")
 FLAGS = [str(flag) for flag in ("--Data_directory", "data", *SMALL, "--base_channels", 24, "--tile", 52, "--augment", "full",
@@ -47,7 +48,7 @@ def rows_of(table):
 def results(folder):
     """(rows of the one CSV without the times, arrays of last_model, arrays of best_model)."""
     table, = folder.glob("logs/*.csv")
-    return rows_of(table), *(Checkpoint.load(folder / "checkpoints" / f"{name}_model.safetensors")[0] for name in ("last", "best"))
+    return rows_of(table), *(checkpoint.load(folder / "checkpoints" / f"{name}_model.safetensors")[0] for name in ("last", "best"))
 
 
 def assert_same(found, expected):
@@ -98,7 +99,7 @@ def test_killed_three_times(unbroken, folder):
         moment(process, folder)
         code, printed = end(process, signal.SIGKILL)
         assert code == -signal.SIGKILL and "python Main.py --resume goes on" in printed
-        Checkpoint.load(folder / "checkpoints" / "last_model.safetensors")
+        checkpoint.load(folder / "checkpoints" / "last_model.safetensors")
         process = start(folder, "--resume")
     assert process.wait(600) == 0
     assert_same(results(folder), results(unbroken))
@@ -123,7 +124,7 @@ def test_stopped_within_an_epoch(unbroken, folder):
     assert code == 130
     go_on = shlex.split(printed.split("To go on: ")[1].splitlines()[0])
     assert go_on == ["python", "Main.py", "--resume", "--Checkpoint_directory", "a folder"]
-    header = Checkpoint.load(folder / "a folder" / "last_model.safetensors")[1]
+    header = checkpoint.load(folder / "a folder" / "last_model.safetensors")[1]
     assert header["run"]["progress"]["epoch"] == len(header["run"]["records"]) > 0
     done = command(*go_on[1:], cwd=folder)
     assert done.returncode == 0 and "Resumed at epoch" in done.stdout
@@ -143,9 +144,9 @@ def test_the_page_of_a_resumed_run(unbroken, folder):
     """Its command makes the whole run; where the best epoch was before, its pictures are made again."""
     assert command("Main.py", *FLAGS, "--Total_epochs", "2", cwd=folder).returncode == 0
     path = folder / "checkpoints" / "last_model.safetensors"
-    arrays, header = Checkpoint.load(path)
+    arrays, header = checkpoint.load(path)
     header["run"]["progress"]["best_iou"] = header["run"]["records"][1]["iou"] = 1.0  # nothing later can be better
-    Checkpoint.save(path, arrays, header)
+    checkpoint.save(path, arrays, header)
     done = command("Main.py", "--resume", "--Total_epochs", "4", cwd=folder)
     assert done.returncode == 0 and "Best epoch: 1 " in done.stdout, done.stderr
     found = Page(next(folder.glob("logs/*.html")))
@@ -200,10 +201,10 @@ def test_a_shorter_run_and_other_channels(finished, monkeypatch):
     """What nobody typed stands in nobody's way: the first tested epoch, and whether images are grey."""
     import Main
     path = finished / "checkpoints" / "last_model.safetensors"
-    arrays, header = Checkpoint.load(path)
+    arrays, header = checkpoint.load(path)
     header["run"]["settings"].update(Total_epochs=["333"], Val_epochs=["249"])
     path.unlink()
-    Checkpoint.save(path, arrays, header)
+    checkpoint.save(path, arrays, header)
 
     def parsed(*flags):
         monkeypatch.setattr(sys, "argv", ["Main.py", "--resume", *flags])
@@ -247,9 +248,9 @@ def test_force_alone(folder, no_jittor):  # noqa: F811
     lambda run: run.update(progress=None), lambda run: run.update(data=None)])
 def test_damaged_runs(unbroken, tmp_path, monkeypatch, change):
     import Main
-    _, header = Checkpoint.load(unbroken / "checkpoints" / "last_model.safetensors")
+    _, header = checkpoint.load(unbroken / "checkpoints" / "last_model.safetensors")
     change(header["run"])
-    Checkpoint.save(tmp_path / "last_model.safetensors", {"a": np.zeros(3, np.float32)}, header)
+    checkpoint.save(tmp_path / "last_model.safetensors", {"a": np.zeros(3, np.float32)}, header)
     monkeypatch.setattr(sys, "argv", ["Main.py", "--resume", "--Checkpoint_directory", str(tmp_path), "--Total_epochs", "9"])
     with pytest.raises(DataError, match="last_model.safetensors: holds no run to resume"):
         Main.parse_arguments()

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import Runtime
-from Common import DataError
+from backend import machine, start
+from command.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
 WITHOUT_JITTOR = ("CheckData", "Checkpoint", "Choices", "Common", "DataAugmentation", "DataLoader", "HtmlReport", "ImportData",
@@ -51,7 +51,7 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("cc_path", sys.executable)
     monkeypatch.delenv("JITTOR_HOME", raising=False)
-    if not (Path(Runtime.sysconfig.get_path("include")) / "Python.h").is_file():
+    if not (Path(start.sysconfig.get_path("include")) / "Python.h").is_file():
         pytest.skip("Python's headers are missing")
     return tmp_path / "home"
 
@@ -64,46 +64,46 @@ def test_importing_the_modules_does_not_import_jittor():
 
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="'torch'"):
-        _ = Runtime.torch
+        _ = start.torch
 
 
 def test_a_sound_machine_passes_and_its_home_stays_clean(home, monkeypatch):
     monkeypatch.setenv("nvcc_path", "")
-    assert Runtime.check("cpu") == ("", "")
-    assert Runtime.check("auto") == ("", "the environment variable nvcc_path is empty")
+    assert start.check_machine("cpu") == ("", "")
+    assert start.check_machine("auto") == ("", "the environment variable nvcc_path is empty")
     assert [path.relative_to(home).as_posix() for path in sorted(home.rglob("*"))] == [".cache", ".cache/jittor"]
 
 
 def test_cpu_does_not_look_for_cuda(home, monkeypatch):
     monkeypatch.setenv("nvcc_path", str(executable(home / "bin" / "nvcc")))
-    assert Runtime.check("cpu") == ("", "")
+    assert start.check_machine("cpu") == ("", "")
 
 
 def test_several_processes_on_gpus_need_nccl(home, monkeypatch):
-    monkeypatch.setattr(Runtime, "find_cuda", lambda: ("/a/nvcc", ""))
+    monkeypatch.setattr(start, "find_cuda", lambda: ("/a/nvcc", ""))
     monkeypatch.delenv("use_nccl", raising=False)
-    assert Runtime.check("cuda") == ("/a/nvcc", "")
+    assert start.check_machine("cuda") == ("/a/nvcc", "")
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
-    nvcc, reason = Runtime.check("auto")
+    nvcc, reason = start.check_machine("auto")
     assert nvcc == "" and "need NCCL" in reason
     with pytest.raises(DataError, match="^--device cuda: several processes on GPUs need NCCL"):
-        Runtime.check("cuda")
+        start.check_machine("cuda")
     monkeypatch.setenv("use_nccl", "1")
-    assert Runtime.check("cuda") == ("/a/nvcc", "")
+    assert start.check_machine("cuda") == ("/a/nvcc", "")
 
 
 def test_missing_compiler(home, monkeypatch):
     monkeypatch.setenv("cc_path", "no-such-compiler")
-    assert refused(Runtime.check, "cpu").startswith("no-such-compiler: no such compiler")
+    assert refused(start.check_machine, "cpu").startswith("no-such-compiler: no such compiler")
     monkeypatch.delenv("cc_path")
     monkeypatch.setenv("PATH", str(home))
-    message = refused(Runtime.check, "cpu")
+    message = refused(start.check_machine, "cpu")
     assert message.startswith("g++: no such compiler") and "apt install g++" in message
 
 
 def test_missing_python_headers(home, monkeypatch):
-    monkeypatch.setattr(Runtime.sysconfig, "get_path", lambda name: str(home / "include"))
-    message = refused(Runtime.check, "cpu")
+    monkeypatch.setattr(start.sysconfig, "get_path", lambda name: str(home / "include"))
+    message = refused(start.check_machine, "cpu")
     assert message.startswith(f"{home / 'include' / 'Python.h'}: ")
     assert f"python{sys.version_info.major}.{sys.version_info.minor}-dev" in message
 
@@ -112,7 +112,7 @@ def test_missing_python_headers(home, monkeypatch):
 def test_unwritable_home(home, monkeypatch, tmp_path, variable):
     (tmp_path / "file").touch()
     monkeypatch.setenv(variable, str(tmp_path / "file" / "home"))
-    message = refused(Runtime.check, "cpu")
+    message = refused(start.check_machine, "cpu")
     assert message.startswith(f"{tmp_path / 'file' / 'home' / '.cache' / 'jittor'}: not writable")
     assert "set HOME to a writable folder" in message
 
@@ -120,8 +120,8 @@ def test_unwritable_home(home, monkeypatch, tmp_path, variable):
 @pytest.mark.parametrize("seconds, said", [(0.05, 1), (60, 0)])
 def test_a_start_that_waits_for_another_says_so(tmp_path, monkeypatch, capsys, seconds, said):
     (tmp_path / "jittor_core.so").touch()  # compiled already
-    monkeypatch.setattr(Runtime, "PATIENCE", seconds)
-    with Runtime._compile_progress(tmp_path, with_cuda=False):
+    monkeypatch.setattr(start, "PATIENCE", seconds)
+    with start._compile_progress(tmp_path, with_cuda=False):
         time.sleep(0.5)
     assert capsys.readouterr().err.count("another process compiles, perhaps") == said
 
@@ -138,11 +138,11 @@ def test_last_words_are_said_only_by_a_killed_process(end, code, spoken):
 # ----------------------------------------------------------------------------------------------------------------- CUDA
 def test_no_cuda_without_a_toolkit(home, monkeypatch, tmp_path):
     monkeypatch.setenv("nvcc_path", "")
-    assert Runtime.find_cuda() == ("", "the environment variable nvcc_path is empty")
-    assert refused(Runtime.check, "cuda") == ("--device cuda: the environment variable nvcc_path is empty; "
+    assert machine.find_cuda() == ("", "the environment variable nvcc_path is empty")
+    assert refused(start.check_machine, "cuda") == ("--device cuda: the environment variable nvcc_path is empty; "
                                               "use --device cpu or auto")
     monkeypatch.setenv("nvcc_path", str(tmp_path / "bin" / "nvcc"))
-    assert Runtime.find_cuda() == ("", "no CUDA toolkit (nvcc) found")
+    assert machine.find_cuda() == ("", "no CUDA toolkit (nvcc) found")
 
 
 @pytest.mark.parametrize("by", ["nvcc_path", "PATH"])
@@ -151,7 +151,7 @@ def test_no_cuda_without_its_runtime_library(monkeypatch, tmp_path, by):
     monkeypatch.delenv("nvcc_path", raising=False)
     monkeypatch.setenv(by, str(nvcc if by == "nvcc_path" else nvcc.parent))
     library = tmp_path.resolve() / "lib64" / "libcudart.so"
-    assert Runtime.find_cuda() == ("", f"nvcc is here but its runtime library is not ({library})")
+    assert machine.find_cuda() == ("", f"nvcc is here but its runtime library is not ({library})")
 
 
 def test_no_cuda_without_a_driver(monkeypatch, tmp_path):
@@ -163,7 +163,7 @@ def test_no_cuda_without_a_driver(monkeypatch, tmp_path):
     monkeypatch.setenv("nvcc_path", str(executable(tmp_path / "bin" / "nvcc")))
     (tmp_path / "lib64").mkdir()
     (tmp_path / "lib64" / "libcudart.so").symlink_to(np.linalg._umath_linalg.__file__)  # any library that loads
-    assert Runtime.find_cuda() == ("", "no NVIDIA driver (libcuda.so.1) found")
+    assert machine.find_cuda() == ("", "no NVIDIA driver (libcuda.so.1) found")
 
 
 # ------------------------------------------------------------------------------- a package that stands in for Jittor
@@ -204,7 +204,7 @@ def test_onednn_of_the_environment_is_shown_to_jittor(home):
     """Over links that an environment left which is gone; Jittor would otherwise download the library."""
     if not (Path(sys.prefix) / "lib" / "libmkldnn.so").is_file():
         pytest.skip("oneDNN is not installed from PyPI")
-    target = home / ".cache" / "jittor" / "mkl" / Runtime.ONEDNN_FOLDER
+    target = home / ".cache" / "jittor" / "mkl" / start.ONEDNN_FOLDER
     target.mkdir(parents=True)
     for name in ("lib", "include"):
         (target / name).symlink_to(home / "gone")
@@ -258,10 +258,10 @@ print(json.dumps([float(np.finfo(kind).eps) for kind in (np.float32, np.float64)
 
 @pytest.mark.jittor
 def test_a_seed_gives_the_same_draws():
-    from Runtime import jt
+    from backend.start import jt
 
     def draws(seed):
-        Runtime.seed_everything(seed)
+        start.seed_everything(seed)
         return [random.random(), *np.random.uniform(size=3), *jt.randn(4).numpy().tolist()]
 
     first, again, other = draws(1), draws(1), draws(2)
@@ -281,6 +281,6 @@ def test_seeding_comes_after_the_import_which_seeds_from_the_clock():
 
 
 def test_what_is_a_lack_of_memory():
-    assert all(map(Runtime.is_out_of_memory, (MemoryError(), RuntimeError("cudaMalloc failed: Out of Memory"),
+    assert all(map(machine.is_out_of_memory, (MemoryError(), RuntimeError("cudaMalloc failed: Out of Memory"),
                                               RuntimeError("Unable to alloc 3 GB"))))
-    assert not Runtime.is_out_of_memory(RuntimeError("shapes do not match"))
+    assert not machine.is_out_of_memory(RuntimeError("shapes do not match"))

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from SampleData import make_pair
+from datasets.drawn import make_pair
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample"  # tests/test_makedata.py draws it anew
 

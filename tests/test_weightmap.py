@@ -9,7 +9,7 @@ from PIL import Image
 from scipy import ndimage
 
 import WeightMap
-from Common import DataError
+from command.errors import DataError
 from WeightMap import border_weights, cached_weight_map, class_weights, compute_weight_map
 
 ROOT = Path(WeightMap.__file__).resolve().parent

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-import TorchFormat
-from Checkpoint import load, load_weights, read_weights, save
-from Common import DataError
+from command.errors import DataError
+from nets import torch_pickle
+from nets.checkpoint import load, load_weights, read_weights, save
 
 TYPES = {"f4": "FloatStorage", "f2": "HalfStorage", "f8": "DoubleStorage", "i8": "LongStorage", "i4": "IntStorage",
          "i2": "ShortStorage", "i1": "CharStorage", "u1": "ByteStorage", "b1": "BoolStorage"}
@@ -422,13 +422,13 @@ def test_a_pickle_changes_nothing_of_the_reader(tmp_path, write):
         attributes = b"}" + opcodes("mark") + b"Ns"
         for state in (attributes, b"N" + attributes + b"\x86", attributes + b"N\x86"):
             refused(write(tmp_path / "a.pth", b"\x80\x02" + opcodes(Name(name)) + state + b"b."))
-    for function in (*TorchFormat.FUNCTIONS.values(), TorchFormat.StateDict):
+    for function in (*torch_pickle.FUNCTIONS.values(), torch_pickle.StateDict):
         assert not hasattr(function, "mark")
 
 
 def test_many_views_of_little_are_refused_before_they_are_read(tmp_path, monkeypatch, write):
     data = {str(k): tensor(shape=(2 ** 20, 100), strides=(0, 0)) for k in range(6)}
-    monkeypatch.setattr(TorchFormat, "_values", lambda *arguments: pytest.fail("read before it was checked"))
+    monkeypatch.setattr(torch_format, "_values", lambda *arguments: pytest.fail("read before it was checked"))
     assert "more than 2,147,483,648 bytes" in refused(write(tmp_path / "a.pth", data))
 
 

@@ -11,7 +11,7 @@ from test_bad_input import contents
 from test_main import ROOT, command, machine, write_set  # noqa: F401 - a fixture among them
 from test_resume import FLAGS, assert_same, end, results, start
 
-import Checkpoint
+from nets import checkpoint
 
 EPOCHS = 24
 RUN = [*FLAGS, "--Total_epochs", str(EPOCHS)]
@@ -30,7 +30,7 @@ def kept_epochs(folder):
     """How many epochs last_model holds; None where there is none to resume."""
     if not (folder / LAST).exists():
         return None
-    return Checkpoint.load(folder / LAST)[1]["run"]["progress"]["epoch"]
+    return checkpoint.load(folder / LAST)[1]["run"]["progress"]["epoch"]
 
 
 def begin(folder, whole):

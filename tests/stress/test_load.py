@@ -8,7 +8,7 @@ from processes import memory, report, slope, wait_for_line, wait_until
 from test_main import SMALL, machine, write_set  # noqa: F401 - a fixture among them
 from test_resume import FLAGS, assert_same, end, folder, results, rows_of, start, unbroken  # noqa: F401 - fixtures among them
 
-import Checkpoint
+from nets import checkpoint
 
 pytestmark = pytest.mark.usefixtures("machine")
 PAIRS, STEPS = 10_000, 2_000
@@ -51,7 +51,7 @@ def test_ten_thousand_pairs(tmp_path):
     begun = time.monotonic()
     times, used = watched(process, 90, time.monotonic).T
     assert end(process, signal.SIGTERM)[0] == 130
-    steps = Checkpoint.load(tmp_path / "checkpoints" / "last_model.safetensors")[1]["run"]["progress"]["step"]
+    steps = checkpoint.load(tmp_path / "checkpoints" / "last_model.safetensors")[1]["run"]["progress"]["step"]
     late = times > begun + 30  # until then operators are compiled and loaded
     rate = steps / (time.monotonic() - begun)
     growth = slope(times[late] * rate, used[late])
@@ -105,6 +105,6 @@ def test_two_that_share_all_but_their_results_are_kept_apart(unbroken, folder): 
     assert len(tables) == 2 and [rows_of(table) for table in tables] == [expected[0]] * 2
     for k in range(2):
         for arrays, name in zip(expected[1:], ("last", "best")):
-            found = Checkpoint.load(folder / str(k) / "checkpoints" / f"{name}_model.safetensors")[0]
+            found = checkpoint.load(folder / str(k) / "checkpoints" / f"{name}_model.safetensors")[0]
             assert all(np.array_equal(found[key], arrays[key]) for key in arrays)
     assert len(list(folder.glob("logs/report_*.html"))) == 2

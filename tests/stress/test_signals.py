@@ -13,7 +13,7 @@ from test_bad_input import contents
 from test_main import ROOT, command, machine, write_set  # noqa: F401 - a fixture among them
 from test_resume import FLAGS, assert_same, folder, results, start, unbroken  # noqa: F401 - fixtures among them
 
-import Checkpoint
+from nets import checkpoint
 
 pytestmark = pytest.mark.usefixtures("machine")
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
@@ -120,7 +120,7 @@ def test_while_testing(tmp_path, number):
     while not progress["step"]:  # one step an epoch: with a longer delay it is done, and the tests have begun
         time.sleep(4)
         stop(process, tmp_path, number, "testing")
-        progress = Checkpoint.load(tmp_path / LAST)[1]["run"]["progress"]
+        progress = checkpoint.load(tmp_path / LAST)[1]["run"]["progress"]
         assert progress["epoch"] == 0 and not (tmp_path / "checkpoints" / "best_model.safetensors").exists()
         process = start(tmp_path, "--resume")
     assert process.wait(300) == 0
@@ -135,7 +135,7 @@ def test_while_drawing(tmp_path, number):
     process = start(tmp_path, *FLAGS)
     wait_for_line(process, "Whole run")
     assert stop(process, tmp_path, number, "drawing").endswith("\nMain.py: stopped\n")
-    assert Checkpoint.load(tmp_path / LAST)[1]["run"]["progress"]["epoch"] == 4
+    assert checkpoint.load(tmp_path / LAST)[1]["run"]["progress"]["epoch"] == 4
 
 
 # -------------------------------------------------------------------------------------------- what others do to a command
@@ -211,7 +211,7 @@ def test_a_disk_that_is_full(unbroken, folder):  # noqa: F811
         *_, line = done.stderr.splitlines()
         assert done.returncode == 1 and "Traceback" not in done.stderr
         assert line.startswith("Main.py: error: checkpoints/last_model.safetensors: cannot be written")
-        assert Checkpoint.load(folder / LAST)[1]["run"]["progress"]["epoch"] == 0 and not half_written(disk)
+        assert checkpoint.load(folder / LAST)[1]["run"]["progress"]["epoch"] == 0 and not half_written(disk)
         subprocess.run(["mount", "-o", f"remount,size={size * 4}", disk], check=True)
         resumed(folder, unbroken)
     finally:

@@ -1,0 +1,60 @@
+"""How a command ends: with one line and an exit code, never with a traceback for a mistake."""
+import io
+import os
+import signal
+import sys
+from pathlib import Path
+
+
+class DataError(Exception):
+    """Something that the user gave is not usable: the message is one line that names the file and says what to do."""
+
+
+# A pool ends its workers by SIGTERM.  A handler in Python, which they would inherit, can come too late: where the signal
+# arrives just before a worker begins to wait for work, the handler waits with it, for ever.
+os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+
+def mute_output():
+    """Send standard output to nowhere: whoever read it, `| head` perhaps, has left."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def say_stopped():
+    """The line of a command that Ctrl-C or SIGTERM ends, and its exit code."""
+    print(f"\n{Path(sys.argv[0]).name}: stopped", file=sys.stderr, flush=True)
+    return 130
+
+
+def run(main):
+    """Call `main()` as a command: returns the exit code, prints errors in one line, never a traceback for a mistake."""
+    command = Path(sys.argv[0]).name
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: nothing half-written stays behind
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to stop
+    try:
+        return main() or 0
+    except DataError as error:
+        print(f"{command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        mute_output()
+        return 1
+    except KeyboardInterrupt:
+        return say_stopped()
+    except OSError as error:
+        advice = "; check its permissions" if isinstance(error, PermissionError) else ""
+        print(f"{command}: error: {error.filename or 'file'}: {error.strerror or error}{advice}", file=sys.stderr)
+        return 1
+
+
+# ---------------------------------------------------------------------------------------------------------- image files
+_said = set()
+
+
+def say_once(text):
+    """Print a remark to stderr the first time it is made."""
+    if text not in _said:
+        _said.add(text)
+        print(text, file=sys.stderr)

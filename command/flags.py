@@ -1,0 +1,87 @@
+"""The command line: a parser that reports a mistake in one line, and the types of its flags."""
+import argparse
+import re
+from pathlib import Path
+
+
+# ---------------------------------------------------------------------------------------------------- the command line
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows each flag's type, and its default where it has one."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
+
+    def _get_default_metavar_for_optional(self, action):
+        names = {None: "text", boolean: "True|False", Path: "path", picture: "FILE.png"}
+        return names.get(action.type) or action.type.__name__
+
+
+class Parser(argparse.ArgumentParser):
+    """ArgumentParser that shows types and defaults, takes no abbreviations and reports a mistake in one line."""
+
+    def __init__(self, description, **options):
+        super().__init__(description=description, allow_abbrev=False,
+                         formatter_class=HelpFormatter, **options)
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def boolean(text):
+    """`True`, `true`, `1`, `yes` or their opposites -> bool."""
+    word = text.strip().lower()
+    if word in ("true", "1", "yes"):
+        return True
+    if word in ("false", "0", "no"):
+        return False
+    raise argparse.ArgumentTypeError(f"expected True or False, got {text!r}")
+
+
+def number(kind, low, high=float("inf"), include_low=True):
+    """A flag type: a finite `kind` (int or float) in [low, high), or in (low, high) without `include_low`."""
+    name = "a whole number" if kind is int else "a number"
+    bound = f"{'at least' if include_low else 'above'} {low:g}" + (f" and below {high:g}" if high < float("inf") else "")
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected {name} {bound}, got {text!r}") from None
+        if not ((value >= low if include_low else value > low) and value < high):  # NaN fails too
+            raise argparse.ArgumentTypeError(f"expected {name} {bound}, got {text!r}")
+        return value
+    parse.__name__ = kind.__name__  # what --help shows
+    return parse
+
+
+def tile(text):
+    """A flag type: 'full', 'reference', or a side in pixels."""
+    return text if text in ("full", "reference") else number(int, 16)(text)
+
+
+def picture(text):
+    """A flag type: the path of a picture to write, a PNG file."""
+    path = Path(text)
+    if path.suffix.lower() != ".png":
+        raise argparse.ArgumentTypeError(f"expected a name that ends in .png, got {text!r}")
+    return path
+
+
+def expression(text):
+    """A flag type: a regular expression with a group in parentheses."""
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
+    if not pattern.groups:
+        raise argparse.ArgumentTypeError(f"expected a regular expression with a group in parentheses, got {text!r}")
+    return text
+
+
+# ----------------------------------------------------------------------------------------------------- the command line
+def csv_file(text):
+    """A flag type: the path of a table to write, a CSV file."""
+    path = Path(text)
+    if path.suffix.lower() != ".csv":
+        raise argparse.ArgumentTypeError(f"expected a name that ends in .csv, got {text!r}")
+    return path

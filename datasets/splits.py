@@ -1,0 +1,51 @@
+"""Which pairs are held out: by groups, in a seeded order."""
+import re
+from collections import Counter
+
+import numpy as np
+
+from command.errors import DataError
+
+
+def group_of(path, pattern):
+    """What the first group of the expression `pattern` matches in a file's stem; the stem itself without a pattern."""
+    if pattern is None:
+        return path.stem
+    match = re.search(pattern, path.stem)
+    if not match or match[1] is None:
+        raise DataError(f"{path}: --group {pattern} does not match its name; change the expression")
+    return match[1]
+
+
+def split_groups(groups, fraction, seed):
+    """The groups that are held out: a set of names.
+
+    groups: the group of each pair.  They are taken in a seeded order, as many as bring their share of the pairs nearest to
+    `fraction`; at least one, and not all.
+    """
+    sizes = Counter(groups)
+    names = sorted(sizes)
+    order = [names[k] for k in np.random.default_rng(seed).permutation(len(names))]
+    shares = np.cumsum([sizes[name] for name in order])[:-1] / len(groups)
+    return set(order[:1 + int(np.argmin(np.abs(shares - fraction)))])
+
+
+# ------------------------------------------------------------------------------------------- what is done once for a set
+def hold_back(pairs, fraction, seed, pattern=None):
+    """(pairs to train on, pairs to choose the best model by): about `fraction` of them, whole groups (`MakeTxt.group_of`).
+
+    Copies that DataAugmentation.py made of a pair, also such as were stored anew since, stay out where it is held back, and
+    choose nothing.  Raises DataError where there is only one group.
+    """
+    from datasets.copies import Manifest, original_of
+    made = Manifest(*(path.parent for path in pairs[0])).hashes
+    originals = {image.stem: group_of(image, pattern) for image, _ in pairs if image not in made}
+    if len(set(originals.values())) < 2:
+        raise DataError(f"{pairs[0][0].parent}: only one {'group' if pattern else 'image'}, nothing to hold back; leave "
+                        "--val_fraction out")
+    held = split_groups(list(originals.values()), fraction, seed)
+
+    def is_held(image):
+        return originals.get(original_of(image.stem) if image in made else image.stem) in held
+    return ([pair for pair in pairs if not is_held(pair[0])],
+            [pair for pair in pairs if is_held(pair[0]) and pair[0] not in made])

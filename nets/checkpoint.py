@@ -1,0 +1,114 @@
+"""State on disk: safetensors with a JSON header, written atomically, read strictly.
+
+A checkpoint is the net's state dict plus a header that says everything else needed to use it: mode, channels, classes,
+the net's options, the training set's mean and std, the tiling, the epoch and its scores.  Weights from elsewhere are
+safetensors without that header, or PyTorch's state dicts.  Nothing in any of them is ever executed.
+"""
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from command.errors import DataError
+from command.files import atomic_write, parse_json
+from nets import torch_format
+
+FORMAT = "unet-jittor 1"
+OPTIMIZER = "optimizer."  # begins the names of what is no weight: the optimiser's moments, for --resume
+
+
+def save(path, weights, header):
+    """Write `weights` ({name: array}) and `header` (a JSON-able dict) to `path`; an older file stays until then.
+
+    Raises DataError or OSError where the disk does not take it.
+    """
+    weights = {name: np.asarray(array, order="C") for name, array in weights.items()}
+    metadata = {"format": FORMAT, "header": json.dumps(header, allow_nan=False)}
+    with atomic_write(path) as temporary:
+        try:
+            save_file(weights, temporary, metadata)
+        except SafetensorError as error:  # how it says what is an OSError elsewhere
+            raise DataError(f"{path}: cannot be written ({error}); free some space, or choose another folder") from None
+
+
+def load(path):
+    """Read a checkpoint: ({name: array}, header).  Raises DataError for anything that is not one of ours."""
+    weights, header = _read_safetensors(_existing(path))
+    if header is None:
+        raise DataError(f"{path}: not a checkpoint of this project (its header does not say {FORMAT!r})")
+    return weights, header
+
+
+def read_weights(path):
+    """Read weights, ours or others': ({name: array}, header, or None where the file has none of ours).
+
+    Others' are safetensors and PyTorch's `.pth`, of its zip format or the older one, told apart by their content; their
+    names come without `module.` and without `num_batches_tracked`.  Raises DataError for any other file.
+    """
+    path = _existing(path)
+    if torch_format.is_torch(path):
+        return torch_format.read_state_dict(path), None
+    weights, header = _read_safetensors(path)
+    if header is None:
+        return torch_format.plain_names(weights), None
+    return {name: array for name, array in weights.items() if not name.startswith(OPTIMIZER)}, header
+
+
+def _existing(path):
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such checkpoint")
+    if not os.access(path, os.R_OK):
+        raise DataError(f"{path}: may not be read; check its permissions")
+    return path
+
+
+def _read_safetensors(path):
+    """({name: array}, header, or None where the file is not one of ours); DataError where it cannot be read."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata, header = file.metadata() or {}, None
+            if metadata.get("format") == FORMAT:
+                header = parse_json(metadata["header"])
+                if not isinstance(header, dict):
+                    raise ValueError("its header is no JSON object")
+            return {name: file.get_tensor(name) for name in file.keys()}, header
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise DataError(f"{path}: not a readable safetensors checkpoint ({error}); choose another") from None
+    except (TypeError, AttributeError) as error:  # bfloat16, float8
+        raise DataError(f"{path}: values of a type that NumPy lacks ({error}); save them as float32") from None
+
+
+def state_arrays(model):
+    """A copy of the model's state dict as NumPy arrays."""
+    return {name: var.numpy().copy() for name, var in model.state_dict().items()}
+
+
+def load_weights(model, path):
+    """Load the weights of any file that `read_weights` reads into `model`; returns its header, None if not ours.
+
+    Strict: raises DataError listing every missing, unexpected and wrongly shaped name, and then loads nothing.
+    """
+    weights, header = read_weights(path)
+    assign_weights(model, weights, path)
+    return header
+
+
+def assign_weights(model, weights, source):
+    """Put `weights` ({name: array}) into `model`, strictly; `source` names them in the DataError."""
+    assign(model.state_dict(), weights, source)
+
+
+def assign(state, arrays, source):
+    """Put `arrays` ({name: array}) into `state` ({name: Var}), all or, with a DataError that lists what is wrong, none."""
+    wrong = [f"missing {name}" for name in state if name not in arrays]
+    wrong += [f"unexpected {name if name.isprintable() else ascii(name)}" for name in arrays if name not in state]
+    wrong += [f"{name} has shape {list(arrays[name].shape)}, the net wants {list(var.shape)}"
+              for name, var in state.items() if name in arrays and list(arrays[name].shape) != list(var.shape)]
+    if wrong:
+        raise DataError(f"{source}: not the weights of this net: {'; '.join(wrong)}")
+    for name, var in state.items():
+        var.assign(arrays[name].astype(np.float32))
