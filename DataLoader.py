@@ -16,9 +16,8 @@ from command.errors import DataError
 from datasets.labels import IGNORED, load_label
 from datasets.pairs import check_pairs
 from datasets.survey import files_key, keep, read_kept
-from images.channels import load_image
 from images.formats import image_size
-from images.values import normalise
+from images.values import load_image, normalise
 from MirrorPadding import mirror_pad, mirrored_around, mirrored_before, pad_for, reference_blocks
 from WeightMap import cached_weight_map
 

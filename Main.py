@@ -37,18 +37,8 @@ from nets.geometry import check_tile, geometry_of
 from runs import choices
 from runs.log import RunLog, run_name
 from runs.recorder import Recorder
-from runs.resume import (
-    BEST,
-    EARLIER,
-    LAST,
-    OUTPUT_FOLDERS,
-    check_resumed,
-    data_of,
-    flags_of,
-    load_run,
-    resume_command,
-    settings_of,
-)
+from runs.resume import (BEST, EARLIER, LAST, OUTPUT_FOLDERS, check_resumed, data_of, flags_of,
+                         load_run, resume_command, settings_of)
 from runs.settings import save_every
 from Transforms import RECIPES, augmentation
 

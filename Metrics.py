@@ -26,17 +26,8 @@ from datasets.labels import IGNORED
 from images.figures import use_agg
 from images.formats import read_label
 from masks.object_scores import at_best_threshold, instance_scores, isbi_scores
-from masks.pixel_scores import (
-    RECALLS,
-    _mean,
-    average_precision,
-    class_scores,
-    confusion_matrix,
-    mean_scores,
-    precision_at_recalls,
-    precision_recall_curve,
-    scores,
-)
+from masks.pixel_scores import (RECALLS, _mean, average_precision, class_scores, confusion_matrix,
+                                mean_scores, precision_at_recalls, precision_recall_curve, scores)
 from masks.prediction_files import Answer, find_pairs, probability_file, read_pair
 
 METRICS = {  # what --metric chooses: the columns of the table

@@ -22,15 +22,8 @@ from command.files import atomic_write, make_folder
 from command.flags import Parser, number, picture
 from images.figures import use_agg
 from images.formats import read_image
-from nets.geometry import (
-    REFERENCE_SIDE,
-    UNET_BILINEAR,
-    Geometry,
-    Span,
-    blended_starts,
-    exact_spans,
-    gaussian_window,
-)
+from nets.geometry import (REFERENCE_SIDE, UNET_BILINEAR, Geometry, Span, blended_starts,
+                           exact_spans, gaussian_window)
 
 REFERENCE_BLOCK = 256    # px: a quadrant
 REFERENCE_OUTPUT = 260   # px: the logits' side of a quadrant, for either kind of net

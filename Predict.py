@@ -26,7 +26,7 @@ from command.files import make_folder
 from command.flags import Parser, boolean, number, tile
 from images.channels import to_channels
 from images.formats import list_images
-from images.pages import LARGE, Bands, ImageFile, examine, page_writer, pages, row_bands
+from images.pages import LARGE, Bands, ImageFile, examine, page_writer, pages_of, row_bands
 from images.values import NormalisedRows, Statistics, white_of
 from masks.answers import assemble, average_of_eight, class_bands, mask_pixels
 from masks.colours import overlay
@@ -259,7 +259,7 @@ class Predictor:
                    for kind, path in job.outputs.items()}
             self.bar = stack.enter_context(tqdm(total=pixels_in_all, desc=file.path.name, unit="px", unit_scale=True,
                                                 leave=False, disable=None if pixels_in_all > WHOLE else True))
-            for pixels in pages(file):
+            for pixels in pages_of(file):
                 whites = whites or self.whites(file, pixels)
                 uniform += self.predict_page(file, pixels, *whites, add)
         if uniform:
@@ -321,7 +321,7 @@ class Predictor:
                 say_once("Images of 8 bits, but the net was trained on 16 bits: give it the images as the microscope stored "
                          "them, for of an export in 8 bits nobody knows how bright it was")
             return (np.iinfo(pixels.dtype).max,) * 2
-        every = [pixels] if len(file.numbers) == 1 else pages(file)
+        every = [pixels] if len(file.numbers) == 1 else pages_of(file)
         largest = max(int(band.max()) for page in every for band in row_bands(page))
         white = white_of(largest, pixels.dtype, self.net.statistics)
         if white != np.iinfo(pixels.dtype).max:

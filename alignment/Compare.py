@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from backend import machine, start
+from backend import start
 from command.errors import run
 from command.files import atomic_write, make_folder
 from command.flags import Parser, boolean, number

@@ -13,7 +13,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from test_weights import MACHINE, MAGIC, PUBLIC, Call, stream, tensor  # noqa: E402
+from torch_files import MACHINE, MAGIC, PUBLIC, Call, stream, tensor
 
 from command.errors import DataError
 from nets.checkpoint import read_weights, save

@@ -4,31 +4,30 @@ Each takes the place of one of Jittor's, with the same parameters and results.  
 shapes that they are not made for, Jittor's own runs.  The C++ is in kernels/.
 """
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from backend import ranks
 from backend.start import jt, nn
 
-FOLDER = Path(__file__).resolve().parent / "kernels"
+KERNELS = Path(__file__).resolve().parent / "kernels"
 
-
-_wanted = True
+_wanted = ContextVar("whether the kernels are wanted", default=True)
 
 
 @contextmanager
 def without_kernels():
-    """Jittor's own operators alone, layer by layer."""
-    global _wanted
-    _wanted = False
+    """`with without_kernels():` Jittor's own operators alone, layer by layer."""
+    token = _wanted.set(False)
     try:
         yield
     finally:
-        _wanted = True
+        _wanted.reset(token)
 
 
 def suits(x):
     """Whether the kernels can work on a Var."""
-    return _wanted and x.dtype == "float32" and not jt.flags.use_cuda
+    return _wanted.get() and x.dtype == "float32" and not jt.flags.use_cuda
 
 
 def kernel(name, source, shapes, inputs, **data):
@@ -36,7 +35,7 @@ def kernel(name, source, shapes, inputs, **data):
 
     name: of its header in kernels/.
     """
-    headers = "".join(f'#include "{FOLDER / header}.h"\n' for header in ("vectors", name))
+    headers = "".join(f'#include "{KERNELS / header}.h"\n' for header in ("vectors", name))
     return jt.code(shapes, ["float32"] * len(shapes), inputs, cpu_header=headers, cpu_src=source,
                    data={key: float(value) for key, value in data.items()})
 

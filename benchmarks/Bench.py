@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from Tables import CONTENDERS, KINDS, SIDE, draw, table  # noqa: E402
 from Worker import net_options  # noqa: E402
 
-from backend import machine, start
+from backend import start
 from command.errors import DataError, run
 from command.files import atomic_write, make_folder
 from command.flags import Parser, number

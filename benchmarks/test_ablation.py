@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
 from Ablation import COLUMNS, markdown  # noqa: E402
-from test_main import write_set  # noqa: E402
+from helpers import write_set
 
 
 @pytest.mark.jittor

@@ -3,6 +3,7 @@ import io
 import os
 import signal
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 
@@ -50,11 +51,7 @@ def run(main):
 
 
 # ---------------------------------------------------------------------------------------------------------- image files
-_said = set()
-
-
+@lru_cache(maxsize=None)
 def say_once(text):
     """Print a remark to stderr the first time it is made."""
-    if text not in _said:
-        _said.add(text)
-        print(text, file=sys.stderr)
+    print(text, file=sys.stderr)

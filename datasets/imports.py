@@ -23,13 +23,7 @@ from datasets.copies import MANIFEST
 from datasets.entries import Entry, progress, write_set
 from datasets.pairs import SPLITS, check_pair, pair_by_name
 from datasets.splits import group_of, split_groups
-from images.formats import (
-    IMAGE_SUFFIXES,
-    check_same_size,
-    list_images,
-    read_image,
-    read_label,
-)
+from images.formats import IMAGE_SUFFIXES, check_same_size, list_images, read_image, read_label
 
 ISBI_HOME = "https://imagej.net/events/isbi-2012-segmentation-challenge"
 ISBI_PAGES = 30

@@ -2,14 +2,8 @@
 from pathlib import Path
 
 from command.errors import DataError
-from images.formats import (
-    IMAGE_SUFFIXES,
-    check_same_size,
-    image_size,
-    list_images,
-    read_image,
-    read_label,
-)
+from images.formats import (IMAGE_SUFFIXES, check_same_size, image_size, list_images, read_image,
+                            read_label)
 from nets.geometry import REFERENCE_SIDE
 
 

@@ -12,9 +12,9 @@ from tqdm import tqdm
 from command.files import atomic_write, parse_json
 from datasets.label_values import classes_in, count_label_values
 from datasets.pairs import check_pairs
-from images.channels import has_colours, load_image
+from images.channels import has_colours
 from images.formats import image_size, read_image
-from images.values import Statistics
+from images.values import Statistics, load_image
 
 
 class Facts(NamedTuple):

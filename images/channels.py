@@ -1,8 +1,6 @@
 """Channels: grey or RGB values, as planes."""
 import numpy as np
 
-from images.formats import read_image
-
 
 def has_colours(pixels):
     """Whether values (H, W) or (H, W, 3) are in colour: grey ones that are stored as RGB are not."""
@@ -24,9 +22,3 @@ def to_channels(pixels, n_channels):
         red, green, blue = (pixels[..., k].astype(np.uint32) for k in range(3))
         return ((19595 * red + 38470 * green + 7471 * blue + 2 ** 15) >> 16).astype(pixels.dtype)
     return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 and n_channels == 3 else pixels
-
-
-# --------------------------------------------------------------------------------------------------------------- one pair
-def load_image(path, n_channels):
-    """An image as (C, H, W) float32 in [0, 1]: grey for 1 channel, RGB for 3 (a grey file is repeated)."""
-    return as_planes(read_image(path, grayscale=n_channels == 1))

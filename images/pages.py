@@ -152,7 +152,7 @@ class TiffRows:
         return values.transpose(1, 2, 0, 3)
 
 
-def pages(image_file):
+def pages_of(image_file):
     """Yield an ImageFile's pages, (H, W) or (H, W, 3) uint8 or uint16: arrays, or TiffRows of what is too large.
 
     Raises DataError for a page of other values than the first one's: their white is not the same.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from images.channels import as_planes, to_channels
+from images.formats import read_image
 
 
 @dataclass(frozen=True)
@@ -50,3 +51,8 @@ class NormalisedRows:
     def __getitem__(self, place):
         _, rows = place
         return normalise(as_planes(to_channels(self.pixels[rows], self.shape[0]), self.white), self.statistics)
+
+
+def load_image(path, n_channels):
+    """An image as (C, H, W) float32 in [0, 1]: grey for 1 channel, RGB for 3 (a grey file is repeated)."""
+    return as_planes(read_image(path, grayscale=n_channels == 1))

@@ -18,17 +18,8 @@ from command.files import atomic_write
 from datasets.copies import Manifest, original_of
 from images.figures import figure
 from images.formats import png_bytes
-from masks.colours import (
-    EXTRA,
-    HIT,
-    MISSED,
-    PASSED_OVER,
-    coloured,
-    panels,
-    shown_image,
-    shown_label,
-    shrunk,
-)
+from masks.colours import (EXTRA, HIT, MISSED, PASSED_OVER, coloured, panels, shown_image,
+                           shown_label, shrunk)
 from masks.pixel_scores import best_constant
 from runs.curves import plot_loss, plot_scores
 from runs.log import ENDLESS, best_of, duration, middle_mean

@@ -7,7 +7,7 @@ import math
 import sys
 import time
 
-from backend import machine, ranks
+from backend import ranks, start
 from command.errors import DataError
 from masks.colours import draw_overview
 from masks.pixel_scores import best_constant, mean_scores

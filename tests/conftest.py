@@ -1,12 +1,10 @@
-"""Lets the tests import the root's modules from wherever pytest is started; the fixtures that several files use."""
+"""The fixtures that several test files use."""
 import os
 import signal
 import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from helpers import FLAGS, command, write_set
 
 # the tests' nets are tiny: threads that wait actively for the next piece would fight other processes for the cores
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -51,3 +49,41 @@ def jt():
 def build(jt):
     from Model import build_model
     return build_model
+
+
+@pytest.fixture
+def no_jittor(tmp_path):
+    """Environment variables with which `import jittor` says so and ends the process."""
+    for name in ("jittor", "jittor_utils"):
+        (tmp_path / "traps" / name).mkdir(parents=True)
+        (tmp_path / "traps" / name / "__init__.py").write_text(
+            "import os\nos.write(2, b'Jittor was imported\\n')\nraise SystemExit")
+    return {"PYTHONPATH": str(tmp_path / "traps")}
+
+
+@pytest.fixture
+def machine():
+    """Skips where Jittor could not run: Main.py says that before it looks at the data."""
+    from backend.start import check_machine
+    from command.errors import DataError
+    try:
+        check_machine("cpu")
+    except DataError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """A folder with a data set and a complete run on it."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    write_set(folder / "data", [(64, 72)] * 5, [(48, 48)] * 2)
+    done = command("Main.py", *FLAGS, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def folder(unbroken, tmp_path):
+    """A folder with the data of the unbroken run."""
+    (tmp_path / "data").symlink_to(unbroken / "data")
+    return tmp_path

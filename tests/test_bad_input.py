@@ -13,9 +13,9 @@ import zlib
 
 import numpy as np
 import pytest
+from helpers import ROOT, command, contents, write_set
 from PIL import Image
 from safetensors.numpy import save_file
-from test_main import ROOT, command, machine, no_jittor, write_set  # noqa: F401 - fixtures among them
 
 from nets import checkpoint
 from WeightMap import compute_weight_map
@@ -213,10 +213,6 @@ CASES = {  # name: (change of the folder, command, exit code, words of the line)
     "prediction of many values": (file("results/cell_0_pred.png", grey()), SCORE, 1, "results: values up to 199; give --n_classes"),
     "unknown metric": (nothing, f"{SCORE} --metric F2", 2, "--metric: invalid choice: 'F2'"),
 }
-
-
-def contents(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture

@@ -15,9 +15,8 @@ from datasets.labels import load_label
 from datasets.pairs import check_pairs
 from datasets.splits import hold_back
 from datasets.survey import compute_statistics, dataset_statistics
-from images.channels import load_image
 from images.formats import write_png
-from images.values import Statistics
+from images.values import Statistics, load_image
 from MirrorPadding import crop_logits, mirror_pad, pad_for, reference_blocks
 from nets.geometry import U2NET, UNET_BILINEAR
 from WeightMap import compute_weight_map

@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from masks.object_scores import (
-    THRESHOLDS,
-    at_best_threshold,
-    instance_scores,
-    isbi_scores,
-    rand_and_information,
-    thin_borders,
-)
+from masks.object_scores import (THRESHOLDS, at_best_threshold, instance_scores, isbi_scores,
+                                 rand_and_information, thin_borders)
 from masks.objects import connected_components
 
 

@@ -10,6 +10,7 @@ SHAPES = [(1, 1, 3, 3, 1), (2, 3, 9, 11, 5), (1, 4, 40, 37, 9), (3, 2, 5, 6, 3),
 
 @pytest.fixture
 def kernels(jt):
+    from backend import operators
     return operators
 
 

@@ -12,11 +12,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers import ROOT, SMALL, Page, command, events_in, predictions_of, write_set
 from PIL import Image
-from test_report import Page, events_in
 
-from backend import start
-from command.errors import DataError
 from datasets.pairs import pair_by_name
 from datasets.splits import hold_back
 from masks.colours import HIT
@@ -24,58 +22,8 @@ from nets import checkpoint
 from runs import choices
 from WeightMap import compute_weight_map
 
-ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = sorted(path.name for path in ROOT.glob("*.py") if "__main__" in path.read_text("utf-8"))
 COLUMNS = ["epoch", "train_loss", "iou", "dice", "f1", "epoch_time", "throughput"]
-# the U-Net paper's net and loss, small, with images one by one: what these tests know by heart
-PLAIN = ("--padding", 0, "--Batch_size", 1, "--loss", "weighted_ce", "--optimizer", "adam", "--lr_schedule", "constant",
-         "--augment", "none", "--dropout_probs", 0.2, 0.3, 0.4, 0.5)
-SMALL = ("--base_channels", 4, "--Learning_rate", 0.01, "--device", "cpu", *PLAIN)
-
-
-def command(script, *flags, cwd, **environment):
-    environment = {**os.environ, **environment}
-    return subprocess.run([sys.executable, str(ROOT / script), *map(str, flags)], cwd=cwd, env=environment, text=True,
-                          capture_output=True, timeout=900, encoding="utf-8")
-
-
-def write_set(folder, train, test, channels=1, classes=2, seed=7):
-    """A data set: discs of each class on a darker, noisy ground; `train` and `test` are lists of (height, width)."""
-    rng = np.random.default_rng(seed)
-    for split, sizes in (("train", train), ("test", test)):
-        for kind in ("imgs", "labels"):
-            (folder / split / kind).mkdir(parents=True)
-        for k, (height, width) in enumerate(sizes):
-            rows, columns = np.mgrid[:height, :width]
-            label = np.zeros((height, width), np.uint8)
-            for disc in range(4):
-                centre = rng.uniform(0, (height, width))
-                inside = (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 < (min(height, width) / 5) ** 2
-                label[inside] = disc % (classes - 1) + 1
-            noise = rng.integers(0, 60, (height, width, channels), np.uint8)
-            image = (label * (120 // (classes - 1)))[..., None] + noise
-            Image.fromarray(image.squeeze(2) if channels == 1 else image).save(folder / split / "imgs" / f"cell_{k}.png")
-            Image.fromarray(label * 255 if classes == 2 else label).save(folder / split / "labels" / f"cell_{k}.png")
-    return folder
-
-
-@pytest.fixture
-def no_jittor(tmp_path):
-    """Environment variables with which `import jittor` says so and ends the process."""
-    for name in ("jittor", "jittor_utils"):
-        (tmp_path / "traps" / name).mkdir(parents=True)
-        (tmp_path / "traps" / name / "__init__.py").write_text(
-            "import os\nos.write(2, b'Jittor was imported\\n')\nraise SystemExit")
-    return {"PYTHONPATH": str(tmp_path / "traps")}
-
-
-@pytest.fixture
-def machine():
-    """Skips where Jittor could not run: Main.py says that before it looks at the data."""
-    try:
-        start.check_machine("cpu")
-    except DataError as error:
-        pytest.skip(str(error))
 
 
 # ------------------------------------------------------------------------------------------------------ without Jittor
@@ -245,10 +193,6 @@ def rows_of(folder):
         rows = list(csv.DictReader(file))
     assert all(list(row) == COLUMNS for row in rows)
     return rows
-
-
-def predictions_of(folder):
-    return {path.name: np.asarray(Image.open(path)) for path in (folder / "results").glob("*_pred.png")}
 
 
 def page_of(folder):

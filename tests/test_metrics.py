@@ -13,16 +13,9 @@ from scipy import ndimage
 from images.formats import write_png
 from masks.object_scores import at_best_threshold, instance_scores, isbi_scores
 from masks.objects import connected_components
-from masks.pixel_scores import (
-    average_precision,
-    class_scores,
-    confusion_matrix,
-    constant_baselines,
-    mean_scores,
-    precision_at_recalls,
-    precision_recall_curve,
-    scores,
-)
+from masks.pixel_scores import (average_precision, class_scores, confusion_matrix,
+                                constant_baselines, mean_scores, precision_at_recalls,
+                                precision_recall_curve, scores)
 
 ROOT = Path(__file__).resolve().parent.parent
 

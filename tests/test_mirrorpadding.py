@@ -9,31 +9,11 @@ from PIL import Image
 
 import MirrorPadding
 from command.errors import DataError, run
-from MirrorPadding import (
-    crop_logits,
-    draw,
-    mirror_pad,
-    mirror_padding,
-    overlap_tile,
-    pad_for,
-    reference_blocks,
-    stitch_reference,
-    tiled_logits,
-)
-from nets.geometry import (
-    U2NET,
-    UNET_ALIGNED,
-    UNET_BILINEAR,
-    UNET_PADDED,
-    UNET_TRANSPOSED,
-    Geometry,
-    automatic_tile,
-    blended_starts,
-    check_tile,
-    exact_spans,
-    gaussian_window,
-    geometry_of,
-)
+from MirrorPadding import (crop_logits, draw, mirror_pad, mirror_padding, overlap_tile, pad_for,
+                           reference_blocks, stitch_reference, tiled_logits)
+from nets.geometry import (U2NET, UNET_ALIGNED, UNET_BILINEAR, UNET_PADDED, UNET_TRANSPOSED,
+                           Geometry, automatic_tile, blended_starts, check_tile, exact_spans,
+                           gaussian_window, geometry_of)
 
 GEOMETRIES = [UNET_BILINEAR, UNET_TRANSPOSED, UNET_PADDED, U2NET]
 VALID = [UNET_BILINEAR, UNET_TRANSPOSED]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import with_statistics
 
 pytestmark = pytest.mark.jittor
 ROOT = Path(__file__).resolve().parent.parent
@@ -14,17 +15,6 @@ ROOT = Path(__file__).resolve().parent.parent
 COUNTS = {("Unet", 1): (17_266_306, 8_832), ("Unet", 3): (17_267_458, 8_832),
           ("U2net", 1): (44_022_566, 28_800), ("U2net", 3): (44_023_718, 28_800),
           ("U2netS", 1): (1_133_510, 5_696), ("U2netS", 3): (1_134_662, 5_696)}
-
-
-def with_statistics(model, rng):
-    """Give a model's BatchNorms the statistics and scales of a trained one, and put it into eval mode."""
-    for name, var in model.state_dict().items():
-        if name.endswith(("running_mean", "bias")):
-            var.assign(rng.normal(0, 0.1, var.shape).astype(np.float32))
-        elif name.endswith("running_var") or len(var.shape) == 1:
-            var.assign(rng.uniform(0.5, 1.5, var.shape).astype(np.float32))
-    model.eval()
-    return model
 
 
 def test_batch_norm_keeps_the_unbiased_variance(jt):

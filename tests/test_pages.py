@@ -8,7 +8,7 @@ from PIL import Image
 
 from command.errors import DataError
 from images import pages
-from images.pages import Bands, TiffRows, examine, page_writer, pages, row_bands
+from images.pages import Bands, TiffRows, examine, page_writer, pages_of, row_bands
 
 
 def noise(shape, dtype=np.uint8, seed=0):
@@ -114,7 +114,7 @@ def test_one_page(tmp_path, name, shape, dtype):
     Image.fromarray(pixels).save(tmp_path / name, format="TIFF" if name == "image.dat" else None)
     file = examine(tmp_path / name)
     assert (file.numbers, file.height, file.width, file.is_large) == ((0,), 12, 31, False)
-    (page,) = pages(file)
+    (page,) = pages_of(file)
     assert np.array_equal(page, pixels)
 
 
@@ -125,10 +125,10 @@ def test_a_stack(tmp_path, shape, dtype, monkeypatch):
     tifffile.imwrite(tmp_path / "stack.tif", stack, photometric="rgb" if len(shape) == 4 else "minisblack")
     file = examine(tmp_path / "stack.tif")
     assert (file.numbers, file.height, file.width) == ((0, 1, 2, 3, 4), 12, 31)
-    for page, wanted in zip(pages(file), stack):
+    for page, wanted in zip(pages_of(file), stack):
         assert isinstance(page, np.ndarray) and page.dtype == dtype and np.array_equal(page, wanted)
     monkeypatch.setattr(pages, "LARGE", 100)
-    for page, wanted in zip(pages(examine(file.path)), stack):
+    for page, wanted in zip(pages_of(examine(file.path)), stack):
         assert isinstance(page, TiffRows) and np.array_equal(page[3:7], wanted[3:7])
 
 
@@ -138,7 +138,7 @@ def test_thumbnails_and_pyramids_are_left_out(tmp_path, capsys):
         for pixels, kind in ((first, 0), (first[::2, ::2], 0), (noise((40, 60), seed=2), 1), (last, 0)):
             file.write(pixels, subfiletype=kind, metadata=None)
     file = examine(tmp_path / "slide.tif")
-    assert file.numbers == (0, 3) and all(map(np.array_equal, pages(file), (first, last)))
+    assert file.numbers == (0, 3) and all(map(np.array_equal, pages_of(file), (first, last)))
     assert capsys.readouterr().err.startswith(f"{tmp_path}/slide.tif: 2 of its pages are left out")
 
 
@@ -151,7 +151,7 @@ def test_pages_of_different_depths(tmp_path, monkeypatch, large):
             for page in (np.zeros((5, 4), np.uint8), np.ones((5, 4), dtype)):
                 file.write(page, photometric="minisblack", metadata=None)
         with pytest.raises(DataError, match="stack.tif: (page 2 has (uint16|float32) values|values of 32 bits)"):
-            list(pages(examine(tmp_path / "stack.tif")))
+            list(pages_of(examine(tmp_path / "stack.tif")))
 
 
 def test_a_stack_that_hides_its_pages(tmp_path):

@@ -3,15 +3,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import label
 
-from masks.answers import (
-    assemble,
-    average_of_eight,
-    class_bands,
-    classes,
-    logits_of,
-    mask_pixels,
-    probabilities,
-)
+from masks.answers import (assemble, average_of_eight, class_bands, classes, logits_of,
+                           mask_pixels, probabilities)
 from masks.colours import CONTOURS, overlay
 from masks.objects import instances
 from masks.saliency import IMAGENET_MEAN, IMAGENET_STD, saliency_input, saliency_map

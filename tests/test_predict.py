@@ -14,8 +14,7 @@ from skimage.transform import resize
 
 import Predict
 from backend import start
-from command import errors
-from command.errors import DataError
+from command.errors import DataError, say_once
 from images import formats
 from images.channels import to_channels
 from images.values import Statistics
@@ -45,7 +44,7 @@ def weights(n_channels=1, n_classes=2, **more):
 def here(tmp_path, monkeypatch):
     """A folder to work in, with an image, a checkpoint of Main.py's and weights of others'."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(errors, "_said", set())
+    say_once.cache_clear()
     formats.write_png("cell.png", noise((30, 40)))
     checkpoint.save("ours.safetensors", weights(), HEADER)
     save_file(weights(), "others.safetensors")
@@ -189,7 +188,7 @@ def test_what_others_weights_do_not_show(here, monkeypatch):
 @pytest.fixture(scope="module")
 def tiny(build, jt):
     """A function that makes a net of random weights and statistics, in eval mode; a U-Net's classes are balanced."""
-    from test_model import with_statistics
+    from helpers import with_statistics
 
     def make(mode, n_channels, n_classes, **options):
         model = with_statistics(build(mode, n_channels, n_classes, **options), np.random.default_rng(3))

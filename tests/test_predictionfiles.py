@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from command.errors import DataError
+from command.errors import DataError, say_once
 from datasets.labels import IGNORED
 from images.formats import write_png
 from masks.prediction_files import find_pairs, read_instances, read_pair, read_probability
@@ -118,7 +118,7 @@ def test_where_instances_come_from(tmp_path):
 
 def test_instances_of_a_label_lie_where_makedata_puts_them(tmp_path, monkeypatch, capsys):
     """Classes in labels/, numbered nuclei in instances/: two that touch stay two; other folders have no such neighbour."""
-    monkeypatch.setattr(errors, "_said", set())
+    say_once.cache_clear()
     numbers, classes = np.array([[0, 700, 700, 3, 3]], np.uint16), np.array([[0, 2, 2, 4, 4]], np.uint8)
     for folder in ("labels", "instances", "results"):
         (tmp_path / folder).mkdir()

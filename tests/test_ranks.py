@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_main import ROOT, machine, no_jittor, predictions_of, write_set  # noqa: F401 - fixtures among them
-from test_resume import assert_same, results, rows_of
+from helpers import ROOT, assert_same, predictions_of, results, rows_of, write_set
 
 from backend import ranks
 from nets import checkpoint

@@ -1,21 +1,19 @@
 """Report.py and HtmlReport.py: the log against values made by hand; pictures, events and page read back."""
-import base64
 import csv
 import io
 import os
 import re
 import shlex
-import struct
 import subprocess
 import sys
 import time
-from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from helpers import Page, decoded, events_in
 from PIL import Image
 
 from command.errors import DataError
@@ -25,17 +23,8 @@ from datasets.copies import Manifest
 from images.formats import png_bytes, write_png
 from images.values import Statistics
 from Main import Data
-from masks.colours import (
-    EXTRA,
-    HIT,
-    MISSED,
-    PASSED_OVER,
-    compare,
-    draw_overview,
-    panels,
-    shown_image,
-    shown_label,
-)
+from masks.colours import (EXTRA, HIT, MISSED, PASSED_OVER, compare, draw_overview, panels,
+                           shown_image, shown_label)
 from masks.pixel_scores import constant_baselines, scores
 from masks.prediction_files import write_predictions
 from runs.curves import best_row, draw_curves
@@ -288,38 +277,6 @@ def test_panels(tmp_path, n_classes):
                 <= {tuple(pixel) for pixel in shown[what].reshape(-1, 3).tolist()})
 
 
-# ------------------------------------------------------------------------------------------------------- TensorBoard
-def crc32c(data):
-    """Castagnoli's checksum, bit by bit."""
-    value = 0xffffffff
-    for byte in data:
-        value ^= byte
-        for _ in range(8):
-            value = value >> 1 ^ (0x82f63b78 if value & 1 else 0)
-    return value ^ 0xffffffff
-
-
-def masked(data):
-    value = crc32c(data)
-    return ((value >> 15 | value << 17) + 0xa282ead8) & 0xffffffff
-
-
-def events_in(folder):
-    """The events of a folder's only file, read by the format: length, its checksum, an Event, its checksum."""
-    from tensorboardX.proto.event_pb2 import Event
-    (path,) = folder.iterdir()
-    assert path.name.startswith("events.out.tfevents.")
-    content, found = path.read_bytes(), []
-    while content:
-        length, = struct.unpack("<Q", content[:8])
-        data = content[12:12 + length]
-        assert struct.unpack("<I", content[8:12])[0] == masked(content[:8])
-        assert struct.unpack("<I", content[12 + length:16 + length])[0] == masked(data)
-        found.append(Event.FromString(data))
-        content = content[16 + length:]
-    return found
-
-
 def test_events_are_there_after_each_epoch(tmp_path):
     events = EventLog(tmp_path / "logs" / "run")
     records = [record(0, loss=float("nan")), record(1, iou=0.7, throughput=12.5)]
@@ -362,61 +319,6 @@ def test_events_do_without_pytorch(tmp_path):
 # ----------------------------------------------------------------------------------------------------------- the page
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 NAMES = ["<script>alert('1')<", "细胞 \"quoted\" & more", "a&amp;b", "plain"]
-
-
-class Page(HTMLParser):
-    """A page as a browser would see it; fails where its tags are not balanced."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.open, self.attributes, self.images, self.texts, self.tables = [], [], [], {}, []
-        self.feed(path.read_text("utf-8"))
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.attributes += [(tag, *attribute) for attribute in attrs]
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "table":
-            self.tables.append([])
-        elif tag == "tr":
-            self.tables[-1].append([])
-        elif tag in ("td", "th"):
-            self.tables[-1][-1].append("")
-        elif tag == "img":
-            self.images.append(dict(attrs))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open:
-            self.texts.setdefault(self.open[-1], []).append(data)
-            if self.open[-1] in ("td", "th"):
-                self.tables[-1][-1][-1] += data
-
-    @property
-    def text(self):
-        return "\n".join(each for tag, found in self.texts.items() if tag != "style" for each in found)
-
-    def table(self, head):
-        """The rows below the head row that begins with `head`."""
-        (found,) = [rows[1:] for rows in self.tables if rows[0][0] == head]
-        return found
-
-    def pictures(self, file):
-        """The pictures about a file, by what they show."""
-        shown = {image["alt"].removesuffix(f" of {file}"): image["src"] for image in self.images
-                 if image["alt"].endswith(f" of {file}")}
-        return {what: np.asarray(Image.open(io.BytesIO(decoded(source, "image/png"))).convert("RGB"))
-                for what, source in shown.items()}
-
-
-def decoded(source, kind):
-    head, _, content = source.partition(",")
-    assert head == f"data:{kind};base64"
-    return base64.b64decode(content, validate=True)
 
 
 def make_run(folder, log, names=NAMES, n_classes=2, predictions=True, copies=0, outcome="", held_back=(), test_scores={}):

@@ -1,19 +1,17 @@
 """A run that is killed or stopped and then resumed ends as the unbroken one: the same bits, the same CSV but for times."""
-import csv
 import itertools
 import os
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
+from helpers import (FLAGS, Page, assert_same, command, end, results, rows_of, start_command,
+                     write_set)
 from PIL import Image
-from test_main import ROOT, SMALL, command, machine, no_jittor, write_set  # noqa: F401 - fixtures among them
-from test_report import Page
 
 from command.errors import DataError
 from command.files import atomic_write, lock_folder
@@ -22,56 +20,6 @@ from nets import checkpoint
 from runs.resume import settings_of
 
 pytestmark = pytest.mark.usefixtures("machine")
-FLAGS = [str(flag) for flag in ("--Data_directory", "data", *SMALL, "--base_channels", 24, "--tile", 52, "--augment", "full",
-                                "--Total_epochs", 4, "--Val_epochs", 1)]
-
-
-def start(folder, *flags, through=()):
-    """Main.py as a running process of its own group, its lines on `stdout`; through: a command that runs the rest of its line."""
-    return subprocess.Popen([*through, sys.executable, str(ROOT / "Main.py"), *flags], cwd=folder, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
-
-
-def end(process, number):
-    """Send a signal, wait; (exit code, what was printed since)."""
-    process.send_signal(number)
-    printed, _ = process.communicate(timeout=600)
-    return process.returncode, printed
-
-
-def rows_of(table):
-    """A CSV's rows without the times."""
-    with open(table, newline="") as file:
-        return [tuple(row.values())[:5] for row in csv.DictReader(file)]
-
-
-def results(folder):
-    """(rows of the one CSV without the times, arrays of last_model, arrays of best_model)."""
-    table, = folder.glob("logs/*.csv")
-    return rows_of(table), *(checkpoint.load(folder / "checkpoints" / f"{name}_model.safetensors")[0] for name in ("last", "best"))
-
-
-def assert_same(found, expected):
-    assert found[0] == expected[0]
-    for arrays, others in zip(found[1:], expected[1:]):
-        assert arrays.keys() == others.keys()
-        assert not [name for name in arrays if not np.array_equal(arrays[name], others[name])]
-
-
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("unbroken")
-    write_set(folder / "data", [(64, 72)] * 5, [(48, 48)] * 2)
-    done = command("Main.py", *FLAGS, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
-@pytest.fixture
-def folder(unbroken, tmp_path):
-    """A folder with the data of the unbroken run."""
-    (tmp_path / "data").symlink_to(unbroken / "data")
-    return tmp_path
 
 
 # ------------------------------------------------------------------------------------------------------------ the same end
@@ -94,13 +42,13 @@ def while_a_checkpoint_is_written(process, folder):
 
 
 def test_killed_three_times(unbroken, folder):
-    process = start(folder, *FLAGS)
+    process = start_command(folder, *FLAGS)
     for moment in (after_an_epoch, within_an_epoch, while_a_checkpoint_is_written):
         moment(process, folder)
         code, printed = end(process, signal.SIGKILL)
         assert code == -signal.SIGKILL and "python Main.py --resume goes on" in printed
         checkpoint.load(folder / "checkpoints" / "last_model.safetensors")
-        process = start(folder, "--resume")
+        process = start_command(folder, "--resume")
     assert process.wait(600) == 0
     assert_same(results(folder), results(unbroken))
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [
@@ -117,7 +65,7 @@ def test_a_complete_run_stays_complete(unbroken, finished):
 
 
 def test_stopped_within_an_epoch(unbroken, folder):
-    process = start(folder, *FLAGS, "--save_every", "100", "--Checkpoint_directory", "a folder")
+    process = start_command(folder, *FLAGS, "--save_every", "100", "--Checkpoint_directory", "a folder")
     next(line for line in process.stdout if line.startswith("epoch"))
     time.sleep(0.1)
     code, printed = end(process, signal.SIGINT)

@@ -14,30 +14,13 @@ import Transforms
 from command.errors import run
 from DataLoader import SegmentationSet, TrainingLoader, crop_input
 from datasets.labels import IGNORED
-from images.channels import load_image
 from images.formats import write_png
-from images.values import Statistics
+from images.values import Statistics, load_image
 from MirrorPadding import mirror_pad
 from nets.geometry import U2NET, UNET_BILINEAR
-from Transforms import (
-    RECIPES,
-    Augmentation,
-    Recipe,
-    augmentation,
-    blur,
-    brightness,
-    contrast,
-    elastic_displacement,
-    gamma,
-    linear,
-    nearest,
-    noise,
-    rotation,
-    source_coordinates,
-    stain_jitter,
-    symmetry,
-    white_level,
-)
+from Transforms import (RECIPES, Augmentation, Recipe, augmentation, blur, brightness, contrast,
+                        elastic_displacement, gamma, linear, nearest, noise, rotation,
+                        source_coordinates, stain_jitter, symmetry, white_level)
 from WeightMap import compute_weight_map
 
 GEOMETRIC = {"symmetries": Recipe(symmetries=True), "rotation": Recipe(angle=180), "zoom": Recipe(zoom=2),

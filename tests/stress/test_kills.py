@@ -6,10 +6,9 @@ import sys
 import time
 
 import numpy as np
+from helpers import (FLAGS, ROOT, assert_same, command, contents, end, results, start_command,
+                     write_set)
 from processes import SEED, half_written, report
-from test_bad_input import contents
-from test_main import ROOT, command, machine, write_set  # noqa: F401 - a fixture among them
-from test_resume import FLAGS, assert_same, end, results, start
 
 from nets import checkpoint
 
@@ -41,8 +40,8 @@ def begin(folder, whole):
     if epochs in (None, EPOCHS):
         for name in ("logs", "checkpoints", "results"):
             shutil.rmtree(folder / name, ignore_errors=True)
-        return start(folder, *RUN)
-    return start(folder, "--resume")
+        return start_command(folder, *RUN)
+    return start_command(folder, "--resume")
 
 
 def test_training_killed_fifteen_times(machine, tmp_path):  # noqa: F811

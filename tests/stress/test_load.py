@@ -4,9 +4,8 @@ import time
 
 import numpy as np
 import pytest
+from helpers import FLAGS, SMALL, assert_same, end, results, rows_of, start_command, write_set
 from processes import memory, report, slope, wait_for_line, wait_until
-from test_main import SMALL, machine, write_set  # noqa: F401 - a fixture among them
-from test_resume import FLAGS, assert_same, end, folder, results, rows_of, start, unbroken  # noqa: F401 - fixtures among them
 
 from nets import checkpoint
 
@@ -32,7 +31,7 @@ def test_ten_thousand_pairs(tmp_path):
     flags = [*TINY, "--Total_epochs", "2", "--Val_epochs", "1"]
 
     began, maps, checked = time.monotonic(), tmp_path / "weight_maps", tmp_path / "DataTxt" / "checked.json"
-    process = start(tmp_path, *flags)
+    process = start_command(tmp_path, *flags)
     wait_until((tmp_path / "DataTxt" / "dataset_stats.json").exists, process)
     report(f"first start: statistics after {time.monotonic() - began:.1f} s")
     counts, used = watched(process, 600, lambda: None if checked.exists() else sum(1 for _ in maps.glob("*.npy"))).T
@@ -44,7 +43,7 @@ def test_ten_thousand_pairs(tmp_path):
     assert growth < FLAT
 
     began = time.monotonic()
-    process = start(tmp_path, *flags)
+    process = start_command(tmp_path, *flags)
     wait_for_line(process, "The first steps")
     seconds = time.monotonic() - began
     report(f"second start: training begins after {seconds:.1f} s")
@@ -62,7 +61,7 @@ def test_ten_thousand_pairs(tmp_path):
 
 def test_two_thousand_steps(tmp_path):
     write_set(tmp_path / "data", [(64, 72)] * 40, [(48, 48)] * 2)
-    process = start(tmp_path, *TINY, "--Total_epochs", str(STEPS // 40), "--Val_epochs", "0")
+    process = start_command(tmp_path, *TINY, "--Total_epochs", str(STEPS // 40), "--Val_epochs", "0")
     found = [(40 * (k + 1), memory(process.pid), any(tmp_path.glob("logs/*.png"))) for k, _ in
              enumerate(line for line in process.stdout if line.startswith("epoch"))]
     assert process.wait(300) == 0 and len(found) == STEPS // 40
@@ -78,9 +77,9 @@ def test_two_thousand_steps(tmp_path):
 
 # ------------------------------------------------------------------------------------------------------------ two at once
 def test_a_second_training_leaves_the_first_alone(unbroken, folder):  # noqa: F811
-    first = start(folder, *FLAGS)
+    first = start_command(folder, *FLAGS)
     wait_for_line(first, "epoch")
-    second = start(folder, *FLAGS, "--seed", "1")
+    second = start_command(folder, *FLAGS, "--seed", "1")
     printed, _ = second.communicate(timeout=60)
     assert second.returncode == 1 and f"checkpoints: process {first.pid} writes here already" in printed
     assert first.wait(300) == 0
@@ -88,7 +87,7 @@ def test_a_second_training_leaves_the_first_alone(unbroken, folder):  # noqa: F8
 
 
 def test_of_two_that_begin_at_once_one_is_refused(unbroken, folder):  # noqa: F811
-    both = [start(folder, *FLAGS) for _ in range(2)]
+    both = [start_command(folder, *FLAGS) for _ in range(2)]
     printed = [process.communicate(timeout=300)[0] for process in both]
     assert sorted(process.returncode for process in both) == [0, 1]
     assert sum("writes here already" in text for text in printed) == 1
@@ -96,7 +95,7 @@ def test_of_two_that_begin_at_once_one_is_refused(unbroken, folder):  # noqa: F8
 
 
 def test_two_that_share_all_but_their_results_are_kept_apart(unbroken, folder):  # noqa: F811
-    both = [start(folder, *FLAGS, "--Checkpoint_directory", f"{k}/checkpoints", "--Result_directory", f"{k}/results")
+    both = [start_command(folder, *FLAGS, "--Checkpoint_directory", f"{k}/checkpoints", "--Result_directory", f"{k}/results")
             for k in range(2)]
     printed = [process.communicate(timeout=300)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], printed

@@ -8,10 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers import FLAGS, ROOT, assert_same, command, contents, results, start_command, write_set
 from processes import children, half_written, report, wait_for_line, wait_until
-from test_bad_input import contents
-from test_main import ROOT, command, machine, write_set  # noqa: F401 - a fixture among them
-from test_resume import FLAGS, assert_same, folder, results, start, unbroken  # noqa: F401 - fixtures among them
 
 from nets import checkpoint
 
@@ -48,7 +46,7 @@ def many_pairs(tmp_path_factory):
     ("weight maps", "weight_maps/cell_1005.npy", "DataTxt/checked.json"), ("test images", "DataTxt/checked.json", LAST)])
 def test_while_data_is_prepared(many_pairs, tmp_path, phase, begun, stopped_before, number):
     (tmp_path / "data").symlink_to(many_pairs)
-    process = start(tmp_path, *FLAGS)
+    process = start_command(tmp_path, *FLAGS)
     wait_until((tmp_path / begun).exists, process)
     assert stop(process, tmp_path, number, phase).endswith("\nMain.py: stopped\n")
     assert not (tmp_path / stopped_before).exists()
@@ -57,7 +55,7 @@ def test_while_data_is_prepared(many_pairs, tmp_path, phase, begun, stopped_befo
 @SIGNALS
 @pytest.mark.parametrize("delay", [0.3, 1.0, 1.7, 2.4])
 def test_while_jittor_is_imported(unbroken, folder, number, delay):  # noqa: F811
-    process = start(folder, *FLAGS)
+    process = start_command(folder, *FLAGS)
     wait_until((folder / "DataTxt" / "dataset_digest.json").exists, process)
     time.sleep(delay)
     printed = stop(process, folder, number, f"import of Jittor, {delay} s after the data")
@@ -67,7 +65,7 @@ def test_while_jittor_is_imported(unbroken, folder, number, delay):  # noqa: F81
 @SIGNALS
 def test_while_jittors_core_is_compiled(unbroken, folder, monkeypatch, number):  # noqa: F811
     monkeypatch.setenv("HOME", str(folder))
-    process = start(folder, *FLAGS)
+    process = start_command(folder, *FLAGS)
     wait_for_line(process, "Compiling Jittor's core")
     wait_until(lambda: any((folder / ".cache").rglob("obj_files/*.o")), process)
     stop(process, folder, number, "compilation of Jittor's core", codes=(130, 1))  # 1: Jittor's, where a compiler is killed
@@ -80,7 +78,7 @@ def test_while_operators_are_compiled(unbroken, folder):  # noqa: F811
     over = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" "$1" && shift && exec "$@"', str(copy), str(cache)]
     if subprocess.run([*over, "true"], capture_output=True).returncode:
         pytest.skip("no right to mount an empty cache")
-    process = start(folder, *FLAGS, through=over)
+    process = start_command(folder, *FLAGS, through=over)
     wait_until((folder / LAST).exists, process)
     time.sleep(3)
     stop(process, folder, signal.SIGINT, "compilation of operators")
@@ -96,7 +94,7 @@ def resumed(folder, unbroken):  # noqa: F811
 
 @SIGNALS
 def test_while_training(unbroken, folder, number):  # noqa: F811
-    process = start(folder, *FLAGS)
+    process = start_command(folder, *FLAGS)
     wait_for_line(process, "epoch   1")
     assert "To go on: python Main.py --resume" in stop(process, folder, number, "training")
     resumed(folder, unbroken)
@@ -104,7 +102,7 @@ def test_while_training(unbroken, folder, number):  # noqa: F811
 
 @SIGNALS
 def test_while_a_checkpoint_is_written(unbroken, folder, number):  # noqa: F811
-    process = start(folder, *FLAGS)
+    process = start_command(folder, *FLAGS)
     wait_for_line(process, "epoch   0")
     wait_until(lambda: half_written(folder / "checkpoints"), process)
     stop(process, folder, number, "writing a checkpoint")
@@ -114,7 +112,7 @@ def test_while_a_checkpoint_is_written(unbroken, folder, number):  # noqa: F811
 @SIGNALS
 def test_while_testing(tmp_path, number):
     write_set(tmp_path / "data", [(64, 72)], [(48, 48)] * 150)
-    process = start(tmp_path, *FLAGS, "--Val_epochs", "0", "--Total_epochs", "1")
+    process = start_command(tmp_path, *FLAGS, "--Val_epochs", "0", "--Total_epochs", "1")
     wait_for_line(process, "The first steps")
     progress = {"step": 0}
     while not progress["step"]:  # one step an epoch: with a longer delay it is done, and the tests have begun
@@ -122,7 +120,7 @@ def test_while_testing(tmp_path, number):
         stop(process, tmp_path, number, "testing")
         progress = checkpoint.load(tmp_path / LAST)[1]["run"]["progress"]
         assert progress["epoch"] == 0 and not (tmp_path / "checkpoints" / "best_model.safetensors").exists()
-        process = start(tmp_path, "--resume")
+        process = start_command(tmp_path, "--resume")
     assert process.wait(300) == 0
     table, = tmp_path.glob("logs/*.csv")
     assert len(table.read_text().splitlines()) == 2
@@ -132,7 +130,7 @@ def test_while_testing(tmp_path, number):
 def test_while_drawing(tmp_path, number):
     """The run has ended, all is saved: what is missing is a page."""
     write_set(tmp_path / "data", [(64, 72)] * 3, [(48, 48)] * 2)
-    process = start(tmp_path, *FLAGS)
+    process = start_command(tmp_path, *FLAGS)
     wait_for_line(process, "Whole run")
     assert stop(process, tmp_path, number, "drawing").endswith("\nMain.py: stopped\n")
     assert checkpoint.load(tmp_path / LAST)[1]["run"]["progress"]["epoch"] == 4
@@ -179,7 +177,7 @@ def test_a_worker_of_the_augmentation_that_dies(tmp_path):
 
 
 def test_the_helper_of_a_training_that_dies(unbroken, folder):  # noqa: F811
-    process = start(folder, *FLAGS)
+    process = start_command(folder, *FLAGS)
     wait_for_line(process, "epoch")
     os.kill(children(process.pid)[0], signal.SIGKILL)
     assert process.wait(300) == 0
@@ -189,7 +187,7 @@ def test_the_helper_of_a_training_that_dies(unbroken, folder):  # noqa: F811
 def test_an_image_that_goes_away(unbroken, tmp_path):  # noqa: F811
     """What a loader's thread meets ends the training in one line; once the file is back it goes on."""
     shutil.copytree(unbroken / "data", tmp_path / "data")
-    process, image = start(tmp_path, *FLAGS), tmp_path / "data" / "train" / "imgs" / "cell_2.png"
+    process, image = start_command(tmp_path, *FLAGS), tmp_path / "data" / "train" / "imgs" / "cell_2.png"
     wait_for_line(process, "epoch   0")
     image.rename(tmp_path / "away.png")
     printed, _ = process.communicate(timeout=120)
