@@ -3,8 +3,8 @@
     python docs/make_flags.py              # write the page
     python docs/make_flags.py --check      # exit code 1 where the page is not current
 
-A command that belongs on the page stands in `DOCUMENTED` and has a function `build_parser()`.  Jittor
-is not imported.
+A command that belongs on the page stands in `DOCUMENTED` and has a function `build_parser()`.
+Jittor is not imported.
 """
 import argparse
 import importlib
@@ -32,7 +32,7 @@ command with one line and exit code 2, before anything is written.
 [The four protocols](paper.md#the-four-protocols) says what `--protocol` sets. `Model.py` has no
 flags: `python Model.py` prints the layer table of each net.
 """
-HEADER = ["| flag | value | default | meaning |", "|---|---|---|---|"]
+TABLE_HEAD = ["| flag | type or choices | default | meaning |", "|---|---|---|---|"]
 
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
@@ -54,15 +54,15 @@ def subcommands(parser):
 
 
 # ------------------------------------------------------------------------------------- a table row
-def escape(text):
+def escape_cell(text):
     """Plain text for a cell of a Markdown table; flags in it become code."""
     parts = re.split(r"(?<![\w-])(--[A-Za-z]\w*)", " ".join(text.split()))
     plain = [re.sub(r"([\\`*_|<>\[\]])", r"\\\1", part) for part in parts[::2]]
-    code = [as_code(flag) for flag in parts[1::2]] + [""]
+    code = [code_cell(flag) for flag in parts[1::2]] + [""]
     return "".join(piece for both in zip(plain, code) for piece in both)
 
 
-def as_code(text):
+def code_cell(text):
     """Code for a cell of a Markdown table."""
     return "`" + str(text).replace("|", r"\|") + "`"
 
@@ -87,27 +87,25 @@ def split_help(action):
     return text, ""
 
 
-def describe_value(action, parser):
+def describe_type(action, parser):
     """What a flag takes: its choices or its type, as often as it wants them."""
     if action.nargs == 0:
         return "-"
     if action.choices is not None and action.metavar is None:
-        return ", ".join(as_code(choice) for choice in action.choices)
+        choices = ", ".join(code_cell(choice) for choice in action.choices)
+        return f"{choices} (one or more)" if action.nargs == "+" else choices
     formatter = parser._get_formatter()
-    if action.option_strings:
-        name = formatter._get_default_metavar_for_optional(action)
-    else:
-        name = formatter._get_default_metavar_for_positional(action)
-    return as_code(formatter._format_args(action, name))
+    name = formatter._get_default_metavar_for_optional(action)
+    return code_cell(formatter._format_args(action, name))
 
 
 def describe_default(action, named, command):
     """A flag's default.  named: the default that its help names, or ""."""
     flag = action.option_strings[-1] if action.option_strings else action.dest
     if (command, flag) in BY_MACHINE:
-        return escape(BY_MACHINE[command, flag])
+        return escape_cell(BY_MACHINE[command, flag])
     if named:
-        return escape(named)
+        return escape_cell(named)
     if action.required:
         return "required"
     if action.nargs == 0:
@@ -115,16 +113,16 @@ def describe_default(action, named, command):
     if action.default is None or action.default is argparse.SUPPRESS:
         return "none"
     if isinstance(action.default, (list, tuple)):
-        return as_code(" ".join(map(str, action.default)))
-    return as_code(action.default)
+        return code_cell(" ".join(map(str, action.default)))
+    return code_cell(action.default)
 
 
 def flag_row(action, parser, command):
     """The row of one flag."""
-    names = " ".join(map(as_code, action.option_strings or [action.dest]))
+    names = " ".join(map(code_cell, action.option_strings or [action.dest]))
     meaning, named = split_help(action)
-    cells = (names, describe_value(action, parser), describe_default(action, named, command),
-             escape(meaning))
+    cells = (names, describe_type(action, parser), describe_default(action, named, command),
+             escape_cell(meaning))
     return "| " + " | ".join(cells) + " |"
 
 
@@ -141,7 +139,7 @@ def flag_tables(parser, command):
         if group not in (parser._optionals, parser._positionals):
             yield f"{group.title[0].upper()}{group.title[1:]}:"
             yield ""
-        yield from HEADER
+        yield from TABLE_HEAD
         for action in actions:
             yield flag_row(action, parser, command)
 
@@ -152,7 +150,7 @@ def command_section(command, parser, level=2):
     yield f"{'#' * level} {command}"
     if parser.description:
         yield ""
-        yield from textwrap.wrap(escape(parser.description), 100, break_on_hyphens=False)
+        yield from textwrap.wrap(escape_cell(parser.description), 100, break_on_hyphens=False)
     yield from flag_tables(parser, command)
     for name, child in subcommands(parser).items():
         yield from command_section(f"{command} {name}", child, level + 1)
