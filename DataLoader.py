@@ -7,7 +7,7 @@ and nothing is left to hang.
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -20,7 +20,6 @@ from images.values import Statistics, load_image, normalise
 from masks.pixel_scores import baselines_of_counts
 from MirrorPadding import Whole
 from Transforms import Crop
-from WeightMap import WeightMaps
 
 
 class Batch(NamedTuple):

@@ -23,7 +23,7 @@ from command.last_words import last_words
 from DataLoader import Data, SegmentationSet, TrainingLoader
 from datasets.lists import current_pairs
 from datasets.splits import HeldBack, hold_back
-from datasets.survey import Survey, digest_of_set, facts_of_set, statistics_of
+from datasets.survey import SetFacts, Survey, digest_of_set, facts_of_set, statistics_of
 from Loss import LOSSES
 from MirrorPadding import Reference, Tiles, Whole, tiling
 from nets.checkpoint import assign
@@ -69,6 +69,7 @@ def build_parser():
 # ---------------------------------------------------------------------------------------- the data
 class Prepared(NamedTuple):
     """What the first rank prepares, for all."""
+    facts: SetFacts
     choice: Choice
     data: Data
 
@@ -92,7 +93,7 @@ def prepare(request, is_gpu):
     device = Device(is_gpu, gpu_memory() if is_gpu else free_memory())
     choice = complete(settings, facts, device, CROP)
     check_memory(choice.settings, facts, device)
-    prepared = Prepared(choice, load_data(choice.settings, survey, split, pairs))
+    prepared = Prepared(facts, choice, load_data(choice.settings, survey, split, pairs))
     stored = request.stored
     if stored and stored.data != prepared.data.digest and not folders.force:
         raise DataError(f"{data.Data_directory}: not the data that this run began with (other "
@@ -132,8 +133,8 @@ def build_trainer(request, prepared, make_recorder):
 
     prepared: of the first rank, None on others.  make_recorder: a function like Recorder.
     """
-    from Model import build_model
     from backend.optimizers import build_optimizer
+    from Model import build_model
     from Process import Trainer
     settings, data = ranks.shared(prepared and (prepared.choice.settings, prepared.data))
     start.seed_everything(settings.training.seed)
@@ -149,6 +150,11 @@ def build_trainer(request, prepared, make_recorder):
         assign(trainer.state.vars(), request.stored.arrays, path)
         trainer.resume(request.stored.progress)
     return trainer
+
+
+def name_resume(run):
+    """The command that goes on with a run; run: RunSettings."""
+    return resume_command(run, vars(build_parser().parse_args([])))
 
 
 def train(trainer, recorder, go_on):
@@ -197,18 +203,19 @@ def lead(request, nvcc):
         start.import_jittor(run.device)
         trainer = build_trainer(request, prepared, Recorder)
         recorder = trainer.recorder
-        greet(recorder.say, request, prepared.choice, prepared.data)
+        greet(recorder, request, prepared)
         recorder.begin(trainer)
-        return train(trainer, recorder, resume_command(run, vars(build_parser().parse_args([]))))
+        return train(trainer, recorder, name_resume(run))
 
 
 def follow(request):
     """Train with the first rank, which does the rest.  Returns 0 where the run is complete."""
-    start.import_jittor(request.settings.run.device)
+    run = request.settings.run
+    start.import_jittor(run.device)
     trainer = build_trainer(request, None, lambda *_: Listener())
     try:
         with last_words(f"Main.py: error: rank {ranks.rank()} was killed, for lack of memory "
-                        f"perhaps: {LESS_MEMORY}", is_rank=True):
+                        f"perhaps: {LESS_MEMORY}; {name_resume(run)} goes on", is_rank=True):
             if trainer.run():
                 return 0
     except TrainingFailed:  # on every rank

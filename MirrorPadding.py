@@ -5,12 +5,9 @@
 A net with valid convolutions predicts the middle of what it sees.  To predict a whole image, the
 image is mirrored beyond its edges.  To predict a large one in little memory, it is cut into
 tiles.  Each tile sees the *real* image around its own part, and mirrored pixels only beyond the
-image's edge.  NumPy only.  nets/geometry.py has the sizes of nets and the places of tiles.
-
-How images are cut is an object, `Whole()`, `Tiles(side)` or `Reference()`: it says what the net
-sees of an image and gives a whole image's logits.
+image's edge.  How images are cut is an object, `Whole()`, `Tiles(side)` or `Reference()`.
+NumPy only.  nets/geometry.py has the sizes of nets and the places of tiles.
 """
-import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,10 +41,7 @@ def mirror_pad(image, top, bottom, left, right):
 
 
 def mirror_padding(image, pad_size):
-    """Mirror `pad_size` pixels in total onto each axis of (..., H, W).
-
-    Half of them on each side, the odd one at the bottom and at the right.
-    """
+    """Mirror `pad_size` pixels onto each axis of (..., H, W), the odd one bottom and right."""
     before, after = pad_size // 2, pad_size - pad_size // 2
     return mirror_pad(image, before, after, before, after)
 
@@ -113,6 +107,7 @@ def exact_parts(source, forward, geometry, height, width, batch):
 class Whole:
     """The whole image in one pass: `--tile full`."""
     for_prediction = "full"  # in a checkpoint: how images are cut when they are predicted
+    inputs_per_image = 1     # of the net, in a training step
 
     def __str__(self):
         return "full"
@@ -128,11 +123,8 @@ class Whole:
         return self
 
     def automatic(self, geometry, height, width):
-        """The tiling for an image that nobody asked to be cut: one pass where memory allows.
-
-        Exact tiles change nothing but the memory that they take.
-        """
-        exact = geometry.edge is not None
+        """The tiling for an image that nobody asked to be cut: one pass where memory allows."""
+        exact = geometry.edge is not None  # then tiles change nothing but the memory they take
         return self if not exact and height * width <= WHOLE else Tiles(WINDOW)
 
     def blends(self, geometry, height, width):
@@ -144,8 +136,12 @@ class Whole:
         return self
 
     def sides(self, height, width):
-        """The height and width (px) of what a training step takes of an image of this size."""
+        """The height and width (px) that a training step takes of an image of this size."""
         return height, width
+
+    def input_sides(self, geometry, height, width):
+        """The height and width (px) of the net's input for it."""
+        return tuple(map(geometry.input_side, self.sides(height, width)))
 
     def context(self, geometry, length):
         """How many pixels before and after `length` pixels are warped with them.
@@ -213,7 +209,7 @@ class Tiles(Whole):
 @dataclass(frozen=True)
 class Reference(Whole):
     """Four quadrants of a 512 px image, each mirrored at its own edges: `--tile reference`."""
-    for_prediction = "reference"
+    for_prediction, inputs_per_image = "reference", 4
 
     def __str__(self):
         return "reference"
@@ -225,6 +221,9 @@ class Reference(Whole):
 
     def automatic(self, geometry, height, width):
         return self
+
+    def input_sides(self, geometry, height, width):
+        return geometry.reference_input, geometry.reference_input
 
     def net_inputs(self, geometry, image, corner, height, width):
         return reference_blocks(image, geometry)
@@ -275,14 +274,12 @@ def draw_padding(image, geometry, path):
 
 
 def build_parser():
-    parser = Parser("Write a picture of an image before and after the mirror padding that U-Net "
-                    "needs.")
+    parser = Parser("Write a picture of an image before and after U-Net's mirror padding.")
     parser.add_argument("--image", required=True, type=Path, help="image file")
     parser.add_argument("--output", type=picture,
                         help="picture to write (default: <image>_mirrored.png, here)")
     parser.add_argument("--pad_size", type=number(int, 0, 4096),
-                        help="pixels to mirror onto each axis, in total (default: what U-Net "
-                             "needs)")
+                        help="pixels mirrored onto each axis, in total (default: U-Net's)")
     return parser
 
 

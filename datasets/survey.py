@@ -210,7 +210,8 @@ class Survey:
 
 
 def _name_of(kind, path):
-    return f"{kind} {os.path.abspath(path)}"
+    """A file's name in survey.json: its path as it was given, as in the lists beside it."""
+    return f"{kind} {Path(path).as_posix()}"
 
 
 def _key_of(path):

@@ -33,14 +33,6 @@ class Net:
         """The options to build it with, from {flag: value}."""
         return {**{name: flags[name] for name in self.flags}, **self.training_options}
 
-    def step_bytes(self, options, height, width):
-        """About how many bytes a training step takes for an image of height x width px.
-
-        Without the net's own weights.
-        """
-        margin = self.geometry(options).margin
-        return self.bytes_per_pixel(options) * (height + margin) * (width + margin)
-
 
 # ------------------------------------------------------------------------------------------ U-Net
 def unet_geometry(options):

@@ -59,7 +59,7 @@ def net_of_header(header, found, path):
         options = {name: header["options"][name] for name in CATALOGUE[found.mode].unseen_options
                    if name in header["options"]}
         cut = header["tile"]
-        is_cut = cut in ("full", "reference") or cut >= 16
+        is_cut = cut in ("full", "reference") or type(cut) is int and cut >= 16
         are_switches = all(value in (0, 1) for value in options.values())
         if not is_cut or not are_switches or statistics.bits not in (0, 8, 16):
             raise ValueError(f"tile {cut!r}, bits {statistics.bits!r}, {options}")

@@ -95,9 +95,11 @@ def choose_batch(settings, facts, device):
 
 
 def image_bytes(settings, facts):
-    """About how many bytes a training step takes for each image."""
-    sides = settings.training.tile.sides(facts.height, facts.width)
-    return settings.net.row.step_bytes(settings.net.options, *sides)
+    """About how many bytes a training step takes for each image, the net's weights apart."""
+    net, tile = settings.net, settings.training.tile
+    height, width = tile.input_sides(net.geometry, facts.height, facts.width)
+    pixels = tile.inputs_per_image * height * width
+    return net.row.bytes_per_pixel(net.options) * pixels
 
 
 def check_memory(settings, facts, device):

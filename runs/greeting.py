@@ -6,11 +6,12 @@ from nets.catalogue import NET_FLAGS
 from runs.recorder import describe_constant
 
 
-def greet(say, request, choice, data):
+def greet(recorder, request, prepared):
     """Say what is trained on what, and how.
 
-    request: request.Request.  choice: choices.Choice.  data: DataLoader.Data.
+    recorder: recorder.Recorder.  request: request.Request.  prepared: Main.Prepared.
     """
+    say, choice, data = recorder.say, prepared.choice, prepared.data
     settings = choice.settings
     for remark in data.remarks:
         say(remark)
@@ -22,6 +23,7 @@ def greet(say, request, choice, data):
         device += f", {ranks.size()} ranks"
     say(f"{settings.net.mode} on {settings.data.Data_directory}: {len(data.loader.dataset)} "
         f"training pairs, {held}{len(data.test_set)} test pairs; {device}")
+    say(describe_net(settings, prepared.facts, recorder))
     if choice.reasons:
         flags = settings.flags()
         say("Chosen: " + ", ".join(f"--{flag} {flags[flag]} ({why})"
@@ -32,6 +34,15 @@ def greet(say, request, choice, data):
     say(describe_constant(data.baselines))
     say("The first steps also compile the net's operators: 1 to 3 minutes, once for this "
         "environment.")
+
+
+def describe_net(settings, facts, recorder):
+    """The net's size, what it sees of an image, and its loss, in one line."""
+    tile, geometry = settings.training.tile, settings.net.geometry
+    sides = tile.sides(facts.height, facts.width)
+    inputs = tile.input_sides(geometry, facts.height, facts.width)
+    return (f"{recorder.count_parameters():,} trainable parameters; {sides[0]} x {sides[1]} px of "
+            f"an image are an input of {inputs[0]} x {inputs[1]} px; loss: {recorder.loss_title}")
 
 
 def doubts(settings, given, data):

@@ -231,15 +231,19 @@ class Recorder:
             return {}
         return self.trainer.test(self.data.test_set, together=False) or {}
 
-    def write_page(self, seconds, outcome):
+    def count_parameters(self):
+        """How many numbers of the net are trained."""
         from backend.summary import count_parameters
+        return count_parameters(self.model)[0]
+
+    def write_page(self, seconds, outcome):
         from runs.page import Run, write_page
         if not self.predictions and not outcome:
             self.predictions = self.repeat_best()
         write_page(self.log.page_path, Run(
             log=self.log, settings=self.settings.flags(), outcome=outcome, seconds=seconds,
             command=shlex.join(self.command()), device=start.device_name(),
-            parameters=count_parameters(self.model)[0], data=self.data,
+            parameters=self.count_parameters(), data=self.data,
             predictions=self.predictions, test_scores=self.test_scores,
             loss_title=self.loss_title))
 
