@@ -19,7 +19,7 @@ from datasets.labels import IGNORED
 from images.formats import png_bytes
 from Loss import LOSSES, deep_supervision_loss
 from masks.answers import Prediction, foreground_probability, mask_pixels
-from masks.pixel_scores import mean_scores, scores
+from masks.pixel_scores import CHOOSING, mean_scores, scores
 from MirrorPadding import Whole, overlap_tile
 from nets.checkpoint import OPTIMIZER
 from runs.clock import Forecast, RunClock
@@ -79,7 +79,7 @@ class Trainer:
         say(text)       what the user should know
         on_epoch(record)  after each epoch: {epoch, train_loss, scores where it was tested,
                         epoch_time (s, training alone), throughput (images/s), skipped}
-        on_best(epoch, scores, predictions)  after each epoch of a new best mean IoU;
+        on_best(epoch, scores, predictions)  after each epoch of a new best mean score;
                         predictions: {name: masks.answers.Prediction}
     """
     BAD_IN_A_ROW = 3  # skipped batches, after which the run goes back to the last good state
@@ -223,10 +223,10 @@ class Trainer:
             return {}
         self.clock.all_tests += self.clock.last_test
         mean = mean_scores([prediction.scores for prediction in predictions.values()])
-        if mean["iou"] > self.progress.best_iou:
+        if mean[CHOOSING] > self.progress.best_iou:
             # first: an epoch whose files are not on disk is no best one
             self.recorder.on_best(self.progress.epoch, mean, predictions)
-            self.progress.best_iou = mean["iou"]
+            self.progress.best_iou = mean[CHOOSING]
         self.progress.tested = self.progress.epoch + 1
         return mean
 

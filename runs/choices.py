@@ -12,7 +12,8 @@ import numpy as np
 from backend import ranks
 from command.errors import DataError
 from datasets.label_values import MOST_USUAL, NUMBERED, check_classes
-from runs.settings import ENDLESS, Settings
+from runs.log import ENDLESS
+from runs.settings import Settings
 
 # the flags that can be left to this module
 CHOSEN = ("n_channels", "n_classes", "base_channels", "tile", "Batch_size", "Total_epochs",

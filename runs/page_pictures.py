@@ -140,7 +140,7 @@ def show_training(loader):
                      "label": show_label(label, dataset.n_classes, LONGEST)}
              for index, label in labels.items()}
     scale = None
-    if loader.w0 is not None:
+    if loader.maps is not None:
         weights = {index: loader.weight_map(index, label) for index, label in labels.items()}
         low = min(each.min() for each in weights.values())
         high = max(each.max() for each in weights.values())

@@ -5,14 +5,13 @@ The Trainer calls `on_epoch` and `on_best`; Main.py calls `save_last` and `finis
 import dataclasses
 import gc
 import math
-import shlex
 import sys
 import time
 
 from backend import ranks, start
 from command.errors import DataError
 from masks.colours import draw_overview
-from masks.pixel_scores import best_constant, mean_scores
+from masks.pixel_scores import DISTINCT, best_constant, format_scores, mean_scores
 from masks.prediction_files import write_predictions
 from nets.checkpoint import assign_weights, load, save, state_arrays
 from runs.curves import draw_curves
@@ -181,9 +180,8 @@ class Recorder:
         self.say(describe_constant(self.data.baselines))
         if self.test_scores:
             scores, (name, constant) = self.test_scores, best_constant(self.data.test_baselines)
-            self.say(f"Test images, read once: IoU {scores['iou']:.4f}  Dice "
-                     f"{scores['dice']:.4f}  F1 {scores['f1']:.4f}  "
-                     f"({name}: {constant['iou']:.4f}, {constant['dice']:.4f})")
+            compared = ", ".join(f"{constant[score.key]:.4f}" for score in DISTINCT)
+            self.say(f"Test images, read once: {format_scores(scores)}  ({name}: {compared})")
         self.say(f"Whole run: {duration(seconds)}")
         self.say(f"Log          {self.log.text_path} and .csv")
         if self.log.records:
@@ -240,16 +238,18 @@ class Recorder:
         from runs.page import Run, write_page
         if not self.predictions and not outcome:
             self.predictions = self.repeat_best()
+        settings = self.settings
+        data_set = settings.data.Data_directory.resolve().name
         write_page(self.log.page_path, Run(
-            log=self.log, settings=self.settings.flags(), outcome=outcome, seconds=seconds,
-            command=shlex.join(self.command()), device=start.device_name(),
-            parameters=self.count_parameters(), data=self.data,
-            predictions=self.predictions, test_scores=self.test_scores,
-            loss_title=self.loss_title))
+            name=self.log.name, title=f"{settings.net.mode} on {data_set}",
+            records=self.log.records, settings=settings.flags(),
+            total_epochs=settings.training.Total_epochs, loss_title=self.loss_title,
+            parameters=self.count_parameters(), device=start.device_name(),
+            command=self.command(), seconds=seconds, outcome=outcome, data=self.data,
+            predictions=self.predictions, test_scores=self.test_scores))
 
 
 def describe_constant(baselines):
     """What the best constant answer would score, in one line."""
     name, constant = best_constant(baselines)
-    return (f"{name.capitalize()} would score: IoU {constant['iou']:.4f}  "
-            f"Dice {constant['dice']:.4f}")
+    return f"{name.capitalize()} would score: {format_scores(constant, DISTINCT)}"

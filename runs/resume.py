@@ -9,10 +9,9 @@ from typing import NamedTuple
 
 from backend import ranks
 from command.errors import DataError
-from masks.pixel_scores import SCORES
 from nets.checkpoint import load
 from runs.choices import CHOSEN
-from runs.log import RUN_NAME
+from runs.log import RUN_NAME, SCORE_KEYS
 from runs.progress import Progress, is_count, is_number, suits
 from runs.settings import RunSettings
 
@@ -44,9 +43,8 @@ def is_record(record):
     A train_loss that is not finite is left out of it.
     """
     more = set(record) - set(RECORD) - {"train_loss"}
-    scores = {score.key for score in SCORES}
     return (all(check(record.get(name)) for name, check in RECORD.items())
-            and all(map(is_number, record.values())) and more in (set(), scores))
+            and all(map(is_number, record.values())) and more in (set(), set(SCORE_KEYS)))
 
 
 def are_texts(values):

@@ -10,7 +10,6 @@ from typing import NamedTuple, Optional
 from command.flags import number
 from nets.catalogue import CATALOGUE
 
-ENDLESS = 100_000  # epochs, where only the time ends a run
 
 
 class Every(NamedTuple):
