@@ -37,7 +37,8 @@ from datasets.copies import Manifest
 from datasets.pairs import check_pair
 from images.figures import use_agg
 from images.formats import list_images, png_bytes, read_image, read_label
-from Transforms import GRID_SIGMA, GRID_SIZE, spline_weights, spread
+from images.warp import spline_weights, spread_vectors as spread
+from Transforms import GRID_SIGMA, GRID_SIZE
 
 
 # --------------------------------------------------------------------------------------------------- coordinate fields
