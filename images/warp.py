@@ -73,6 +73,32 @@ def source_coordinates(shape, origin, center, matrix, displacement=(0, 0)):
     return result
 
 
+# -------------------------------------------------------------------------------------- smoothing
+@lru_cache(maxsize=8)
+def gaussian_response(length, sigma):
+    """The factor by which a Gaussian filter of `sigma` px scales each DCT-II frequency.
+
+    length: of the line, in px.  Returns float64 (length,).
+    """
+    radius = int(4 * sigma + 0.5)  # where scipy.ndimage.gaussian_filter cuts its kernel
+    offsets = np.arange(-radius, radius + 1)
+    kernel = np.exp(-0.5 * (offsets / max(sigma, 1e-9)) ** 2)
+    kernel = np.bincount(offsets % (2 * length), kernel / kernel.sum(), 2 * length)
+    return scipy.fft.rfft(kernel).real[:length]
+
+
+def gaussian_smooth(noise, sigma):
+    """`scipy.ndimage.gaussian_filter(channel, sigma, mode="reflect")` of each channel.
+
+    noise: float64 (C, H, W), as the result.  Repeating the border pixel is the symmetry of the
+    DCT-II, which turns the filter into a product.  This is equal to rounding, ten times as fast
+    for a broad Gaussian, and uses no threads: the bytes never vary.
+    """
+    rows, columns = (gaussian_response(length, sigma) for length in noise.shape[1:])
+    spectrum = scipy.fft.dctn(noise, axes=(1, 2)) * np.multiply.outer(rows, columns)
+    return scipy.fft.idctn(spectrum, axes=(1, 2))
+
+
 # ----------------------------------------------------------------------------------------- values
 def cut_box(planes, coordinates):
     """(box, coordinates in the box): the part of some planes that coordinates (2, h, w) lie in.

@@ -16,14 +16,15 @@ ROOT = Path(WeightMap.__file__).resolve().parent
 
 
 def by_definition(label, w0=10, sigma=5):
-    """Equation 2 word by word: the distances to every single object over the whole image, sorted."""
+    """Equation 2 word by word: the distances to every single object in the image, sorted."""
     ratio = {value: label.size / np.sum(label == value) for value in np.unique(label)}
     weight = np.vectorize(ratio.get, otypes=[float])(label) / max(ratio.values())
     objects, count = ndimage.label(label > 0, structure=np.ones((3, 3)))
     if count < 2:
         return weight
     edt = ndimage.distance_transform_edt
-    distances = np.sort([edt(objects != k) + edt(objects == k) for k in range(1, count + 1)], axis=0)
+    distances = [edt(objects != k) + edt(objects == k) for k in range(1, count + 1)]
+    distances = np.sort(distances, axis=0)
     return weight + w0 * np.exp(-(distances[0] + distances[1]) ** 2 / (2 * sigma ** 2))
 
 
@@ -40,7 +41,7 @@ def rings():
 def labels():
     rng = np.random.default_rng(0)
     giant = np.ones((60, 70), int)
-    giant[10:50, 10:60] = rng.random((40, 50)) < 0.05  # one object around the image, many pixels in it
+    giant[10:50, 10:60] = rng.random((40, 50)) < 0.05  # one object around many pixels
     corners = np.zeros((40, 30), int)
     corners[[0, 0, -1, -1], [0, -1, 0, -1]] = 1
     diagonal = np.eye(20, dtype=int)
@@ -80,7 +81,8 @@ def test_by_hand():
     across = np.array([1 + 4, 1 + 3, 2 + 2, 3 + 1, 4 + 1])  # d1 + d2; in a bar d1 is 1
     expected = np.tile(10 * np.exp(-across ** 2 / 50), (5, 1))
     np.testing.assert_allclose(border_weights(label, 10, 5), expected, rtol=1e-6)
-    np.testing.assert_allclose(class_weights(label)[0], [1, 10 / 15, 10 / 15, 10 / 15, 1], rtol=1e-6)
+    expected = [1, 10 / 15, 10 / 15, 10 / 15, 1]
+    np.testing.assert_allclose(class_weights(label)[0], expected, rtol=1e-6)
 
 
 def test_class_weights_give_the_rarest_class_one():
