@@ -108,7 +108,7 @@ def build_parser():
         return child.add_argument
 
     ignored = {"type": number(int, 0, 2 ** 16),
-               "help": "label value to ignore, as for Main.py (default: none)"}
+               "help": "label value to ignore, in the loss and in all scores (default: none)"}
 
     add = add_command("sample", make_sample,
                       "draw pictures like electron micrographs, with their labels",
