@@ -82,12 +82,13 @@ def report_set(folder, ignore_label, n_channels=None, n_classes=None):
     n_channels, n_classes: that it should have; None: that its files have.
     """
     from datasets.check import check_set
-    is_sound, n_channels, n_classes = check_set(folder, n_channels, n_classes, ignore_label)
-    if not is_sound:
+    from datasets.survey import Survey
+    verdict = check_set(folder, Survey(), n_channels, n_classes, ignore_label)
+    if not verdict.is_sound:
         print("next: mend these, then python MakeData.py check --Data_directory "
               f"{shlex.quote(str(folder))}")
         return 1
-    print_next(folder, n_channels, n_classes, ignore_label)
+    print_next(folder, verdict.n_channels, verdict.n_classes, ignore_label)
     return 0
 
 

@@ -185,16 +185,6 @@ class WeightMaps:
         _write_picture(picture_path, weight_map, key, _sha256(content.getvalue()))
         return weight_map
 
-    def has_all(self, label_paths):
-        """Whether the folder has a file for each label; a stale one counts too."""
-        stems = {path.stem for path in Path(self.folder).glob("*.npy")}
-        return all(Path(path).stem in stems for path in label_paths)
-
-
-def cached_weight_map(label_path, label, folder, w0=10, sigma=5):
-    """`WeightMaps(folder, w0, sigma).read(label_path, label)`."""
-    return WeightMaps(folder, w0, sigma).read(label_path, label)
-
 
 def _key_of(label, w0, sigma):
     text = (f"weight map {FORMAT_VERSION}, {label.shape}, "

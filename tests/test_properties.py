@@ -22,7 +22,7 @@ from datasets.pairs import find_pairs
 from images.formats import write_png
 from masks.object_scores import instance_scores, rand_and_information, thin_borders
 from masks.pixel_scores import average_precision, confusion_matrix, precision_recall_curve, scores
-from MirrorPadding import mirror_pad, overlap_tile
+from MirrorPadding import Tiles, mirror_pad, overlap_tile
 from nets import checkpoint, torch_pickle
 from nets.geometry import UNET_BILINEAR, UNET_TRANSPOSED, exact_spans
 from WeightMap import compute_weight_map
@@ -88,7 +88,8 @@ def test_tiles_cover_each_logit_once_where_it_is_exact(geometry, length, tile):
 def test_a_tiled_image_is_the_whole_image(height, width, tile, seed):
     """A net that shows the middle pixel of what it sees gives the image itself, in any tiling."""
     image = np.random.default_rng(seed).random((1, height, width), np.float32)
-    found = overlap_tile(image, lambda inputs: inputs[..., 92:-92, 92:-92], UNET_BILINEAR, tile)
+    found = overlap_tile(image, lambda inputs: inputs[..., 92:-92, 92:-92], UNET_BILINEAR,
+                         Tiles(tile))
     assert (found == image).all()
 
 

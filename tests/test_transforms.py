@@ -14,15 +14,15 @@ from skimage.color import rgb2hed
 
 import Transforms
 from command.errors import run
-from DataLoader import SegmentationSet, TrainingLoader, crop_input
+from DataLoader import SegmentationSet, TrainingLoader
 from datasets.labels import IGNORED
 from images import intensity, warp
 from images.formats import write_png
 from images.values import Statistics, load_image
-from MirrorPadding import mirror_pad
+from MirrorPadding import crop_input, mirror_pad, tiling
 from nets.geometry import U2NET, UNET_BILINEAR
 from Transforms import RECIPES, Augmentation, Augmented, Crop, Recipe, augmentation
-from WeightMap import compute_weight_map
+from WeightMap import WeightMaps, compute_weight_map
 
 GEOMETRIC = {"symmetries": Recipe(symmetries=True), "rotation": Recipe(angle=180),
              "zoom": Recipe(zoom=2), "shift": Recipe(shift=30),
@@ -359,7 +359,8 @@ def make_loader(folder, sizes=((70, 90), (64, 64), (80, 61), (48, 50)), geometry
             if not path.exists():
                 write_png(path, rng(k, values).integers(0, values, size, np.uint8))
     dataset = SegmentationSet(pairs, 1, 2, Statistics((0.45,), (0.2,)))
-    return TrainingLoader(dataset, geometry, weight_directory=folder / "weights", seed=3, **options)
+    options["tile"] = tiling(str(options.get("tile", "full")))
+    return TrainingLoader(dataset, geometry, maps=WeightMaps(folder / "weights"), seed=3, **options)
 
 
 @pytest.mark.parametrize("geometry", [UNET_BILINEAR, U2NET])

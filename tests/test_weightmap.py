@@ -173,14 +173,6 @@ def test_second_time_is_read(tmp_path, computed):
     assert names == ["frame_1.npy", "frame_1.png"]
 
 
-def test_whether_all_maps_are_there(tmp_path):
-    maps = WeightMaps(tmp_path / "maps")
-    assert maps.has_all([]) and not maps.has_all(["data/labels/frame_1.png"])
-    cached(tmp_path)
-    assert maps.has_all(["data/labels/frame_1.png"])
-    assert not maps.has_all(["data/labels/frame_1.png", "data/labels/frame_2.png"])
-
-
 def test_defaults_are_the_papers(tmp_path):
     found = WeightMaps(tmp_path).read("frame_1.png", LABEL)
     assert (found == compute_weight_map(LABEL, w0=10, sigma=5)).all()
