@@ -143,7 +143,7 @@ def make_copy(seed, options, task):
 
 
 # ------------------------------------------------------------------------------------ the command
-def plan_outputs(pairs, copies, own):
+def plan_copies(pairs, copies, own):
     """Where each copy goes: {(pair, number): (image path, label path)}.
 
     own: paths of earlier copies, which may be replaced.  Raises DataError where another file is in
@@ -168,7 +168,7 @@ def plan_outputs(pairs, copies, own):
 
 def write_copies(options, levels, manifest, own, pairs):
     """Check everything, then replace the copies of earlier runs, `own`, by those of this run."""
-    outputs = plan_outputs(pairs, options.sum, own)
+    outputs = plan_copies(pairs, options.sum, own)
     for folder in manifest.folders.values():
         make_folder(folder)  # it is there: this tells whether it is writable
     start = time.perf_counter()
