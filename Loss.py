@@ -1,114 +1,151 @@
-"""The losses: weighted cross entropy, with a Dice term where that is wanted; for the U-2-Net their sum over all side outputs.
+"""The losses: weighted cross entropy and soft Dice, and for U-2-Net their sum over side outputs.
 
-    python Loss.py --label data/ISBC2012/train/labels/frame_0001.png     draws its weights: frame_0001_weights.png
+    python Loss.py --label data/ISBC2012/train/labels/frame_0001.png
 
-Only methods of Jittor's Var are called here, so that drawing the weights needs no Jittor.
+draws the weights of a label's pixels into frame_0001_weights.png.  To add a loss, write a function
+like `weighted_cross_entropy` and give it a row in LOSSES.
+
+The functions call only methods of Jittor's Var, so that drawing the weights needs no Jittor.
 """
 import sys
 from pathlib import Path
+from typing import Callable, NamedTuple
 
 from backend import ranks
 from command.errors import run
-from command.files import atomic_write, make_folder
+from command.files import make_folder
 from command.flags import Parser, number, picture
-from images.figures import use_agg
+from images.figures import figure
 from images.formats import read_label
 from WeightMap import border_weights, class_weights
 
 
 def weighted_cross_entropy(logits, label, weight_map):
-    """Ronneberger et al. 2015, section 3, eq. 1, as a mean over the pixels: mean of w * -log softmax(logits)[label].
+    """The mean over all pixels of w * -log softmax(logits)[label].
 
-    logits: Var (N, C, H, W) float32; label: Var (N, H, W) int32 in 0 ... C-1, or -1 where the weight is 0 (not checked:
-    that would wait for the device); weight_map: Var (N, H, W) float32.  Returns a Var of one value, finite for any finite logits.
-    Raises ValueError where the shapes do not fit.
+    Ronneberger et al. 2015, section 3, eq. 1, which is a sum there.
+
+    logits: Var (N, C, H, W) float32; label: Var (N, H, W) int32 in 0 ... C-1; weight_map: Var
+    (N, H, W) float32.  Where the weight is 0 the label may be -1.  Labels are not checked: that
+    would wait for the device.  Returns a Var of one value in nats, finite for any finite logits.
+    Raises ValueError where the shapes do not fit together.
     """
-    shifted, is_label = shifted_and_one_hot(logits, label, weight_map)
+    shifted, is_label = prepare_logits(logits, label, weight_map)
     cross_entropy = shifted.exp().sum(1).log() - (shifted * is_label).sum(1)
-    return (weight_map * cross_entropy).mean(2).mean(1).mean(0)  # by rows: one long float32 sum loses digits
+    # the mean by rows, because one long sum of float32 loses digits
+    return (weight_map * cross_entropy).mean(2).mean(1).mean(0)
 
 
 def soft_dice_loss(logits, label, weight_map):
-    """1 - soft Dice: of each class but the background, over the whole batch, then their mean.
+    """1 - soft Dice, averaged over the classes but the background; each is over the whole batch.
 
-    Milletari et al., "V-Net", 3DV 2016, section 3, with the probabilities themselves below the line and 1 pixel added to
-    both sides of it: a class that is neither there nor predicted costs nothing.  Pixels of weight 0 do not count, all
-    others count the same.  Parameters, result and errors as `weighted_cross_entropy`.
+    Milletari et al., "V-Net", 3DV 2016, section 3, with two changes.  The denominator has the
+    probabilities themselves instead of their squares.  Numerator and denominator have 1 more, so
+    that a class which is neither there nor predicted costs nothing.  Pixels of weight 0 do not
+    count, all others count alike.  Parameters, result and errors are those of
+    `weighted_cross_entropy`.
     """
-    shifted, is_label = shifted_and_one_hot(logits, label, weight_map)
+    shifted, is_label = prepare_logits(logits, label, weight_map)
     counts = (weight_map > 0).broadcast(shifted, [1])
     odds = shifted.exp()
     probability = odds / odds.sum(1, keepdims=True) * counts
     truth = is_label * counts
-    overlap, sizes = (ranks.all_sum(pixels.sum(3).sum(2).sum(0))[1:] for pixels in (probability * truth, probability + truth))
+    overlap, sizes = (ranks.all_sum(pixels.sum(3).sum(2).sum(0))[1:]
+                      for pixels in (probability * truth, probability + truth))
     return (1 - (2 * overlap + 1) / (sizes + 1)).mean()
 
 
-def shifted_and_one_hot(logits, label, weight_map):
-    """(logits, less the largest of each pixel: exp cannot overflow, the softmax stays; whether a class is the label's)."""
+def prepare_logits(logits, label, weight_map):
+    """(logits less the largest of each pixel, whether a class is the label's): (N, C, H, W) both.
+
+    With shifted logits exp cannot overflow, and the softmax is the same.  Raises ValueError where
+    the shapes do not fit together.
+    """
     batch, _, *size = logits.shape
     if list(label.shape) != [batch, *size] or list(weight_map.shape) != [batch, *size]:
         raise ValueError(f"logits {list(logits.shape)}, label {list(label.shape)} and weight map "
                          f"{list(weight_map.shape)} do not fit together")
     shifted = logits - logits.max(1, keepdims=True).detach()
     label = label.broadcast(shifted, [1])
-    return shifted, label.index(1) == label  # the one-hot is never stored, Jittor fuses it into what uses it
+    # never stored: Jittor fuses the comparison into what uses it
+    return shifted, label.index(1) == label
 
 
 def cross_entropy_and_dice(logits, label, weight_map):
-    """The sum of both, each of weight 1, as nnU-Net has it (Isensee et al., Nature Methods 2021)."""
-    return weighted_cross_entropy(logits, label, weight_map) + soft_dice_loss(logits, label, weight_map)
+    """The sum of both losses with weight 1 each (nnU-Net: Isensee et al., Nature Methods 2021)."""
+    cross_entropy = weighted_cross_entropy(logits, label, weight_map)
+    return cross_entropy + soft_dice_loss(logits, label, weight_map)
 
 
-# by the name of --loss; `ce` and `ce_dice` go with weight maps of 1
-LOSSES = {"weighted_ce": weighted_cross_entropy, "ce": weighted_cross_entropy, "ce_dice": cross_entropy_and_dice}
+class LossRow(NamedTuple):
+    """A loss, as --loss names it."""
+    compute: Callable         # (logits, label, weight_map) -> Var, as weighted_cross_entropy
+    wants_weight_map: bool    # equation 2; otherwise every pixel but IGNORED ones has weight 1
+    title: str                # of the curve's axis: what it is, in which unit
+
+
+LOSSES = {
+    "weighted_ce": LossRow(weighted_cross_entropy, wants_weight_map=True,
+                           title="weighted cross entropy (nats per pixel)"),
+    "ce": LossRow(weighted_cross_entropy, wants_weight_map=False,
+                  title="cross entropy (nats per pixel)"),
+    "ce_dice": LossRow(cross_entropy_and_dice, wants_weight_map=False,
+                       title="cross entropy (nats per pixel) plus Dice loss"),
+}
 
 
 def deep_supervision_loss(side_logits, label, weight_map, loss=weighted_cross_entropy):
-    """The loss of Qin et al., "U^2-Net", 2020, eq. 1 with all weights 1: the sum over the fused and the side outputs.
+    """The sum of a loss over the fused and the side outputs of a U-2-Net.
 
-    side_logits: list of Vars (N, C, H, W), d0 (fused), d1 ... d6; loss: of each; the rest as `weighted_cross_entropy`.
+    Qin et al., "U^2-Net", Pattern Recognition 2020, eq. 1, with all weights 1.
+    side_logits: list of Vars (N, C, H, W), d0 (fused), d1 ... d6; loss: the function of a LossRow;
+    the other parameters, result and errors are those of `weighted_cross_entropy`.
     """
     return sum(loss(logits, label, weight_map) for logits in side_logits)
 
 
-# ------------------------------------------------------------------------------------------------------- the picture
-def draw_weights(label, w0, sigma, output):
-    """Draw label, class weights, border weights and their sum side by side into the PNG file `output`.
+# ------------------------------------------------------------------------------------ the picture
+def draw_weights(label, w0, sigma, path):
+    """Draw label, class weights, border weights and their sum side by side, into a PNG file.
 
-    label: (H, W) integer classes.
+    label: (H, W) integer classes; w0, sigma: as for WeightMap.compute_weight_map.
     """
     class_part, border_part = class_weights(label), border_weights(label, w0, sigma)
-    panels = [("label", label, "gray"),
-              ("class weights $w_c$", class_part, "viridis"),
-              (f"border weights ($w_0$ = {w0:g}, $\\sigma$ = {sigma:g})", border_part, "viridis"),
-              ("weight map", class_part + border_part, "viridis")]
-    pyplot = use_agg()
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(18, 4.2), layout="constrained")
-    for axis, (title, values, colours) in zip(axes, panels):
-        drawn = axis.imshow(values, cmap=colours, vmin=0, interpolation="nearest")
-        axis.set_title(title)
-        axis.set_axis_off()
-        figure.colorbar(drawn, ax=axis, shrink=0.85)
-    with atomic_write(output) as temporary:
-        figure.savefig(temporary, dpi=100)
-    pyplot.close(figure)
+    panels = {
+        "label": label,
+        "class weights $w_c$": class_part,
+        f"border weights ($w_0$ = {w0:g}, $\\sigma$ = {sigma:g})": border_part,
+        "weight map": class_part + border_part,
+    }
+    with figure(path, 1, len(panels), size=(18, 4.2)) as axes:
+        for axis, (title, values) in zip(axes.flat, panels.items()):
+            drawn = axis.imshow(values, cmap="gray" if values is label else "viridis", vmin=0,
+                                interpolation="nearest")
+            axis.set_title(title)
+            axis.set_axis_off()
+            axis.figure.colorbar(drawn, ax=axis, shrink=0.85)
+
+
+def build_parser():
+    parser = Parser("Draw the weights that the loss gives to a label's pixels.")
+    parser.add_argument("--label", type=Path, required=True,
+                        help="label file; each grey value is a class, 0 is the background")
+    parser.add_argument("--output", type=picture,
+                        help="picture to write (default: <label>_weights.png, here)")
+    parser.add_argument("--Loss_w0", type=number(float, 0, 1e6), default=10.0,
+                        help="weight of a border of width 0")
+    parser.add_argument("--Loss_sigma", type=number(float, 0, include_low=False), default=5.0,
+                        help="how fast the border weight falls with the width, in pixels")
+    return parser
 
 
 def main():
-    parser = Parser("Draw the weights that the loss gives to a label's pixels.")
-    parser.add_argument("--label", type=Path, required=True,
-                        help="a label image; each grey value is a class, 0 the background")
-    parser.add_argument("--output", type=picture, help="picture to write (default: <label>_weights.png, here)")
-    parser.add_argument("--Loss_w0", type=number(float, 0, 1e6), default=10.0, help="weight of a border of width 0")
-    parser.add_argument("--Loss_sigma", type=number(float, 0, include_low=False), default=5.0,
-                        help="how fast the border weight falls, in pixels")
-    options = parser.parse_args()
-    output = options.output or Path(f"{options.label.stem}_weights.png")
+    options = build_parser().parse_args()
+    path = options.output or Path(f"{options.label.stem}_weights.png")
     label = read_label(options.label)
-    make_folder(output.parent)
-    draw_weights(label, options.Loss_w0, options.Loss_sigma, output)
-    print(f"Wrote {output}")
+    make_folder(path.parent)
+    draw_weights(label, options.Loss_w0, options.Loss_sigma, path)
+    print(f"Wrote {path}")
 
 
 if __name__ == "__main__":

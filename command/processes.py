@@ -12,21 +12,29 @@ from command.errors import DataError
 
 
 def start_worker(parent):
-    """Leave Ctrl-C to the parent process, and end with it should it be killed."""
-    def watch():
+    """What a worker process does first: it leaves Ctrl-C to its parent and ends when that ends.
+
+    parent: the number of the parent process.
+    """
+    def watch_parent():
         while os.getppid() == parent:
             time.sleep(0.5)
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=watch_parent, daemon=True).start()
 
 
 @contextlib.contextmanager
 def process_pool(workers):
-    """A function like `map` that computes in `workers` processes, in order and only a few results ahead."""
+    """`with process_pool(workers) as pool_map:` gives a function like `map`.
+
+    It computes in `workers` processes and yields the results in the order of the tasks.  At most
+    2 * workers tasks are ahead of the last result that was yielded: results do not fill the memory.
+    Raises DataError where a worker is killed.
+    """
     pool = ProcessPoolExecutor(workers, initializer=start_worker, initargs=(os.getpid(),))
 
-    def ordered(function, tasks):
+    def pool_map(function, tasks):
         waiting = deque()
         for task in tasks:
             waiting.append(pool.submit(function, task))
@@ -36,8 +44,9 @@ def process_pool(workers):
             yield waiting.popleft().result()
 
     try:
-        yield ordered
+        yield pool_map
     except BrokenProcessPool:
-        raise DataError("a worker process was killed, probably for lack of memory; try --workers 1") from None
+        raise DataError("a worker process was killed, probably for lack of memory; "
+                        "try --workers 1") from None
     finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C: waits only for the few copies that are being computed
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C it waits for the running tasks alone

@@ -1,4 +1,4 @@
-"""The manifest of the copies that DataAugmentation.py made."""
+"""The manifest of DataAugmentation.py: which files it made, and which of them are unchanged."""
 import hashlib
 import json
 import os
@@ -10,29 +10,35 @@ from command.files import atomic_write, parse_json
 from datasets.pairs import pair_by_name
 
 MANIFEST = "augmentation_manifest.jsonl"
-OUTPUT_NAME = re.compile(r"[^./\\\0][^/\\\0]*-[0-9]+\.png")  # a plain file name: no folder, not hidden
+OUTPUT_NAME = re.compile(r"[^./\\\0][^/\\\0]*-[0-9]+\.png")  # no folder in it, no hidden file
 
 
-# ------------------------------------------------------------------------------------------------------ the manifest
 def original_of(copy):
-    """The stem of the file that a copy made here, of the stem `copy`, was made of."""
+    """The stem of the file that a copy was made of: "cell" for `copy`, its stem "cell-0"."""
     return copy.rpartition("-")[0]
 
 
 class Manifest:
-    """The files made here, as JSON lines: {"folder": "image" or "label", "file": its name, "sha256": of its bytes}."""
+    """The files that DataAugmentation.py made in two folders, as JSON lines.
+
+    A line is {"folder": "image" or "label", "file": a name, "sha256": of the file's bytes}.
+
+    path: of the manifest, in the image folder; folders: {"image": Path, "label": Path};
+    hashes: {Path of a file: the set of all hashes that it ever had}.
+    """
 
     def __init__(self, image_folder, label_folder):
+        """Read the manifest, if there is one.  Raises DataError for a damaged line."""
         self.path = Path(image_folder) / MANIFEST
         self.folders = {"image": Path(image_folder), "label": Path(label_folder)}
-        self.hashes = {}  # {path: every hash that a file made here under this name ever had}
+        self.hashes = {}
         text = self.path.read_text(errors="replace") if self.path.exists() else ""
         lines = text.splitlines()
         for count, line in enumerate(lines, start=1):
             try:
                 entry = parse_json(line)
             except ValueError:
-                if count == len(lines):  # cut off by a kill, before the file itself was written
+                if count == len(lines):  # a kill cut it off, before the file itself was written
                     lines.pop()
                     break
                 raise DataError(f"{self.path}: line {count} is damaged; delete this line") from None
@@ -41,35 +47,47 @@ class Manifest:
         self.damaged = text != self.sound_text
 
     def _add(self, entry, count):
+        """Take over the entry of line `count`."""
         try:
-            folder, name, digest = self.folders[entry["folder"]], entry["file"], entry["sha256"]
+            folder, name = self.folders[entry["folder"]], entry["file"]
+            digest = entry["sha256"]
             if not OUTPUT_NAME.fullmatch(name):
                 raise ValueError(name)
             self.hashes.setdefault(folder / name, set()).add(digest)
         except (KeyError, TypeError, ValueError):
-            raise DataError(f"{self.path}: line {count} names no file made here; delete this line") from None
+            raise DataError(f"{self.path}: line {count} names no file made here; "
+                            "delete this line") from None
 
     def own_files(self):
-        """The paths of the files that are still as they were made here."""
+        """The paths of the files that are still as they were made: a set."""
         return {path for path, hashes in self.hashes.items()
                 if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() in hashes}
 
     def original_pairs(self, own):
-        """The (image, label) paths that were not made here; a DataError where only half of a pair was changed since."""
+        """The (image, label) paths that were not made here: a list sorted by name.
+
+        own: what `own_files` gives.  Raises DataError where one file of a copied pair was changed
+        and the other one was not, and as `pair_by_name`.
+        """
         for partner in sorted(own):
-            path = self.folders["label" if partner.parent == self.folders["image"] else "image"] / partner.name
+            is_image = partner.parent == self.folders["image"]
+            path = self.folders["label" if is_image else "image"] / partner.name
             if path.exists() and path not in own:
-                raise DataError(f"{path}: changed since it was made here, its partner {partner} was not; "
-                                "move it away or rename both")
+                raise DataError(f"{path}: changed since it was made here, its partner {partner} "
+                                "was not; move it away or rename both")
         return pair_by_name(*self.folders.values(), ignore=own)
 
     def write_files(self, paths, contents):
-        """List an image and a label, on disk, and only then write them: a kill leaves no file that is not listed."""
+        """Write an image and a label, given by their paths and their bytes.
+
+        The manifest lists them, on disk, before they appear: a kill leaves no file unlisted.
+        """
         lines = ""
         for kind, path, content in zip(self.folders, paths, contents):
             digest = hashlib.sha256(content).hexdigest()
             if digest not in self.hashes.get(path, ()):
-                lines += json.dumps({"folder": kind, "file": path.name, "sha256": digest}) + "\n"
+                line = {"folder": kind, "file": path.name, "sha256": digest}
+                lines += json.dumps(line) + "\n"
         if self.damaged:
             with atomic_write(self.path) as temporary:
                 temporary.write_text(self.sound_text)

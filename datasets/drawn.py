@@ -1,30 +1,34 @@
 """Draw pictures that look like electron micrographs of neural tissue, with their labels.
 
-`python MakeData.py sample` writes a data set of them.  Labels, as in ISBI 2012: 255 inside a cell, 0 on membrane.
+`python MakeData.py sample` writes a data set of them.  Labels are as in ISBI 2012: 255 inside a
+cell, 0 on membrane.
 
-Nothing here is a photograph.  A picture is drawn in the order of the sections below: the tissue is parted into cells of
-very different sizes, the membrane between them gets a width and a contrast that change along its way, the cells are
-filled with organelles, and the microscope adds uneven light, blur and shot noise.  The organelles are as dark as the
-membrane but belong to the cell: grey values alone do not solve the task, the shape of the neighbourhood does.
+Nothing here is a photograph.  A picture is drawn in the order of the sections below.  The tissue is
+divided into cells of very different sizes.  The membrane between them changes its width and its
+contrast along its way.  The cells are filled with organelles.  The microscope adds uneven light,
+blur and shot noise.  The organelles are as dark as the membrane, but they belong to the cell: grey
+values alone do not solve the task, the shape of the neighbourhood does.
 
-Each picture has a random stream of its own, np.random.default_rng([seed, split, index]): the same arguments give the
-same pixels, and more pictures leave the first ones as they were.
+Each picture has a random generator of its own, np.random.default_rng([seed, split, index]).  The
+same arguments give the same pixels, and more pictures leave the first ones as they were.
 """
+from typing import NamedTuple
+
 import numpy as np
 import scipy  # its parts load when they are first used, which keeps --help fast
 
-MARGIN = 32  # pixels drawn around a picture and cut off: cells and organelles run on beyond its border
+MARGIN = 32  # px drawn around a picture and cut off: cells and organelles go on beyond its border
 
 # Lengths in pixels, grey values on the scale 0 ... 255.
 CELL_RADIUS = (8.0, 44.0)      # smallest and largest cell
-CELL_RARITY = 2.6              # the higher, the rarer are large cells
-CELL_CROWDING = 0.62           # two centres come no closer than this part of the sum of their radii
+CELL_RARITY = 2.6              # a higher number makes large cells rarer
+CELL_CROWDING = 0.62           # least distance of two centres, as a part of the sum of their radii
 CELL_STRETCH = 2.4             # a cell is up to this many times longer than wide
-SMALLEST_PIECE = 40            # pixels: less of a cell than this is lost in the membrane around it
-WOBBLE = ((5.0, 17.0), (1.1, 4.0))  # (amplitude, smoothness) of the two fields that bend the membranes
+SMALLEST_PIECE = 40            # pixels: a smaller piece of a cell becomes membrane
+WOBBLE = ((5.0, 17.0), (1.1, 4.0))  # (amplitude, smoothness) of both fields that bend membranes
 MEMBRANE_HALF_WIDTH = (1.6, 3.7)
-MEMBRANE_DARKNESS = (34.0, 90.0)    # faint stretches, strong stretches
-MEMBRANE_SOFTNESS = (0.5, 1.6)      # of its edge: cut straight across, cut at a slant
+MEMBRANE_DARKNESS = (34.0, 90.0)    # where it is faint, where it is strong
+MEMBRANE_SOFTNESS = (0.5, 1.6)      # of its edge, where it is cut straight, where at a slant
 CYTOPLASM = (176.0, 11.0)      # mean and spread of the cells' grey values
 DARK_CELLS, DARKER_BY = 0.16, 34.0  # part of the cells with darker cytoplasm, and by how much
 MITOCHONDRIA_PER_PIXEL = 1 / 7000
@@ -32,40 +36,57 @@ TUBULES_PER_PIXEL = 1 / 6000
 VESICLE_CLOUDS_PER_PIXEL = 1 / 4500
 LIGHT = 0.07                   # spread of the illumination, as a part of its mean
 BLUR, DETECTOR_BLUR = 0.7, 0.45
-ELECTRONS_PER_GREY_VALUE = 0.6  # the fewer, the more shot noise
+ELECTRONS_PER_GREY_VALUE = 0.6  # fewer electrons make more shot noise
 
 
-# -------------------------------------------------------------------------------------------------------------- helpers
+# ---------------------------------------------------------------------------------------- helpers
 def smooth_noise(rng, shape, sigma):
-    """White noise behind a Gaussian filter (by FFT: `sigma` may be wide): float64, mean 0, deviation about 1."""
+    """White noise behind a Gaussian filter of `sigma` px: float64 of `shape`.
+
+    Its mean is 0, its standard deviation about 1.  The filter uses an FFT: `sigma` may be large.
+    """
     vertical, horizontal = np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])
     response = np.exp(-2 * (np.pi * sigma) ** 2 * (vertical ** 2 + horizontal ** 2))
     response[0, 0] = 0
-    return np.fft.irfft2(np.fft.rfft2(rng.standard_normal(shape)) * response, shape) * (2 * np.sqrt(np.pi) * sigma)
+    filtered = np.fft.irfft2(np.fft.rfft2(rng.standard_normal(shape)) * response, shape)
+    return filtered * (2 * np.sqrt(np.pi) * sigma)
 
 
 def smooth_between(rng, shape, sigma, low, high):
-    """A smooth field whose values spread about evenly between `low` and `high`: float64 of `shape`."""
+    """A smooth field with values spread evenly, about, between two limits: float64 of `shape`."""
     return low + (high - low) / (1 + np.exp(-1.7 * smooth_noise(rng, shape, sigma)))
 
 
-def window(shape, centre, reach):
-    """The pixels within `reach` of a centre: (slices, dy, dx), with their offsets from it as open grids."""
-    rows, columns = (slice(int(np.clip(c - reach, 0, length)), int(np.clip(c + reach + 2, 0, length)))
-                     for c, length in zip(centre, shape))
+class Window(NamedTuple):
+    """The pixels around a centre."""
+    pixels: tuple   # (rows, columns), two slices
+    dy: np.ndarray  # (h, 1) px: how far each row is below the centre
+    dx: np.ndarray  # (1, w) px: how far each column is to the right of the centre
+
+
+def cut_window(shape, centre, reach):
+    """The Window of the pixels within `reach` px of a centre (y, x), in an image of `shape`."""
+    rows, columns = (slice(int(np.clip(place - reach, 0, length)),
+                           int(np.clip(place + reach + 2, 0, length)))
+                     for place, length in zip(centre, shape))
     y, x = np.ogrid[rows, columns]
-    return (rows, columns), y - centre[0], x - centre[1]
+    return Window((rows, columns), y - centre[0], x - centre[1])
 
 
-def pick(rng, allowed):
-    """A random pixel (y, x) among those that are True, or None where there is none."""
+def pick_pixel(rng, allowed):
+    """A random pixel (y, x) of those that are True in `allowed`, or None where none is."""
     pixels = np.flatnonzero(allowed)
-    return np.unravel_index(pixels[rng.integers(pixels.size)], allowed.shape) if pixels.size else None
+    if not pixels.size:
+        return None
+    return np.unravel_index(pixels[rng.integers(pixels.size)], allowed.shape)
 
 
-# --------------------------------------------------------------------------------------------------- cells and membrane
+# ----------------------------------------------------------------------------- cells and membrane
 def place_cells(rng, shape):
-    """Throw discs of random radius, large ones first, and keep those that do not crowd: centres (N, 2), radii (N,)."""
+    """Discs of random radius that do not crowd: (centres (N, 2), radii (N,)), float64, in px.
+
+    They are thrown one after the other, the largest first.  One that comes too close is left out.
+    """
     area = shape[0] * shape[1]
     low, high = CELL_RADIUS
     radii = np.sort(low * (high / low) ** (rng.random(int(area / 40)) ** CELL_RARITY))[::-1]
@@ -80,11 +101,11 @@ def place_cells(rng, shape):
     return centres[:count], kept[:count]
 
 
-def part_into_cells(rng, shape):
+def divide_into_cells(rng, shape):
     """The number of the cell that owns each pixel: int64 (H, W).
 
-    A weighted Voronoi diagram: a pixel goes to the disc whose rim is nearest.  Distances are taken in coordinates that
-    a smooth random field has bent, and count less along a cell's own axis than across it.
+    This is a weighted Voronoi diagram: a pixel goes to the disc whose rim is nearest.  A smooth
+    random field bends the coordinates.  Distances count less along a cell's axis than across it.
     """
     centres, radii = place_cells(rng, shape)
     y, x = np.indices(shape, dtype=np.float64)
@@ -94,7 +115,7 @@ def part_into_cells(rng, shape):
     nearest, owner = np.full(shape, np.inf), np.zeros(shape, dtype=np.int64)
     for cell, (centre, radius) in enumerate(zip(centres, radii)):
         angle, stretch = rng.random() * np.pi, CELL_STRETCH ** rng.random()
-        square, _, _ = window(shape, centre, 2.5 * radius + 40)
+        square = cut_window(shape, centre, 2.5 * radius + 40).pixels
         dy, dx = y[square] - centre[0], x[square] - centre[1]
         along = (np.cos(angle) * dx + np.sin(angle) * dy) / np.sqrt(stretch)
         across = (np.cos(angle) * dy - np.sin(angle) * dx) * np.sqrt(stretch)
@@ -105,17 +126,18 @@ def part_into_cells(rng, shape):
 
 
 def draw_membrane(rng, owner):
-    """The membrane between cells: (depth, darkness).
+    """The membrane between cells: (depth, darkness), both float64 (H, W).
 
-    depth: float64 (H, W), the distance to the nearest membrane, 0 on it.  darkness: float64 (H, W), what the membrane
-    takes from the grey value; where it was cut at a slant its edge is soft.
+    owner: what `divide_into_cells` gives.  depth: px to the nearest membrane, 0 on it.
+    darkness: what the membrane takes from the grey value; where it is cut at a slant, its edge is
+    soft.
     """
     border = np.zeros(owner.shape, dtype=bool)
     border[:-1] |= owner[:-1] != owner[1:]
     border[:, :-1] |= owner[:, :-1] != owner[:, 1:]
     to_middle = scipy.ndimage.gaussian_filter(scipy.ndimage.distance_transform_edt(~border), 0.7)
     is_cell = to_middle > smooth_between(rng, owner.shape, 14, *MEMBRANE_HALF_WIDTH)
-    # Rounded corners: where three cells meet, membrane fills the gap.  Slivers of cells vanish in it.
+    # Corners become round: membrane fills the gap where three cells meet, and slivers vanish in it.
     is_cell &= scipy.ndimage.gaussian_filter(is_cell.astype(np.float64), 1.5) > 0.47
     pieces, _ = scipy.ndimage.label(is_cell)
     is_cell &= (np.bincount(pieces.ravel()) >= SMALLEST_PIECE)[pieces]
@@ -126,73 +148,84 @@ def draw_membrane(rng, owner):
     return depth, strength / (1 + np.exp(edge / softness))
 
 
-# ----------------------------------------------------------------------------------------------------------- organelles
+# ------------------------------------------------------------------------------------- organelles
+# Each function darkens `darkness`, float64 (H, W), in its place; depth: of `draw_membrane`.
 def draw_mitochondrion(rng, darkness, depth):
-    """Darken an oval with a wobbly rim and stripes (cristae) somewhere inside a cell, where there is room for it."""
+    """Darken an oval with a wobbly rim and stripes (cristae) in a cell that has room for it."""
     half_width = rng.uniform(5.5, 10)
-    centre = pick(rng, depth > half_width + 2)
+    centre = pick_pixel(rng, depth > half_width + 2)
     if centre is None:
         return
     half_length, angle = half_width * rng.uniform(1.0, 1.7), rng.random() * np.pi
-    square, dy, dx = window(depth.shape, centre, 1.3 * half_length)
-    along, across = np.cos(angle) * dx + np.sin(angle) * dy, np.cos(angle) * dy - np.sin(angle) * dx
+    square, dy, dx = cut_window(depth.shape, centre, 1.3 * half_length)
+    along = np.cos(angle) * dx + np.sin(angle) * dy
+    across = np.cos(angle) * dy - np.sin(angle) * dx
     bent = 1 + 0.07 * smooth_noise(rng, along.shape, 4)
-    # Towards a membrane the oval gives way, so that it never covers one.
-    inside = np.minimum((1 - np.hypot(along / half_length, across / half_width) * bent) * half_width,
-                        depth[square] - 2)
+    # The oval gives way to a membrane and never covers one.
+    oval = (1 - np.hypot(along / half_length, across / half_width) * bent) * half_width
+    inside = np.minimum(oval, depth[square] - 2)
     filled = 1 / (1 + np.exp(-inside / 0.5))
     rim = np.exp(-0.5 * ((inside - 0.8) / 0.9) ** 2)
-    stripes = np.sin(2 * np.pi * (along * np.cos(0.6) + across * np.sin(0.6)) / rng.uniform(3.6, 5.2)
+    waves = along * np.cos(0.6) + across * np.sin(0.6)
+    stripes = np.sin(2 * np.pi * waves / rng.uniform(3.6, 5.2)
                      + 1.2 * smooth_noise(rng, along.shape, 3))
     matrix, cristae, outline = rng.uniform(22, 70), rng.uniform(8, 22), rng.uniform(22, 55)
-    oval = filled * (matrix + cristae * stripes) + outline * rim
-    darkness[square] = np.maximum(darkness[square], oval)
+    drawn = filled * (matrix + cristae * stripes) + outline * rim
+    darkness[square] = np.maximum(darkness[square], drawn)
 
 
 def draw_vesicle(rng, darkness, depth, centre):
-    """Darken a small ring, or a dot where the radius is small, inside a cell."""
+    """Darken a small ring inside a cell; one of small radius is a dot."""
     radius, strength = rng.uniform(0.2, 3.0), rng.uniform(22, 75)
-    square, dy, dx = window(depth.shape, centre, 6)
+    square, dy, dx = cut_window(depth.shape, centre, 6)
     distance = np.hypot(dy * rng.uniform(0.8, 1.2), dx)
     ring = strength * np.exp(-0.5 * ((distance - radius) / 0.85) ** 2) * (depth[square] > 1)
     darkness[square] = np.maximum(darkness[square], ring)
 
 
 def draw_tubule(rng, darkness, depth):
-    """Darken a curved line with free ends (endoplasmic reticulum) inside a cell: a membrane never ends in a cell."""
-    centre = pick(rng, depth > 6)
+    """Darken a curved line inside a cell (endoplasmic reticulum).
+
+    Its ends are free.  A membrane never ends inside a cell.
+    """
+    centre = pick_pixel(rng, depth > 6)
     if centre is None:
         return
     steps = np.arange(0, rng.uniform(9, 26), 0.7)
-    direction = rng.random() * 2 * np.pi + np.cumsum(rng.normal(0, 0.1, steps.size) + rng.normal(0, 0.07))
+    first = rng.random() * 2 * np.pi
+    direction = first + np.cumsum(rng.normal(0, 0.1, steps.size) + rng.normal(0, 0.07))
     line = np.stack([np.sin(direction), np.cos(direction)], axis=1).cumsum(axis=0) * 0.7 + centre
     strength, thickness = rng.uniform(30, 80), rng.uniform(0.8, 1.5)
     for point in line:
-        square, dy, dx = window(depth.shape, point, 5)
-        stroke = strength * np.exp(-0.5 * (dy ** 2 + dx ** 2) / thickness ** 2) * (depth[square] > 4)
-        darkness[square] = np.maximum(darkness[square], stroke)
+        square, dy, dx = cut_window(depth.shape, point, 5)
+        stroke = strength * np.exp(-0.5 * (dy ** 2 + dx ** 2) / thickness ** 2)
+        darkness[square] = np.maximum(darkness[square], stroke * (depth[square] > 4))
 
 
 def draw_organelles(rng, depth):
-    """All that is dark inside cells yet no membrane: float64 (H, W), what it takes from the grey value."""
+    """What is dark inside cells, yet no membrane: float64 (H, W), taken from the grey value."""
     darkness = np.zeros(depth.shape)
     for _ in range(rng.poisson(TUBULES_PER_PIXEL * depth.size)):
         draw_tubule(rng, darkness, depth)
     for _ in range(rng.poisson(VESICLE_CLOUDS_PER_PIXEL * depth.size)):
-        middle = pick(rng, depth > 5)
+        middle = pick_pixel(rng, depth > 5)
         if middle is None:
             continue
         for centre in rng.normal(middle, rng.uniform(6, 18), (rng.poisson(14), 2)):
-            if (centre >= 0).all() and (centre < depth.shape).all() and depth[tuple(centre.astype(int))] > 3:
+            is_inside = (centre >= 0).all() and (centre < depth.shape).all()
+            if is_inside and depth[tuple(centre.astype(int))] > 3:
                 draw_vesicle(rng, darkness, depth, centre)
     for _ in range(rng.poisson(MITOCHONDRIA_PER_PIXEL * depth.size)):
         draw_mitochondrion(rng, darkness, depth)
     return darkness
 
 
-# ----------------------------------------------------------------------------------------------------------- microscope
+# ------------------------------------------------------------------------------------- microscope
 def expose(rng, grey):
-    """What the microscope makes of a section: uneven light, slight blur, shot noise.  (H, W) float64 -> uint8."""
+    """What the microscope makes of a section: uneven light, slight blur, shot noise.
+
+    grey: float64 (H, W), grey values.  Returns uint8 (H, W).
+    """
     light = 1 + LIGHT * smooth_noise(rng, grey.shape, 55)
     blurred = scipy.ndimage.gaussian_filter(grey * light, BLUR)
     electrons = rng.poisson(np.clip(blurred, 5, None) * ELECTRONS_PER_GREY_VALUE)
@@ -201,13 +234,14 @@ def expose(rng, grey):
 
 
 def make_pair(seed, split, index, size):
-    """One image and its label: uint8 (size, size) each, the label 255 inside a cell and 0 on membrane.
+    """(image, label) of one picture: uint8 (size, size) each, the label 255 in a cell, else 0.
 
-    split: 0 for training, 1 for test.  The same four numbers give the same pixels.
+    split: 0 for training, 1 for test; index: of the picture, from 0; size: px.  The same four
+    numbers give the same pixels.
     """
     rng = np.random.default_rng([seed, split, index])
     shape = (size + 2 * MARGIN, size + 2 * MARGIN)
-    owner = part_into_cells(rng, shape)
+    owner = divide_into_cells(rng, shape)
     depth, membrane = draw_membrane(rng, owner)
     mean, spread = CYTOPLASM
     cells = rng.normal(mean, spread, owner.max() + 1)

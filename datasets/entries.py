@@ -1,4 +1,4 @@
-"""Writing a data set: files that come into being together, nothing ever overwritten."""
+"""Write a data set: files that are made together, and never over a file that is there."""
 import re
 import shutil
 from functools import partial
@@ -12,21 +12,19 @@ from command.errors import DataError
 from command.files import atomic_write, make_folder
 from images.formats import list_images, read_image, read_label, write_png
 
-progress = partial(tqdm, delay=1, leave=False, disable=None)
+progress = partial(tqdm, delay=1, leave=False, disable=None)  # a bar for what takes over a second
 
 
-# --------------------------------------------------------------------------------------------------- writing a data set
 class Entry(NamedTuple):
-    """Files that come into being together: `make()` gives the content of each of `paths`.
+    """Files of a data set that are made together, such as an image and its label."""
+    paths: tuple    # of Path: where the files go
+    make: Callable  # without arguments; a list of their contents, in the same order
+    # A content is pixels, (H, W) uint8 or uint16 or (H, W, 3) uint8, that are written as PNG,
+    # or the Path of a file that is copied.
 
-    A content is pixels, (H, W) uint8/uint16 or (H, W, 3) uint8, to be written as PNG, or the Path of a file to copy.
-    """
-    paths: tuple
-    make: Callable
 
-
-def holds(path, content):
-    """Whether the image file `path` has the pixels and the bit depth of `content` (see Entry)."""
+def has_content(path, content):
+    """Whether the image file `path` has the pixels and the dtype of an Entry's content."""
     read = read_label if path.parent.name == "labels" else read_image
     if isinstance(content, Path):
         if path.read_bytes() == content.read_bytes():
@@ -37,10 +35,11 @@ def holds(path, content):
 
 
 def missing_entries(entries):
-    """The entries of which a file is still missing.
+    """The Entries of which at least one file is missing.
 
-    Raises DataError naming a file that would be overwritten by other pixels, or, where anything is missing, an image
-    that belongs to some other set.  Augmented copies (`frame_0001-0.png`) may stay.
+    Raises DataError for a file whose name an Entry needs and whose pixels differ.  Raises it, where
+    anything is missing, for an image that belongs to another set.  Copies that DataAugmentation.py
+    made of an Entry's image (`frame_0001-0.png`) may stay.
     """
     missing = []
     for entry in progress(entries, "comparing", unit="entry"):
@@ -48,21 +47,30 @@ def missing_entries(entries):
         if not all(there):
             missing.append(entry)
         for path, content in zip(entry.paths, entry.make() if any(there) else ()):
-            if path.exists() and not holds(path, content):
-                raise DataError(f"{path}: another file of this name is there already and is left as it is; "
-                                "choose another --Data_directory")
-    ours = {path for entry in entries for path in entry.paths}
-    stems = {path.with_suffix("") for path in ours}
-    for parent in sorted({path.parent for path in ours}) if missing else ():
-        for path in list_images(parent).values() if parent.is_dir() else ():
-            copy = re.fullmatch(r"(.+)-\d+\.png", path.name)
-            if path not in ours and not (copy and parent / copy[1] in stems):
-                raise DataError(f"{path}: not of this data set; choose another --Data_directory")
+            if path.exists() and not has_content(path, content):
+                raise DataError(f"{path}: another file of this name is there already and is left "
+                                "as it is; choose another --Data_directory")
+    if missing:
+        check_no_others({path for entry in entries for path in entry.paths})
     return missing
 
 
+def check_no_others(own):
+    """Raise DataError for an image in a folder of the paths `own` that is not of their set."""
+    stems = {path.with_suffix("") for path in own}
+    for parent in sorted({path.parent for path in own if path.parent.is_dir()}):
+        for path in list_images(parent).values():
+            copy = re.fullmatch(r"(.+)-\d+\.png", path.name)
+            is_copy = copy and parent / copy[1] in stems
+            if path not in own and not is_copy:
+                raise DataError(f"{path}: not of this data set; choose another --Data_directory")
+
+
 def write_set(entries, description):
-    """Write what is missing of a data set, and print `description` with what has been done."""
+    """Write the files of the Entries that are missing.
+
+    Prints one line: `description`, and how many Entries are new.  Errors as `missing_entries`.
+    """
     missing = missing_entries(entries)
     for entry in progress(missing, "writing", unit="entry"):
         for path, content in zip(entry.paths, entry.make()):
@@ -74,4 +82,5 @@ def write_set(entries, description):
                     shutil.copyfile(content, temporary)
             else:
                 write_png(path, content)
-    print(f"{description}, " + (f"{len(missing)} of them new" if missing else "all there already: used as they are"))
+    done = f"{len(missing)} of them new" if missing else "all there already: used as they are"
+    print(f"{description}, {done}")

@@ -1,12 +1,15 @@
-"""Which pixels a mirrored image shows.  NumPy only."""
+"""Which pixel of an image a mirror beyond its edges shows.  NumPy only."""
 import numpy as np
 
 
 def mirrored(length, before, after):
-    """Indices into `length` pixels, mirrored at both ends for as far as asked.
+    """The indices of a line of `length` pixels, mirrored at both ends.
 
-    As `np.pad`'s `reflect` of NumPy 2.  NumPy 1 loses the period where the widths differ and
-    exceed the image.
+    before, after: how many pixels to add at each end.  Returns (before + length + after,) int64.
+    The pixel at the edge is not repeated.  An end longer than the line is mirrored again.
+
+    Equal to `np.pad(..., mode="reflect")` of NumPy 2.  NumPy 1 loses the period where the two ends
+    differ and are longer than the line.
     """
     period = max(1, 2 * (length - 1))
     index = np.arange(-before, length + after) % period

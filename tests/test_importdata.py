@@ -1,4 +1,4 @@
-"""ImportData, through `python MakeData.py isbi|consep|folders`: pixels, splits and names by hand; nothing replaced."""
+"""`python MakeData.py isbi|consep|folders`: pixels, splits and names by hand; nothing replaced."""
 import os
 import re
 from functools import partial
@@ -10,7 +10,8 @@ import tifffile
 from PIL import Image
 from scipy.io import savemat
 
-from datasets.imports import common_endings, hold_out
+from datasets.folders import common_endings
+from datasets.isbi import hold_out
 from datasets.splits import split_groups
 
 
@@ -35,8 +36,9 @@ def assert_refused(result, *words):
         assert str(word) in error, error
 
 
-# ------------------------------------------------------------------------------------------------------------ ISBI 2012
-VOLUME, LABELS, CHALLENGE = noise(30, 6, 8), noise(30, 6, 8, high=2) * np.uint8(255), noise(30, 6, 8, seed=1)
+# ---------------------------------------------------------------------------------------- ISBI 2012
+VOLUME, CHALLENGE = noise(30, 6, 8), noise(30, 6, 8, seed=1)
+LABELS = noise(30, 6, 8, high=2) * np.uint8(255)
 
 
 @pytest.fixture
@@ -46,13 +48,15 @@ def stacks(tmp_path):
     folder.mkdir()
     tifffile.imwrite(folder / "train-volume.tif", VOLUME, imagej=True)  # as Fiji saves a stack
     tifffile.imwrite(folder / "train-labels.tif", LABELS, photometric="minisblack")
-    tifffile.imwrite(folder / "test-volume.tif", CHALLENGE, photometric="minisblack", contiguous=False, metadata=None)
+    tifffile.imwrite(folder / "test-volume.tif", CHALLENGE, photometric="minisblack",
+                     contiguous=False, metadata=None)
     return folder
 
 
 @pytest.fixture
 def isbi(make_data, stacks, tmp_path):
-    return partial(make_data, "isbi", "--Source_directory", stacks, "--Data_directory", tmp_path / "set")
+    return partial(make_data, "isbi", "--Source_directory", stacks,
+                   "--Data_directory", tmp_path / "set")
 
 
 def test_isbi_pages_become_files(isbi, tmp_path):
@@ -61,27 +65,33 @@ def test_isbi_pages_become_files(isbi, tmp_path):
     expected = set()
     for page in range(30):
         split, name = "train" if page < 24 else "test", f"frame_{page + 1:04d}.png"
-        for kind, stack in ((f"{split}/imgs", VOLUME), (f"{split}/labels", LABELS), ("challenge/imgs", CHALLENGE)):
+        stacks = {f"{split}/imgs": VOLUME, f"{split}/labels": LABELS, "challenge/imgs": CHALLENGE}
+        for kind, stack in stacks.items():
             assert np.array_equal(read(tmp_path / "set" / kind / name), stack[page])
             expected.add(f"{kind}/{name}")
     assert names(tmp_path / "set") == expected
-    assert "sections 25, 26, 27, 28, 29, 30\n" in output and "24 training and 6 test pairs of 6 x 8 px" in output
+    assert "sections 25, 26, 27, 28, 29, 30\n" in output
+    assert "24 training and 6 test pairs of 6 x 8 px" in output
     folder = tmp_path / "set"
-    assert output.splitlines()[-1] == f"next: python Main.py --Data_directory {folder} --n_channels 1 --n_classes 2"
+    assert output.splitlines()[-1] == (f"next: python Main.py --Data_directory {folder} "
+                                       "--n_channels 1 --n_classes 2 --protocol fast")
 
 
 @pytest.mark.parametrize("count", [1, 4, 6, 7, 29])
 def test_spread_sections_are_one_of_each_run(count):
     drawn = [hold_out(30, count, "spread", seed) for seed in range(20)]
     for sections in drawn:
-        runs = [sum(30 * k // count <= section < 30 * (k + 1) // count for section in sections) for k in range(count)]
+        runs = [sum(30 * k // count <= section < 30 * (k + 1) // count for section in sections)
+                for k in range(count)]
         assert runs == [1] * count
-    assert hold_out(30, count, "spread", 3) == drawn[3] and len({tuple(sections) for sections in drawn}) > 1
+    assert hold_out(30, count, "spread", 3) == drawn[3]
+    assert len({tuple(sections) for sections in drawn}) > 1
 
 
 def test_spread_sections_are_disjoint_complete_and_told(isbi, tmp_path):
     code, output, _ = isbi("--hold_out", "spread", "--test_slices", 5, "--seed", 3)
-    parts = {split: {int(path.stem[-4:]) for path in (tmp_path / "set" / split / "imgs").iterdir()}
+    parts = {split: {int(path.stem[-4:])
+                     for path in (tmp_path / "set" / split / "imgs").iterdir()}
              for split in ("train", "test")}
     assert code == 0 and len(parts["test"]) == 5 and not parts["test"] & parts["train"]
     assert parts["test"] | parts["train"] == set(range(1, 31))
@@ -99,7 +109,8 @@ def test_isbi_again_does_nothing_and_mends_what_is_missing(isbi, tmp_path, snaps
         Image.new("L", (8, 6)).save(tmp_path / "set" / "train" / kind / "frame_0001-0.png")
     assert "1 of them new" in isbi()[1]
     after = snapshot(tmp_path)
-    assert {name for name in before if after[name] != before[name]} == {lost} and after[lost][0] == before[lost][0]
+    assert {name for name in before if after[name] != before[name]} == {lost}
+    assert after[lost][0] == before[lost][0]
 
 
 def test_isbi_does_not_mix_two_splits(isbi, tmp_path, snapshot):
@@ -142,7 +153,8 @@ def replace_by(stack):
       for name in ("train-volume", "train-labels", "test-volume")],
     *[(name, truncate, "get it again") for name in ("train-volume", "train-labels", "test-volume")],
     ("train-volume", lambda path: path.write_text("<html>"), "not a readable TIFF"),
-    ("train-labels", replace_by(LABELS[:29]), "29 page(s) of uint8 values, but the challenge's file has 30"),
+    ("train-labels", replace_by(LABELS[:29]),
+     "29 page(s) of uint8 values, but the challenge's file has 30"),
     ("test-volume", replace_by(CHALLENGE[0]), "1 page(s)"),
     ("train-volume", replace_by(VOLUME.astype(np.uint16)), "uint16"),
     ("train-labels", replace_by(LABELS[:, :5]), "5 x 8 px (height x width)"),
@@ -154,7 +166,7 @@ def test_isbi_names_the_file_that_is_wrong(isbi, stacks, tmp_path, name, spoil, 
     assert not (tmp_path / "set").exists()
 
 
-# --------------------------------------------------------------------------------------------------------------- CoNSeP
+# ------------------------------------------------------------------------------------------- CoNSeP
 TYPES = np.array([[0, 1, 2, 3], [4, 5, 6, 7]])
 INSTANCES = np.array([[0, 10, 11, 12], [300, 14, 15, 65535]])
 COLOURS = noise(2, 4, 4)  # the official images have an alpha channel
@@ -162,13 +174,14 @@ COLOURS = noise(2, 4, 4)  # the official images have an alpha channel
 
 def write_consep(folder, image, **maps):
     """A CoNSeP of one training image and one test image."""
+    stored = {key: values.astype(np.float64) for key, values in maps.items()}
     for split in ("Train", "Test"):
         for kind in ("Images", "Labels", "Overlay"):
             (folder / split / kind).mkdir(parents=True)
         Image.fromarray(image).save(folder / split / "Images" / f"{split.lower()}_1.png")
         Image.fromarray(image).save(folder / split / "Overlay" / f"{split.lower()}_1.png")
         savemat(folder / split / "Labels" / f"{split.lower()}_1.mat",
-                {"inst_type": [[1.0]], **{key: values.astype(np.float64) for key, values in maps.items()}})
+                {"inst_type": [[1.0]], **stored})
 
 
 @pytest.fixture
@@ -180,17 +193,22 @@ def source(tmp_path):
 
 @pytest.fixture
 def consep(make_data, tmp_path):
-    return partial(make_data, "consep", "--Source_directory", tmp_path / "CoNSeP", "--Data_directory", tmp_path / "set")
+    return partial(make_data, "consep", "--Source_directory", tmp_path / "CoNSeP",
+                   "--Data_directory", tmp_path / "set")
 
 
 @pytest.mark.parametrize("labels, expected, classes", [
-    ("binary", [[0, 255, 255, 255], [255, 255, 255, 255]], 2), ("typed", [[0, 1, 2, 3], [3, 4, 4, 4]], 5)])
+    ("binary", [[0, 255, 255, 255], [255, 255, 255, 255]], 2),
+    ("typed", [[0, 1, 2, 3], [3, 4, 4, 4]], 5)])
 def test_consep_whole(consep, source, tmp_path, labels, expected, classes):
     code, output, error = consep("--layout", "whole", "--labels", labels)
-    assert code == 0 and output.splitlines()[-1].endswith(f"--n_channels 3 --n_classes {classes}")
-    assert [f"{split}: 1 images, but CoNSeP has {count}" in error for split, count in (("Train", 27), ("Test", 14))] \
-        == [True, True] and error.count("\n") == 2  # and no word about the alpha channels
-    assert names(tmp_path / "set") == {f"{split}/{kind}/{split}_1.png" for split in ("train", "test")
+    flags = f"--n_channels 3 --n_classes {classes} --protocol fast"
+    assert code == 0 and output.splitlines()[-1].endswith(flags)
+    for split, count in (("Train", 27), ("Test", 14)):
+        assert f"{split}: 1 images, but CoNSeP has {count}" in error
+    assert error.count("\n") == 2, "and no word about the alpha channels"
+    assert names(tmp_path / "set") == {f"{split}/{kind}/{split}_1.png"
+                                       for split in ("train", "test")
                                        for kind in ("imgs", "labels", "instances")}
     for split in ("train", "test"):
         image, label, instances = (read(tmp_path / "set" / split / kind / f"{split}_1.png")
@@ -205,18 +223,21 @@ def test_consep_whole(consep, source, tmp_path, labels, expected, classes):
 def test_consep_images_are_colour_whatever_they_were(consep, tmp_path):
     write_consep(tmp_path / "CoNSeP", COLOURS[..., 0], inst_map=INSTANCES, type_map=TYPES)
     assert consep("--layout", "whole")[0] == 0
-    assert np.array_equal(read(tmp_path / "set" / "test" / "imgs" / "test_1.png"), np.dstack([COLOURS[..., 0]] * 3))
+    image = read(tmp_path / "set" / "test" / "imgs" / "test_1.png")
+    assert np.array_equal(image, np.dstack([COLOURS[..., 0]] * 3))
 
 
 def test_consep_tiles_lie_at_the_corners(consep, tmp_path):
     y, x = np.indices((1000, 1000))
-    image = np.stack([y % 251, x % 251, y // 251 * 16 + x // 251], axis=2).astype(np.uint8)  # no two pixels alike
+    image = np.stack([y % 251, x % 251, y // 251 * 16 + x // 251], axis=2)  # no two pixels alike
+    image = image.astype(np.uint8)
     nucleus = (y % 50 < 30) & (x % 40 < 25)
     instances = np.where(nucleus, y // 50 * 25 + x // 40 + 1, 0)
     types = np.where(nucleus, instances % 7 + 1, 0)
     write_consep(tmp_path / "CoNSeP", image, inst_map=instances, type_map=types)
     code, output, _ = consep("--labels", "typed")
-    assert code == 0 and "1 training and 1 test images (each in 4 tiles of 512 x 512 px, typed labels), 2 " in output
+    described = "1 training and 1 test images (each in 4 tiles of 512 x 512 px, typed labels), 2 "
+    assert code == 0 and described in output
     merged = types.copy()
     for kind, becomes in ((4, 3), (5, 4), (6, 4), (7, 4)):
         merged[types == kind] = becomes
@@ -224,7 +245,8 @@ def test_consep_tiles_lie_at_the_corners(consep, tmp_path):
         here = np.s_[top:top + 512, left:left + 512]
         for kind, pixels in (("imgs", image), ("labels", merged), ("instances", instances)):
             for split in ("train", "test"):
-                assert np.array_equal(read(tmp_path / "set" / split / kind / f"{split}_1_{k}.png"), pixels[here])
+                piece = read(tmp_path / "set" / split / kind / f"{split}_1_{k}.png")
+                assert np.array_equal(piece, pixels[here])
     assert len(names(tmp_path / "set")) == 2 * 3 * 4
 
 
@@ -233,25 +255,29 @@ def test_consep_again_does_nothing_and_other_labels_are_refused(consep, source, 
     before = snapshot(tmp_path)
     code, output, _ = consep("--layout", "whole")
     assert code == 0 and "used as they are" in output
-    assert_refused(consep("--layout", "whole", "--labels", "typed"), "labels", "choose another --Data_directory")
+    refused = consep("--layout", "whole", "--labels", "typed")
+    assert_refused(refused, "labels", "choose another --Data_directory")
     assert snapshot(tmp_path) == before
 
 
 def maps(**changed):
     """Write the label file anew, with one map changed; None leaves it out."""
-    both = {key: values for key, values in {"inst_map": INSTANCES, "type_map": TYPES, **changed}.items()
-            if values is not None}
+    both = {"inst_map": INSTANCES, "type_map": TYPES, **changed}
+    both = {key: values for key, values in both.items() if values is not None}
     return lambda path: savemat(path, both)
 
 
 def matlab_7_3(path):
-    path.write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + b"\x89HDF\r\n\x1a\n" + bytes(500))
+    head = b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM"
+    path.write_bytes(head + b"\x89HDF\r\n\x1a\n" + bytes(500))
 
 
 @pytest.mark.parametrize("spoil, words", [
     (maps(inst_map=None), "has no inst_map"), (maps(type_map=None), "has no type_map"),
-    (maps(inst_map=INSTANCES[:1]), "1 x 4 px (height x width)"), (maps(type_map=TYPES[:, :3]), "2 x 3 px"),
-    (maps(type_map=TYPES + 1), "whole numbers from 0 to 7"), (maps(inst_map=INSTANCES + 1), "from 0 to 65535"),
+    (maps(inst_map=INSTANCES[:1]), "1 x 4 px (height x width)"),
+    (maps(type_map=TYPES[:, :3]), "2 x 3 px"),
+    (maps(type_map=TYPES + 1), "whole numbers from 0 to 7"),
+    (maps(inst_map=INSTANCES + 1), "from 0 to 65535"),
     (maps(inst_map=INSTANCES - 1), "from 0 to 65535"), (maps(type_map=TYPES / 2), "from 0 to 7"),
     (maps(type_map=np.where(TYPES > 6, np.nan, TYPES)), "from 0 to 7"),
     (maps(inst_map=np.full((2, 4), "a", object)), "no map of numbers"),
@@ -275,16 +301,19 @@ def test_consep_names_the_file_that_is_wrong(consep, source, tmp_path, spoil, wo
 def test_consep_names_the_folder_that_is_missing(consep, source, tmp_path, split, kind):
     (source / split / kind).rename(tmp_path / "elsewhere")
     code, _, error = consep("--layout", "whole")
-    assert code == 1 and f"{source / split / kind}: no such folder" in error and "https://" in error
+    assert code == 1 and "https://" in error
+    assert f"{source / split / kind}: no such folder" in error
 
 
 def test_consep_image_smaller_than_a_tile(consep, source):
     code, _, error = consep()
-    assert code == 1 and "2 x 4 px, smaller than a tile of 512 x 512 px; choose --layout whole" in error
+    assert code == 1
+    assert "2 x 4 px, smaller than a tile of 512 x 512 px; choose --layout whole" in error
 
 
-# ----------------------------------------------------------------------------------------------------- one's own images
-def write_pairs(folder, stems, ending="", image_suffix=".png", label_suffix=".png", size=(5, 7)):
+# --------------------------------------------------------------------------------- one's own images
+def write_pairs(folder, stems, ending="", image_suffix=".png", label_suffix=".png",
+                size=(5, 7)):
     """Images and labels (0/255) of one's own, no two images alike; returns the two folders."""
     for kind in ("scans", "masks"):
         (folder / kind).mkdir(exist_ok=True)
@@ -297,15 +326,17 @@ def write_pairs(folder, stems, ending="", image_suffix=".png", label_suffix=".pn
 
 @pytest.fixture
 def folders(make_data, tmp_path):
-    return partial(make_data, "folders", "--images", tmp_path / "scans", "--labels", tmp_path / "masks",
-                   "--Data_directory", tmp_path / "set")
+    return partial(make_data, "folders", "--images", tmp_path / "scans",
+                   "--labels", tmp_path / "masks", "--Data_directory", tmp_path / "set")
 
 
 def split_of(folder):
     """{split: the names of its images}, after a look at whether each has its label."""
-    found = {split: {path.name for path in (folder / split / "imgs").iterdir()} for split in ("train", "test")}
+    found = {split: {path.name for path in (folder / split / "imgs").iterdir()}
+             for split in ("train", "test")}
     for split, images in found.items():
-        assert {Path(name).stem for name in images} == {path.stem for path in (folder / split / "labels").iterdir()}
+        labels = {path.stem for path in (folder / split / "labels").iterdir()}
+        assert {Path(name).stem for name in images} == labels
     return found
 
 
@@ -317,7 +348,8 @@ def test_folders_are_copied_byte_for_byte(folders, tmp_path):
     assert (code, error) == (0, "") and "\n4 pairs, sound\n" in output
     for split, images in split_of(tmp_path / "set").items():
         for name in images:
-            assert (tmp_path / "set" / split / "imgs" / name).read_bytes() == (scans / name).read_bytes()
+            copied = tmp_path / "set" / split / "imgs" / name
+            assert copied.read_bytes() == (scans / name).read_bytes()
             label, = (tmp_path / "set" / split / "labels").glob(f"{Path(name).stem}.*")
             assert label.read_bytes() == (masks / label.name).read_bytes()
 
@@ -345,7 +377,8 @@ def test_labels_may_share_an_ending(folders, tmp_path, stems, ending):
     write_pairs(tmp_path, stems, ending)
     code, output, _ = folders()
     assert code == 0 and f"the labels' common ending {ending} is left out" in output
-    assert set().union(*split_of(tmp_path / "set").values()) == {f"{stem}.png" for stem in stems}
+    found = set().union(*split_of(tmp_path / "set").values())
+    assert found == {f"{stem}.png" for stem in stems}
 
 
 @pytest.mark.parametrize("stems, expected", [
@@ -356,7 +389,7 @@ def test_common_endings(stems, expected):
 
 
 @pytest.mark.parametrize("rename, named", [
-    ({"masks/b_mask.png": "masks/b.png"}, "scans/a.png: no label a in"),  # not the same ending for all
+    ({"masks/b_mask.png": "masks/b.png"}, "scans/a.png: no label a in"),  # endings differ
     ({"masks/b_mask.png": "masks/x_mask.png"}, "scans/b.png: no label b_mask in"),
     ({"scans/c.png": "scans/c.txt"}, "masks/c_mask.png: no image c in"),
     ({"scans/c.png": "scans/b.tif"}, "scans/b.tif: b.png has the same name"),
@@ -371,15 +404,17 @@ def test_folders_names_the_file_without_a_partner(folders, tmp_path, rename, nam
 
 def test_other_formats_become_png(folders, tmp_path):
     scans, masks = write_pairs(tmp_path, "abcd", image_suffix=".ppm", label_suffix=".gif")
-    palette = Image.fromarray(np.eye(5, 7, dtype=np.uint8))  # 0 and 1 are numbers of colours, not grey values
+    palette = Image.fromarray(np.eye(5, 7, dtype=np.uint8))  # 0 and 1 number colours
     palette.putpalette([10, 200, 30, 200, 10, 99])
     for stem in "abcd":
         palette.save(masks / f"{stem}.gif")
     code, output, _ = folders()
-    assert code == 0 and "4 .ppm files become PNG\n" in output and "4 .gif files become PNG\n" in output
+    assert code == 0
+    assert "4 .ppm files become PNG\n" in output and "4 .gif files become PNG\n" in output
     for split, images in split_of(tmp_path / "set").items():
         for name in images:
-            image, label = (read(tmp_path / "set" / split / kind / name) for kind in ("imgs", "labels"))
+            image, label = (read(tmp_path / "set" / split / kind / name)
+                            for kind in ("imgs", "labels"))
             assert np.array_equal(image, read(scans / f"{Path(name).stem}.ppm"))
             assert np.array_equal(label, np.eye(5, 7))
 
@@ -388,8 +423,10 @@ def test_groups_are_kept_whole(folders, tmp_path):
     stems = [f"slide{slide}_tile{tile}" for slide in range(6) for tile in range(1 + slide % 3)]
     write_pairs(tmp_path, stems, "_mask")
     code, output, _ = folders("--group", r"^(slide\d+)_", "--test_fraction", 0.3, "--seed", 2)
-    slides = {split: {name.split("_")[0] for name in images} for split, images in split_of(tmp_path / "set").items()}
-    assert code == 0 and slides["train"] and slides["test"] and not slides["train"] & slides["test"]
+    slides = {split: {name.split("_")[0] for name in images}
+              for split, images in split_of(tmp_path / "set").items()}
+    assert code == 0 and slides["train"] and slides["test"]
+    assert not slides["train"] & slides["test"]
     assert slides["train"] | slides["test"] == {f"slide{k}" for k in range(6)}
     assert f"6 groups kept whole, {len(slides['test'])} of them in test" in output
 
@@ -397,8 +434,10 @@ def test_groups_are_kept_whole(folders, tmp_path):
 @pytest.mark.parametrize("seed", range(5))
 def test_the_split_comes_nearest_to_the_fraction(seed):
     groups = [group for group, size in zip("abcdef", (7, 1, 2, 3, 9, 1)) for _ in range(size)]
-    splits = {fraction: split_groups(groups, fraction, seed) for fraction in np.linspace(0.01, 0.99, 99)}
-    shares = {fraction: sum(group in test for group in groups) / len(groups) for fraction, test in splits.items()}
+    splits = {fraction: split_groups(groups, fraction, seed)
+              for fraction in np.linspace(0.01, 0.99, 99)}
+    shares = {fraction: sum(group in test for group in groups) / len(groups)
+              for fraction, test in splits.items()}
     assert 0 < min(shares.values()) < 0.45 < 0.55 < max(shares.values()) < 1
     for fraction, share in shares.items():
         assert abs(share - fraction) == min(abs(other - fraction) for other in shares.values())
@@ -409,7 +448,8 @@ def test_the_split_comes_nearest_to_the_fraction(seed):
 @pytest.mark.parametrize("fraction, count", [(0.01, 1), (0.2, 2), (0.5, 5), (0.74, 7), (0.99, 9)])
 def test_without_groups_the_fraction_is_that_of_the_images(fraction, count):
     drawn = [split_groups([*"abcdefghij"], fraction, seed) for seed in range(40)]
-    assert {len(test) for test in drawn} == {count} and set().union(*drawn) == {*"abcdefghij"}
+    assert {len(test) for test in drawn} == {count}
+    assert set().union(*drawn) == {*"abcdefghij"}
 
 
 def test_folders_again_does_nothing_and_mends_what_is_missing(folders, tmp_path, snapshot):
@@ -466,9 +506,13 @@ def test_folders_that_cannot_be_used(make_data, folders, tmp_path):
     target = ("--Data_directory", tmp_path / "set")
     scans, masks = write_pairs(tmp_path, "a")
     assert_refused(folders(), "only one image, nothing to hold out")
-    assert_refused(make_data("folders", "--images", scans, "--labels", scans, *target), "both --images and --labels")
-    assert_refused(make_data("folders", "--images", tmp_path / "no", "--labels", masks, *target), "no: no such folder")
-    assert_refused(make_data("folders", "--images", tmp_path, "--labels", masks, *target), f"{tmp_path}: no images")
+
+    def refused(images, labels, words):
+        flags = ("--images", images, "--labels", labels, *target)
+        assert_refused(make_data("folders", *flags), words)
+    refused(scans, scans, "both --images and --labels")
+    refused(tmp_path / "no", masks, "no: no such folder")
+    refused(tmp_path, masks, f"{tmp_path}: no images")
     write_pairs(tmp_path, ["a_1", "a_2"])
     assert_refused(folders("--group", r"^(a)"), "only one group")
     assert_refused(folders("--group", r"^(a)_"), f"{scans / 'a.png'}: --group ^(a)_ does not match")
@@ -486,4 +530,5 @@ def test_folders_ends_with_the_check(folders, tmp_path):
     scans, _ = write_pairs(tmp_path, "abcde")
     Image.new("L", (7, 5), 9).save(scans / "b.png")
     code, output, error = folders()
-    assert code == 1 and error == "" and re.search(r"imgs/b\.png: empty", output) and "next: mend these" in output
+    assert code == 1 and error == ""
+    assert re.search(r"imgs/b\.png: empty", output) and "next: mend these" in output

@@ -1,14 +1,24 @@
-"""The losses and their gradients against NumPy in double precision."""
+"""Loss.py: the losses and their gradients against NumPy in double precision."""
 import numpy as np
 import pytest
 
-from Loss import LOSSES, deep_supervision_loss, soft_dice_loss, weighted_cross_entropy
+from Loss import (
+    LOSSES,
+    cross_entropy_and_dice,
+    deep_supervision_loss,
+    soft_dice_loss,
+    weighted_cross_entropy,
+)
 
 pytestmark = pytest.mark.jittor
 
 
 def expected(logits, label, weight_map):
-    """Loss and gradient, float64: mean of w * (log sum exp - logit of the label), w * (softmax - one-hot) / pixels."""
+    """Loss and gradient in float64.
+
+    The loss is the mean of w * (log sum exp - logit of the label), the gradient
+    w * (softmax - one-hot) / pixels.
+    """
     logits = logits.astype(np.float64)
     shifted = logits - logits.max(1, keepdims=True)
     total = np.exp(shifted).sum(1, keepdims=True)
@@ -64,7 +74,8 @@ def test_gradient_equals_finite_differences():
     for index in np.ndindex(logits.shape):
         step = np.zeros(logits.shape)
         step[index] = 1e-4
-        slope = (expected(logits + step, label, weight_map)[0] - expected(logits - step, label, weight_map)[0]) / 2e-4
+        above, below = (expected(logits + sign * step, label, weight_map)[0] for sign in (1, -1))
+        slope = (above - below) / 2e-4
         assert gradient[index] == pytest.approx(slope, abs=1e-5)
 
 
@@ -83,8 +94,8 @@ def test_logits_are_left_as_they_were():
     given = jt.array(logits)
     for _ in range(2):  # the same Var, as when a loss is computed twice
         loss = weighted_cross_entropy(given, jt.array(label), jt.array(weight_map))
-        true_gradient = expected(logits, label, weight_map)[1]
-        np.testing.assert_allclose(jt.grad(loss, given).numpy(), true_gradient, rtol=1e-4, atol=1e-7)
+        gradient, (_, true_gradient) = jt.grad(loss, given), expected(logits, label, weight_map)
+        np.testing.assert_allclose(gradient.numpy(), true_gradient, rtol=1e-4, atol=1e-7)
     assert (given.numpy() == logits).all()
 
 
@@ -125,7 +136,9 @@ def test_soft_dice(classes, scale):
     if scale == 3:
         step = np.zeros(logits.shape)
         step[0, 1, 3, 3] = 1e-4
-        slope = (soft_dice_by_hand(logits + step, label, weight_map) - soft_dice_by_hand(logits - step, label, weight_map)) / 2e-4
+        above, below = (soft_dice_by_hand(logits + sign * step, label, weight_map)
+                        for sign in (1, -1))
+        slope = (above - below) / 2e-4
         assert gradient[0, 1, 3, 3] == pytest.approx(slope, rel=1e-3)
 
 
@@ -135,15 +148,27 @@ def test_soft_dice_of_a_class_that_nobody_saw_is_right():
     label = np.zeros((1, 4, 4), np.int32)
     label[0, :2], logits[0, 0, 2:], logits[0, 1, :2] = 1, 50, 50
     weight_map = np.ones((1, 4, 4), np.float32)
-    assert soft_dice_loss(*map(jt.array, (logits, label, weight_map))).item() == pytest.approx(0, abs=1e-6)
+    loss = soft_dice_loss(*map(jt.array, (logits, label, weight_map)))
+    assert loss.item() == pytest.approx(0, abs=1e-6)
 
 
 def test_cross_entropy_and_dice_are_added():
     from backend.start import jt
     parts = [jt.array(part) for part in problem()]
     expected = weighted_cross_entropy(*parts).item() + soft_dice_loss(*parts).item()
-    assert LOSSES["ce_dice"](*parts).item() == pytest.approx(expected, rel=1e-6)
-    assert deep_supervision_loss(parts[:1] * 3, *parts[1:], LOSSES["ce_dice"]).item() == pytest.approx(3 * expected, rel=1e-6)
+    both = LOSSES["ce_dice"].compute
+    assert both(*parts).item() == pytest.approx(expected, rel=1e-6)
+    loss = deep_supervision_loss(parts[:1] * 3, *parts[1:], both)
+    assert loss.item() == pytest.approx(3 * expected, rel=1e-6)
+
+
+def test_rows():
+    """The weight map belongs to the paper's loss alone."""
+    assert {name: row.compute for name, row in LOSSES.items()} == {
+        "weighted_ce": weighted_cross_entropy, "ce": weighted_cross_entropy,
+        "ce_dice": cross_entropy_and_dice}
+    assert [name for name, row in LOSSES.items() if row.wants_weight_map] == ["weighted_ce"]
+    assert len({row.title for row in LOSSES.values()}) == len(LOSSES)
 
 
 def test_refuses_shapes_that_do_not_fit():

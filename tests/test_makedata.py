@@ -1,6 +1,6 @@
-"""MakeData: its flags; the sample set is what data/README.md says, comes out the same and never replaces a file.
+"""MakeData.py: its flags, and the sample set, which comes out the same and replaces no file.
 
-The other commands are tested with the modules that do their work: test_importdata.py and test_checkdata.py.
+test_importdata.py and test_checkdata.py test the other subcommands.
 """
 import subprocess
 import sys
@@ -15,8 +15,8 @@ SMALL = ("--size", 64, "--train", 2, "--test", 1)
 
 
 def command(*flags, cwd=ROOT):
-    return subprocess.run([sys.executable, str(ROOT / "MakeData.py"), *map(str, flags)], cwd=cwd, text=True,
-                          capture_output=True, timeout=120, encoding="utf-8")
+    return subprocess.run([sys.executable, str(ROOT / "MakeData.py"), *map(str, flags)], cwd=cwd,
+                          text=True, capture_output=True, timeout=120, encoding="utf-8")
 
 
 @pytest.fixture
@@ -41,21 +41,27 @@ def fresh(tmp_path_factory):
     done = command("sample", cwd=folder)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert "12 training and 4 test pairs of 256 x 256" in done.stdout
+    assert done.stdout.splitlines()[-1] == (
+        "next: python Main.py --Data_directory data/sample --n_channels 1 --n_classes 2 "
+        "--protocol fast")
     return folder / "data" / "sample"
 
 
 def test_layout_sizes_and_values(fresh):
     pictures = read_set(fresh)
-    expected = {f"{split}/{kind}/cell_{k:02d}.png" for split, count in (("train", 12), ("test", 4))
+    expected = {f"{split}/{kind}/cell_{k:02d}.png"
+                for split, count in (("train", 12), ("test", 4))
                 for kind in ("imgs", "labels") for k in range(1, count + 1)}
     assert set(pictures) == expected
-    assert {path.relative_to(fresh).as_posix() for path in fresh.rglob("*") if path.is_file()} == expected
+    files = {path.relative_to(fresh).as_posix() for path in fresh.rglob("*") if path.is_file()}
+    assert files == expected
     for name, pixels in pictures.items():
         assert pixels.shape == (256, 256) and pixels.dtype == np.uint8
         if "/labels/" in name:
             assert set(np.unique(pixels)) == {0, 255}
     assert sum(path.stat().st_size for path in fresh.rglob("*.png")) < 1_000_000
-    assert len({pixels.tobytes() for pixels in pictures.values()}) == len(pictures)  # no two alike
+    different = {pixels.tobytes() for pixels in pictures.values()}
+    assert len(different) == len(pictures)
 
 
 def test_committed_sample_is_what_the_command_makes(fresh):
@@ -134,12 +140,15 @@ FOLDERS = ("folders", "--images", ".", "--labels", ".", "--Data_directory", "set
 
 
 @pytest.mark.parametrize("flags", [
-    (), ("simple",), ("sample", "--size", "63"), ("sample", "--train", "0"), ("sample", "--seed", "-1"),
-    ("sample", "--siz", "64"), ("sample", "--size", "nan"), ("isbi",), (*ISBI, "--hold_out", "first"),
+    (), ("simple",), ("sample", "--size", "63"), ("sample", "--train", "0"),
+    ("sample", "--seed", "-1"), ("sample", "--siz", "64"), ("sample", "--size", "nan"),
+    ("isbi",), (*ISBI, "--hold_out", "first"),
     (*ISBI, "--test_slices", "30"), (*ISBI, "--test_slices", "0"),
-    ("consep",), ("consep", "--Source_directory", ".", "--layout", "strips"), FOLDERS[:5], FOLDERS[:3] + FOLDERS[5:],
-    (*FOLDERS, "--test_fraction", "1"), (*FOLDERS, "--test_fraction", "0"), (*FOLDERS, "--group", "slide"),
-    (*FOLDERS, "--group", "(slide"), ("check",), ("check", "--Data_directory", ".", "--n_channels", "2"),
+    ("consep",), ("consep", "--Source_directory", ".", "--layout", "strips"),
+    FOLDERS[:5], FOLDERS[:3] + FOLDERS[5:], (*FOLDERS, "--test_fraction", "1"),
+    (*FOLDERS, "--test_fraction", "0"), (*FOLDERS, "--group", "slide"),
+    (*FOLDERS, "--group", "(slide"), ("check",),
+    ("check", "--Data_directory", ".", "--n_channels", "2"),
     ("check", "--Data_directory", ".", "--n_classes", "1")])
 def test_mistakes_in_flags(make_data, tmp_path, monkeypatch, flags):
     monkeypatch.chdir(tmp_path)
@@ -152,9 +161,10 @@ def test_mistakes_in_flags(make_data, tmp_path, monkeypatch, flags):
 def test_help_imports_nothing_heavy(name):
     code = ("import sys\nimport MakeData\n"
             "try:\n    MakeData.main()\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
-            "print([name for name in ('scipy', 'tifffile', 'tqdm', 'jittor') if name in sys.modules])")
-    done = subprocess.run([sys.executable, "-c", code, name, "--help"], cwd=ROOT, text=True, capture_output=True,
-                          timeout=60)
+            "heavy = ('scipy', 'tifffile', 'tqdm', 'jittor')\n"
+            "print([name for name in heavy if name in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", code, name, "--help"], cwd=ROOT, text=True,
+                          capture_output=True, timeout=60)
     assert done.stdout.endswith("\n[]\n") and "--Data_directory" in done.stdout, done.stderr
 
 

@@ -1,4 +1,4 @@
-"""Normalise.py: against Pillow, and against the training set's own way."""
+"""images/channels.py and images/values.py, against Pillow and against the arithmetic by hand."""
 import numpy as np
 import pytest
 from PIL import Image
@@ -22,24 +22,30 @@ def test_luma_of_16_bits():
     colour = noise((50, 60, 3), np.uint16)
     grey = to_channels(colour, 1)
     assert grey.dtype == np.uint16 and np.abs(grey - colour @ [0.299, 0.587, 0.114]).max() < 1.1
-    assert to_channels(np.full((2, 2, 3), 65535, np.uint16), 1).tolist() == [[65535, 65535]] * 2, "nothing overflows"
+    white = np.full((2, 2, 3), 65535, np.uint16)
+    assert to_channels(white, 1).tolist() == [[65535, 65535]] * 2, "nothing overflows"
 
 
 def test_channels_that_fit_stay():
     grey, colour = noise((4, 5)), noise((4, 5, 3))
     assert to_channels(grey, 1) is grey and to_channels(colour, 3) is colour
-    assert (to_channels(grey, 3) == grey[..., None]).all() and to_channels(grey, 3).shape == (4, 5, 3)
+    repeated = to_channels(grey, 3)
+    assert (repeated == grey[..., None]).all() and repeated.shape == (4, 5, 3)
 
 
 @pytest.mark.parametrize("mean, largest, white", [
     (0.5, 200, 255), (0.5, 256, 4095), (0.5, 4095, 4095), (0.5, 16000, 16383), (0.5, 16384, 65535),
     (0.03, 4000, 65535), (0.03, 1900, 4095), (0.0, 4000, 4095), (0.0, 60000, 65535)])
 def test_which_value_is_white(mean, largest, white):
-    """0.5: training on 8-bit images; 0.03: on 12 bits in 16-bit files, where 1966 is the mean; 0: nothing is known."""
+    """The mean is 0.5 in training on 8-bit images, and 0 where nothing is known.
+
+    It is 0.03 in training on 12 bits in 16-bit files: the mean value there is 1966.
+    """
     assert white_of(largest, SIXTEEN, Statistics((mean, 0.9), (0.2, 0.2))) == white
     assert white_of(largest, SIXTEEN, Statistics((mean, 0.9), (0.2, 0.2), 8)) == white
     assert white_of(min(largest, 255), EIGHT, Statistics((mean,), (0.2,))) == 255
-    assert white_of(largest, SIXTEEN, Statistics((mean,), (0.2,), 16)) == 65535, "a dark image of the same camera"
+    deep = Statistics((mean,), (0.2,), 16)
+    assert white_of(largest, SIXTEEN, deep) == 65535, "a dark image of the same camera"
 
 
 @pytest.mark.parametrize("n_channels", [1, 3])
@@ -54,9 +60,11 @@ def test_normalised_rows(n_channels, shape, dtype, white):
     for channel, (mean, std) in enumerate(zip(statistics.mean, statistics.std)):
         found = rows[:, 7:19][channel]
         assert found.dtype == np.float32 and found.shape == (12, 30)
-        np.testing.assert_allclose(found, (wanted[7:19, :, channel] - mean) / std, rtol=1e-4, atol=1e-5)
+        expected = (wanted[7:19, :, channel] - mean) / std
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_without_a_white_it_is_the_dtypes():
     assert as_planes(np.array([[0, 51, 255]], np.uint8)).tolist() == [[[0, np.float32(0.2), 1]]]
-    assert normalise(np.ones((2, 1, 1), np.float32), Statistics((0.5, 0.0), (0.25, 2.0))).ravel().tolist() == [2, 0.5]
+    found = normalise(np.ones((2, 1, 1), np.float32), Statistics((0.5, 0.0), (0.25, 2.0)))
+    assert found.ravel().tolist() == [2, 0.5]

@@ -1,4 +1,4 @@
-"""Pages.py: rows of TIFF files of every layout against the array that was written, pages against Pillow, files."""
+"""images/pages.py: rows of TIFF files against the array that was written, pages against Pillow."""
 import importlib.util
 
 import numpy as np
@@ -7,8 +7,8 @@ import tifffile
 from PIL import Image
 
 from command.errors import DataError
-from images import pages
-from images.pages import Bands, TiffRows, examine, page_writer, pages_of, row_bands
+from images import formats, pages
+from images.pages import Bands, TiffRows, examine_file, page_writer, pages_of, row_bands
 
 
 def noise(shape, dtype=np.uint8, seed=0):
@@ -21,11 +21,13 @@ def all_large(monkeypatch):
     monkeypatch.setattr(pages, "LARGE", 0)
 
 
-# ------------------------------------------------------------------------------------------------------ rows of a TIFF
-LAYOUTS = [{}, {"rowsperstrip": 1}, {"rowsperstrip": 17}, {"rowsperstrip": 17, "compression": "zlib"},
-           {"compression": "zlib", "predictor": True}, {"rowsperstrip": 30, "compression": "lzma"}, {"tile": (64, 32)},
-           {"tile": (64, 32), "compression": "zlib", "predictor": True}, {"tile": (16, 16), "bigtiff": True},
-           {"byteorder": ">"}, {"byteorder": ">", "tile": (32, 32), "compression": "zlib"}]
+# ----------------------------------------------------------------------------------- rows of a TIFF
+LAYOUTS = [{}, {"rowsperstrip": 1}, {"rowsperstrip": 17},
+           {"rowsperstrip": 17, "compression": "zlib"},
+           {"compression": "zlib", "predictor": True}, {"rowsperstrip": 30, "compression": "lzma"},
+           {"tile": (64, 32)}, {"tile": (64, 32), "compression": "zlib", "predictor": True},
+           {"tile": (16, 16), "bigtiff": True}, {"byteorder": ">"},
+           {"byteorder": ">", "tile": (32, 32), "compression": "zlib"}]
 PLANAR = [{"planarconfig": "separate"}, {"planarconfig": "separate", "rowsperstrip": 13},
           {"planarconfig": "separate", "tile": (32, 32), "compression": "zlib"}]
 
@@ -45,23 +47,26 @@ def test_rows_of_every_layout(tmp_path, all_large, shape, dtype):
     pixels, colour = noise(shape, dtype), len(shape) == 3
     for layout in [*LAYOUTS, *(PLANAR if colour else [])]:
         stored = pixels.transpose(2, 0, 1) if "planarconfig" in layout else pixels
-        tifffile.imwrite(tmp_path / "image.tif", stored, photometric="rgb" if colour else "minisblack", **layout)
-        file = examine(tmp_path / "image.tif")
-        assert (file.height, file.width, file.by_tifffile, file.is_large) == (*shape[:2], True, True)
+        kind = "rgb" if colour else "minisblack"
+        tifffile.imwrite(tmp_path / "image.tif", stored, photometric=kind, **layout)
+        file = examine_file(tmp_path / "image.tif")
+        assert (file.height, file.width) == shape[:2] and file.by_tifffile and file.is_large
         check_rows(file.path, pixels[..., :3] if colour else pixels)
 
 
-@pytest.mark.parametrize("mode, compression", [("L", "packbits"), ("RGB", "tiff_adobe_deflate"), ("RGB", "packbits")])
+@pytest.mark.parametrize("mode, compression", [
+    ("L", "packbits"), ("RGB", "tiff_adobe_deflate"), ("RGB", "packbits")])
 def test_rows_of_what_pillow_writes(tmp_path, all_large, mode, compression):
     pixels = noise((150, 77) if mode == "L" else (150, 77, 3))
     Image.fromarray(pixels).save(tmp_path / "image.tif", compression=compression)
-    assert examine(tmp_path / "image.tif").by_tifffile
+    assert examine_file(tmp_path / "image.tif").by_tifffile
     check_rows(tmp_path / "image.tif", pixels)
 
 
 def test_white_may_be_zero(tmp_path):
     """By rows as by Pillow."""
-    tifffile.imwrite(tmp_path / "image.tif", noise((100, 30)), photometric="miniswhite", rowsperstrip=7)
+    tifffile.imwrite(tmp_path / "image.tif", noise((100, 30)), photometric="miniswhite",
+                     rowsperstrip=7)
     with Image.open(tmp_path / "image.tif") as image:
         check_rows(tmp_path / "image.tif", np.asarray(image))
     assert np.array_equal(TiffRows(tmp_path / "image.tif", 0)[:], 255 - noise((100, 30)))
@@ -69,14 +74,19 @@ def test_white_may_be_zero(tmp_path):
 
 def test_only_the_strips_asked_for_are_read(tmp_path, monkeypatch):
     tifffile.imwrite(tmp_path / "image.tif", noise((200, 100)), rowsperstrip=10, compression="zlib")
-    asked, decode = [], pages._decode
-    monkeypatch.setattr(pages, "_decode", lambda file, page, index: (asked.append(index), decode(file, page, index))[1])
+    asked, decode = [], pages._decode_segment
+
+    def noting(file, page, index):
+        asked.append(index)
+        return decode(file, page, index)
+    monkeypatch.setattr(pages, "_decode_segment", noting)
     assert TiffRows(tmp_path / "image.tif", 0)[35:60].shape == (25, 100) and asked == [3, 4, 5]
 
 
 def test_strips_that_were_never_written_are_black(tmp_path):
     first, last = noise((64, 64)), noise((64, 64), seed=1)
-    tifffile.imwrite(tmp_path / "image.tif", iter([first, None, last]), shape=(64, 192), dtype=np.uint8, tile=(64, 64))
+    tifffile.imwrite(tmp_path / "image.tif", iter([first, None, last]), shape=(64, 192),
+                     dtype=np.uint8, tile=(64, 64))
     check_rows(tmp_path / "image.tif", np.hstack([first, np.zeros_like(first), last]))
 
 
@@ -84,35 +94,43 @@ def test_strips_that_were_never_written_are_black(tmp_path):
     (np.zeros((20, 20), np.float32), {}, "its values are float32; save it with 8 or 16 bits"),
     (np.zeros((20, 20, 2), np.uint8), {"planarconfig": "contig", "photometric": "minisblack"},
      "it has 2 channels of kind MINISBLACK"),
-    (np.zeros((20, 20), np.uint8), {"photometric": "palette", "colormap": np.zeros((3, 256), np.uint16)},
+    (np.zeros((20, 20), np.uint8),
+     {"photometric": "palette", "colormap": np.zeros((3, 256), np.uint16)},
      "it has 1 channels of kind PALETTE; save it as grey or RGB")])
-def test_what_can_be_read_neither_by_rows_nor_whole(tmp_path, all_large, monkeypatch, pixels, options, reason):
+def test_what_can_be_read_neither_by_rows_nor_whole(tmp_path, all_large, monkeypatch, pixels,
+                                                    options, reason):
     tifffile.imwrite(tmp_path / "image.tif", pixels, **options)
-    assert not examine(tmp_path / "image.tif").by_tifffile, "small enough for Pillow, which may know it"
+    file = examine_file(tmp_path / "image.tif")
+    assert not file.by_tifffile, "small enough for Pillow, which may know it"
     monkeypatch.setattr(pages, "MAX_PIXELS", 300)
     with pytest.raises(DataError, match=f"image.tif: 20 x 20 px is too large .*: {reason}"):
-        examine(tmp_path / "image.tif")
+        examine_file(tmp_path / "image.tif")
 
 
-@pytest.mark.parametrize("mode, compression", [("L", "tiff_lzw"), ("RGB", "tiff_lzw"), ("YCbCr", "jpeg")])
-def test_a_compression_that_needs_a_further_package(tmp_path, all_large, monkeypatch, mode, compression):
+@pytest.mark.parametrize("mode, compression", [
+    ("L", "tiff_lzw"), ("RGB", "tiff_lzw"), ("YCbCr", "jpeg")])
+def test_a_compression_that_needs_a_further_package(tmp_path, all_large, monkeypatch, mode,
+                                                    compression):
     monkeypatch.setattr(pages, "MAX_PIXELS", 300)
-    Image.fromarray(noise((100, 20, 3))).convert(mode).save(tmp_path / "image.tif", compression=compression)
+    path = tmp_path / "image.tif"
+    Image.fromarray(noise((100, 20, 3))).convert(mode).save(path, compression=compression)
     if importlib.util.find_spec("imagecodecs"):
-        with Image.open(tmp_path / "image.tif") as image:
-            check_rows(examine(tmp_path / "image.tif").path, np.asarray(image.convert("L" if mode == "L" else "RGB")))
+        with Image.open(path) as image:
+            wanted = np.asarray(image.convert("L" if mode == "L" else "RGB"))
+        check_rows(examine_file(path).path, wanted)
     else:
-        with pytest.raises(DataError, match="`pip install imagecodecs`, or save it uncompressed or with deflate"):
-            examine(tmp_path / "image.tif")
+        advice = "`pip install imagecodecs`, or save it uncompressed or with deflate"
+        with pytest.raises(DataError, match=advice):
+            examine_file(path)
 
 
-# --------------------------------------------------------------------------------------------------------------- pages
+# -------------------------------------------------------------------------------------------- pages
 @pytest.mark.parametrize("name", ["image.png", "image.bmp", "image.tif", "image.dat"])
 @pytest.mark.parametrize("shape, dtype", [((12, 31), np.uint8), ((12, 31, 3), np.uint8)])
 def test_one_page(tmp_path, name, shape, dtype):
     pixels = noise(shape, dtype)
     Image.fromarray(pixels).save(tmp_path / name, format="TIFF" if name == "image.dat" else None)
-    file = examine(tmp_path / name)
+    file = examine_file(tmp_path / name)
     assert (file.numbers, file.height, file.width, file.is_large) == ((0,), 12, 31, False)
     (page,) = pages_of(file)
     assert np.array_equal(page, pixels)
@@ -122,22 +140,24 @@ def test_one_page(tmp_path, name, shape, dtype):
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_a_stack(tmp_path, shape, dtype, monkeypatch):
     stack = noise(shape, dtype)
-    tifffile.imwrite(tmp_path / "stack.tif", stack, photometric="rgb" if len(shape) == 4 else "minisblack")
-    file = examine(tmp_path / "stack.tif")
+    kind = "rgb" if len(shape) == 4 else "minisblack"
+    tifffile.imwrite(tmp_path / "stack.tif", stack, photometric=kind)
+    file = examine_file(tmp_path / "stack.tif")
     assert (file.numbers, file.height, file.width) == ((0, 1, 2, 3, 4), 12, 31)
     for page, wanted in zip(pages_of(file), stack):
         assert isinstance(page, np.ndarray) and page.dtype == dtype and np.array_equal(page, wanted)
     monkeypatch.setattr(pages, "LARGE", 100)
-    for page, wanted in zip(pages_of(examine(file.path)), stack):
+    for page, wanted in zip(pages_of(examine_file(file.path)), stack):
         assert isinstance(page, TiffRows) and np.array_equal(page[3:7], wanted[3:7])
 
 
 def test_thumbnails_and_pyramids_are_left_out(tmp_path, capsys):
     first, last = noise((40, 60)), noise((40, 60), seed=1)
     with tifffile.TiffWriter(tmp_path / "slide.tif") as file:
-        for pixels, kind in ((first, 0), (first[::2, ::2], 0), (noise((40, 60), seed=2), 1), (last, 0)):
+        smaller, reduced = first[::2, ::2], noise((40, 60), seed=2)
+        for pixels, kind in ((first, 0), (smaller, 0), (reduced, 1), (last, 0)):
             file.write(pixels, subfiletype=kind, metadata=None)
-    file = examine(tmp_path / "slide.tif")
+    file = examine_file(tmp_path / "slide.tif")
     assert file.numbers == (0, 3) and all(map(np.array_equal, pages_of(file), (first, last)))
     assert capsys.readouterr().err.startswith(f"{tmp_path}/slide.tif: 2 of its pages are left out")
 
@@ -150,15 +170,16 @@ def test_pages_of_different_depths(tmp_path, monkeypatch, large):
         with tifffile.TiffWriter(tmp_path / "stack.tif") as file:
             for page in (np.zeros((5, 4), np.uint8), np.ones((5, 4), dtype)):
                 file.write(page, photometric="minisblack", metadata=None)
-        with pytest.raises(DataError, match="stack.tif: (page 2 has (uint16|float32) values|values of 32 bits)"):
-            list(pages_of(examine(tmp_path / "stack.tif")))
+        message = "stack.tif: (page 2 has (uint16|float32) values|values of 32 bits)"
+        with pytest.raises(DataError, match=message):
+            list(pages_of(examine_file(tmp_path / "stack.tif")))
 
 
 def test_a_stack_that_hides_its_pages(tmp_path):
     """ImageJ's own form for files of over 4 GB: one page, the others behind it."""
     tifffile.imwrite(tmp_path / "stack.tif", noise((3, 20, 20)), imagej=True, truncate=True)
     with pytest.raises(DataError, match="stack.tif: an ImageJ stack"):
-        examine(tmp_path / "stack.tif")
+        examine_file(tmp_path / "stack.tif")
 
 
 @pytest.mark.parametrize("content", [b"", b"II*\0", b"II*\0\x08\0\0\0", b"\x89PNG\r\n", b"text"])
@@ -166,10 +187,11 @@ def test_a_stack_that_hides_its_pages(tmp_path):
 def test_what_is_no_image(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=f"{name}: not a readable (image|TIFF)"):
-        examine(tmp_path / name)
+        examine_file(tmp_path / name)
 
 
-@pytest.mark.parametrize("options", [{}, {"compression": "zlib", "rowsperstrip": 10}, {"tile": (16, 16)}])
+@pytest.mark.parametrize("options", [
+    {}, {"compression": "zlib", "rowsperstrip": 10}, {"tile": (16, 16)}])
 def test_a_file_cut_short(tmp_path, options):
     path = tmp_path / "image.tif"
     tifffile.imwrite(path, noise((100, 50)), metadata=None, **options)
@@ -186,7 +208,36 @@ def test_row_bands():
     assert np.array_equal(np.concatenate(list(row_bands(pixels, 10))), pixels)
 
 
-# -------------------------------------------------------------------------------------------------------------- writing
+# ----------------------------------------------------------------------------------- a row a format
+def open_npy(path):
+    return Image.fromarray(np.load(path))
+
+
+def test_a_format_is_a_row(tmp_path, monkeypatch):
+    """With its row, a format is read as every other one: pixels, sizes, labels, pages."""
+    row = formats.Reader((".npy",), is_lossy=False, open=open_npy)
+    monkeypatch.setattr(formats, "READERS", (*formats.READERS, row))
+    for pixels in (noise((12, 31)), noise((12, 31), np.uint16), noise((12, 31, 3))):
+        np.save(tmp_path / "image.npy", pixels)
+        path = tmp_path / "image.npy"
+        assert formats.find_reader(path) is row and formats.image_size(path) == (12, 31)
+        assert np.array_equal(formats.read_image(path), pixels)
+        (page,) = pages_of(examine_file(path))
+        assert np.array_equal(page, pixels)
+        if pixels.ndim == 2:
+            assert np.array_equal(formats.read_label(path), pixels)
+    path.write_bytes(b"text")
+    with pytest.raises(DataError, match="image.npy: not a readable image"):
+        formats.read_image(path)
+
+
+def test_suffixes_follow_from_the_rows():
+    assert formats.IMAGE_SUFFIXES == (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
+    assert formats.LOSSY_SUFFIXES == (".jpg", ".jpeg")
+    assert formats.find_reader("a.JPG").is_lossy and not formats.find_reader("a.dat").is_lossy
+
+
+# ------------------------------------------------------------------------------------------ writing
 def frames(path):
     with Image.open(path) as image:
         for k in range(image.n_frames):
@@ -194,7 +245,8 @@ def frames(path):
             yield np.asarray(image)
 
 
-@pytest.mark.parametrize("shape, dtype", [((40, 30), np.uint8), ((40, 30, 3), np.uint8), ((40, 30), np.uint16)])
+@pytest.mark.parametrize("shape, dtype", [
+    ((40, 30), np.uint8), ((40, 30, 3), np.uint8), ((40, 30), np.uint16)])
 def test_a_stack_as_others_read_it(tmp_path, shape, dtype):
     stack = noise((3, *shape), dtype)
     with page_writer(tmp_path / "stack.tif", 3, 40, 30) as add:

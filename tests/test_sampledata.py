@@ -1,4 +1,4 @@
-"""SampleData: what is drawn looks like the task, and the same numbers give the same pixels."""
+"""datasets/drawn.py: what is drawn looks like the task; the same numbers give the same pixels."""
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from datasets.drawn import make_pair
 
-SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample"  # tests/test_makedata.py draws it anew
+SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample"  # test_makedata.py draws it anew
 
 
 def best_iou_of_a_threshold(image, label):
@@ -31,16 +31,19 @@ def test_neither_one_class_nor_a_threshold_solves_it(pictures):
     cells = np.array([(label > 0).mean() for _, label in pairs])  # also the IoU of "all foreground"
     assert 0.70 < cells.mean() < 0.76 and (cells < 0.8).all()
     for sigma in (0, 1, 2):
-        scores = [best_iou_of_a_threshold(ndimage.gaussian_filter(image, sigma), label) for image, label in pairs]
+        scores = [best_iou_of_a_threshold(ndimage.gaussian_filter(image, sigma), label)
+                  for image, label in pairs]
         assert np.mean(scores) < 0.82, f"smoothed by {sigma}"
 
 
 def test_membrane_is_darker_than_the_cell_beside_it(pictures):
     """What decides is there: across nearly every stretch of membrane the image gets darker."""
     for name in (name for name in pictures if "/imgs/" in name):
-        image, membrane = pictures[name].astype(float), pictures[name.replace("/imgs/", "/labels/")] == 0
-        inside = ndimage.gaussian_filter(image * membrane, 4) / ndimage.gaussian_filter(membrane * 1.0, 4).clip(1e-6)
-        beside = ndimage.gaussian_filter(image * ~membrane, 4) / ndimage.gaussian_filter(~membrane * 1.0, 4).clip(1e-6)
+        image = pictures[name].astype(float)
+        membrane = pictures[name.replace("/imgs/", "/labels/")] == 0
+        inside, beside = (ndimage.gaussian_filter(image * mask, 4)
+                          / ndimage.gaussian_filter(mask * 1.0, 4).clip(1e-6)
+                          for mask in (membrane, ~membrane))
         assert (inside < beside - 8)[membrane].mean() > 0.97, name
 
 

@@ -1,4 +1,4 @@
-"""The weight map against the definition written out, its limits, and the cache's behaviour when things go wrong."""
+"""WeightMap.py: against the definition written out, at its limits, and with a damaged cache."""
 import subprocess
 import sys
 from pathlib import Path
@@ -10,20 +10,21 @@ from scipy import ndimage
 
 import WeightMap
 from command.errors import DataError
-from WeightMap import border_weights, cached_weight_map, class_weights, compute_weight_map
+from WeightMap import WeightMaps, border_weights, class_weights, compute_weight_map
 
 ROOT = Path(WeightMap.__file__).resolve().parent
 
 
 def by_definition(label, w0=10, sigma=5):
-    """Equation 2 word by word: the distances to every single object over the whole image, sorted."""
+    """Equation 2 word by word: the distances to every single object in the image, sorted."""
     ratio = {value: label.size / np.sum(label == value) for value in np.unique(label)}
     weight = np.vectorize(ratio.get, otypes=[float])(label) / max(ratio.values())
     objects, count = ndimage.label(label > 0, structure=np.ones((3, 3)))
     if count < 2:
         return weight
     edt = ndimage.distance_transform_edt
-    distances = np.sort([edt(objects != k) + edt(objects == k) for k in range(1, count + 1)], axis=0)
+    distances = [edt(objects != k) + edt(objects == k) for k in range(1, count + 1)]
+    distances = np.sort(distances, axis=0)
     return weight + w0 * np.exp(-(distances[0] + distances[1]) ** 2 / (2 * sigma ** 2))
 
 
@@ -40,13 +41,14 @@ def rings():
 def labels():
     rng = np.random.default_rng(0)
     giant = np.ones((60, 70), int)
-    giant[10:50, 10:60] = rng.random((40, 50)) < 0.05  # one object around the image, many pixels in it
+    giant[10:50, 10:60] = rng.random((40, 50)) < 0.05  # one object around many pixels
     corners = np.zeros((40, 30), int)
     corners[[0, 0, -1, -1], [0, -1, 0, -1]] = 1
     diagonal = np.eye(20, dtype=int)
     diagonal[15, 2] = 1
     return {
-        "blobs": blobs(rng, 64, 80, 3), "few blobs": blobs(rng, 80, 64, 4, 0.8), "dense": blobs(rng, 64, 64, 2, 0.2),
+        "blobs": blobs(rng, 64, 80, 3), "few blobs": blobs(rng, 80, 64, 4, 0.8),
+        "dense": blobs(rng, 64, 64, 2, 0.2),
         "single pixels": rng.random((64, 64)) < 0.03, "noise": rng.random((40, 50)) < 0.3,
         "rings with an island": rings(),
         "giant": giant, "corners": corners, "touching by a corner": diagonal,
@@ -69,21 +71,25 @@ def test_random_small_labels_equal_the_definition():
     rng = np.random.default_rng(1)
     for _ in range(100):
         label = (rng.random(rng.integers(1, 25, 2)) < rng.random()) * rng.integers(1, 4)
-        np.testing.assert_allclose(compute_weight_map(label, 10, 3), by_definition(label, 10, 3), atol=1e-4)
+        expected = by_definition(label, 10, 3)
+        np.testing.assert_allclose(compute_weight_map(label, 10, 3), expected, atol=1e-4)
 
 
 def test_by_hand():
     label = np.zeros((5, 5), int)
     label[:, 0] = label[:, 4] = 1  # two bars, three pixels of background between them
-    across = np.array([1 + 4, 1 + 3, 2 + 2, 3 + 1, 4 + 1])  # d1 + d2; a bar's pixel is 1 from outside its own bar
-    np.testing.assert_allclose(border_weights(label, 10, 5), np.tile(10 * np.exp(-across ** 2 / 50), (5, 1)), rtol=1e-6)
-    np.testing.assert_allclose(class_weights(label)[0], [1, 10 / 15, 10 / 15, 10 / 15, 1], rtol=1e-6)
+    across = np.array([1 + 4, 1 + 3, 2 + 2, 3 + 1, 4 + 1])  # d1 + d2; in a bar d1 is 1
+    expected = np.tile(10 * np.exp(-across ** 2 / 50), (5, 1))
+    np.testing.assert_allclose(border_weights(label, 10, 5), expected, rtol=1e-6)
+    expected = [1, 10 / 15, 10 / 15, 10 / 15, 1]
+    np.testing.assert_allclose(class_weights(label)[0], expected, rtol=1e-6)
 
 
 def test_class_weights_give_the_rarest_class_one():
     label = np.repeat([0, 3, 200], [60, 30, 10]).reshape(10, 10).astype(np.uint8)
     weights = class_weights(label)
-    assert np.allclose([weights[label == value][0] for value in (0, 3, 200)], [10 / 60, 10 / 30, 1])
+    found = [weights[label == value][0] for value in (0, 3, 200)]
+    assert np.allclose(found, [10 / 60, 10 / 30, 1])
 
 
 @pytest.mark.parametrize("value", [0, 1, 7])
@@ -99,7 +105,8 @@ def test_ignored_pixels_count_nowhere():
     marked, cut = np.where(ignored, -1, label), np.where(ignored, 0, label)
     counts = np.bincount(label[~ignored])
     expected = (counts.min() / counts)[cut] + border_weights(cut)
-    np.testing.assert_allclose(compute_weight_map(marked), np.where(ignored, 0, expected), rtol=1e-6)
+    expected = np.where(ignored, 0, expected)
+    np.testing.assert_allclose(compute_weight_map(marked), expected, rtol=1e-6)
     assert not compute_weight_map(np.full((5, 5), -1)).any()
 
 
@@ -115,15 +122,15 @@ def test_extreme_sigma(sigma, expected):
     assert (border_weights(np.tile([1, 0], (4, 4)), 10, sigma) == expected).all()
 
 
-@pytest.mark.parametrize("arguments", [dict(sigma=0), dict(sigma=-1), dict(sigma=float("nan")), dict(w0=-1),
-                                       dict(w0=float("inf"))])
+@pytest.mark.parametrize("arguments", [dict(sigma=0), dict(sigma=-1), dict(sigma=float("nan")),
+                                       dict(w0=-1), dict(w0=float("inf"))])
 def test_refuses_wrong_parameters(arguments):
     with pytest.raises(ValueError):
         compute_weight_map(np.eye(4, dtype=int), **arguments)
 
 
-@pytest.mark.parametrize("label", [np.zeros((2, 2, 2), int), np.zeros((2, 2)), np.zeros((0, 3), int),
-                                   -2 * np.eye(3, dtype=int)])
+@pytest.mark.parametrize("label", [np.zeros((2, 2, 2), int), np.zeros((2, 2)),
+                                   np.zeros((0, 3), int), -2 * np.eye(3, dtype=int)])
 def test_refuses_what_is_no_label(label):
     with pytest.raises(ValueError):
         compute_weight_map(label)
@@ -135,7 +142,7 @@ def test_types_of_label_agree():
         assert (compute_weight_map(label.astype(dtype)) == compute_weight_map(label)).all()
 
 
-# ---------------------------------------------------------------------------------------------------------- the cache
+# ---------------------------------------------------------------------------------------- the cache
 LABEL = rings().astype(np.int64)
 
 
@@ -152,7 +159,7 @@ def computed(monkeypatch):
 
 
 def cached(folder, label=LABEL, w0=10, sigma=5):
-    weight_map = cached_weight_map("data/labels/frame_1.png", label, folder / "maps", w0, sigma)
+    weight_map = WeightMaps(folder / "maps", w0, sigma).read("data/labels/frame_1.png", label)
     assert weight_map.dtype == np.float32 and weight_map.flags.writeable
     assert (weight_map == compute_weight_map(label, w0, sigma)).all()
     return weight_map
@@ -162,11 +169,17 @@ def test_second_time_is_read(tmp_path, computed):
     cached(tmp_path)
     cached(tmp_path, LABEL.astype(np.uint8), w0=10.0, sigma=5.0)  # equal values, other types
     assert len(computed) == 1
-    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == ["frame_1.npy", "frame_1.png"]
+    names = sorted(path.name for path in (tmp_path / "maps").iterdir())
+    assert names == ["frame_1.npy", "frame_1.png"]
 
 
-@pytest.mark.parametrize("change", [dict(w0=11), dict(sigma=4), dict(label=1 - LABEL), dict(label=LABEL[:, :-1]),
-                                    dict(label=LABEL.reshape(61, 50))])
+def test_defaults_are_the_papers(tmp_path):
+    found = WeightMaps(tmp_path).read("frame_1.png", LABEL)
+    assert (found == compute_weight_map(LABEL, w0=10, sigma=5)).all()
+
+
+@pytest.mark.parametrize("change", [dict(w0=11), dict(sigma=4), dict(label=1 - LABEL),
+                                    dict(label=LABEL[:, :-1]), dict(label=LABEL.reshape(61, 50))])
 def test_a_change_is_computed(tmp_path, computed, change):
     cached(tmp_path)
     cached(tmp_path, **change)
@@ -215,7 +228,8 @@ def test_pair_of_two_writers_is_not_trusted(tmp_path, computed):
     cached(tmp_path)
     picture = (tmp_path / "maps" / "frame_1.png").read_bytes()
     cached(tmp_path, sigma=3)
-    (tmp_path / "maps" / "frame_1.png").write_bytes(picture)  # one writer's picture beside the other one's array
+    # one writer's picture beside the other one's array
+    (tmp_path / "maps" / "frame_1.png").write_bytes(picture)
     cached(tmp_path)
     assert len(computed) == 3
 
@@ -240,7 +254,7 @@ def test_folder_that_cannot_be(tmp_path):
         cached(tmp_path)
 
 
-# ---------------------------------------------------------------------------------------------------------- the picture
+# -------------------------------------------------------------------------------------- the picture
 def draw(*arguments, folder):
     command = [sys.executable, ROOT / "Loss.py", *map(str, arguments)]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
