@@ -94,8 +94,8 @@ class Data(NamedTuple):
     baselines: dict            # of constant answers on `choosing`
     test_baselines: dict       # on `test_set`
     statistics: Statistics
-    digest: str                # of the contents of all files: what --resume compares
-    remarks: list              # lines about the lists of files
+    digest: str = ""           # of the contents of all files: what --resume compares
+    remarks: list = ()         # lines about the lists of files
 
     @property
     def holds_back(self):
@@ -230,7 +230,7 @@ class TrainingLoader:
         weight, rng = self.weight_map(index, label), self._generator(index, epoch)
         crop = self._draw_crop(rng, *label.shape)
         if self.augment is None:
-            here = np.s_[crop.top:crop.top + crop.height, crop.left:crop.left + crop.width]
+            here = crop.pixels
             return Sample(normalise(pixels, self.dataset.statistics), label[here], weight[here],
                           (crop.top, crop.left))
         warped = self.augment(pixels, label, weight, rng, crop, self._around)

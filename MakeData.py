@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from command.errors import run
+from command.files import make_folder
 from command.flags import Parser, expression, number
 
 # A function imports the modules that it needs: --help and a mistake in the flags are answered fast.
@@ -67,23 +68,25 @@ def make_folders(options):
     from datasets.folders import import_folders
     import_folders(options.images, options.labels, options.Data_directory, options.test_fraction,
                    options.seed, options.group)
-    return report_set(options.Data_directory, options.ignore_label)
+    return report_set(options)
 
 
 def check_folder(options):
     """Check a data set; returns the exit code."""
-    return report_set(options.Data_directory, options.ignore_label,
-                      options.n_channels, options.n_classes)
+    return report_set(options, options.n_channels, options.n_classes)
 
 
-def report_set(folder, ignore_label, n_channels=None, n_classes=None):
+def report_set(options, n_channels=None, n_classes=None):
     """Print whether a data set is sound and what to run next; returns the exit code, 0 or 1.
 
-    n_channels, n_classes: that it should have; None: that its files have.
+    n_channels, n_classes: that it should have; None: that its files have.  What is learned of the
+    files is kept for Main.py.
     """
     from datasets.check import check_set
     from datasets.survey import Survey
-    verdict = check_set(folder, Survey(), n_channels, n_classes, ignore_label)
+    folder, ignore_label = options.Data_directory, options.ignore_label
+    survey = Survey(make_folder(options.Datatxt_directory))
+    verdict = check_set(folder, survey, n_channels, n_classes, ignore_label)
     if not verdict.is_sound:
         print("next: mend these, then python MakeData.py check --Data_directory "
               f"{shlex.quote(str(folder))}")
@@ -110,6 +113,8 @@ def build_parser():
 
     ignored = {"type": number(int, 0, 2 ** 16),
                "help": "label value to ignore, in the loss and in all scores (default: none)"}
+    kept = {"type": Path, "default": "./DataTxt",
+            "help": "folder that keeps what is learned of the files, for Main.py"}
 
     add = add_command("sample", make_sample,
                       "draw pictures like electron micrographs, with their labels",
@@ -154,6 +159,7 @@ def build_parser():
         help="regular expression; its first group is the slide (the patient) in an image's name; "
              "the images of a slide stay together (default: each image for itself)")
     add("--ignore_label", **ignored)
+    add("--Datatxt_directory", **kept)
 
     add = add_command("check", check_folder,
                       "say that a data set is sound, or name each file that is not")
@@ -162,6 +168,7 @@ def build_parser():
     add("--n_classes", type=number(int, 2, 256),
         help="classes that the labels should have (default: as they have)")
     add("--ignore_label", **ignored)
+    add("--Datatxt_directory", **kept)
     return parser
 
 

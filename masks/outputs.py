@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from command.errors import DataError, say_once
 from images.formats import list_images
-from images.pages import LARGE, ImageFile, examine
+from images.pages import LARGE, ImageFile, examine_file
 
 EXTRAS = ("probabilities", "overlay", "instances")  # what can be made besides masks
 
@@ -75,7 +75,7 @@ def plan_outputs(inputs, folder, extras, overwrite, too_large):
     taken = {path.resolve() for path in paths}
     for path in paths:
         try:
-            file = examine(path)
+            file = examine_file(path)
         except DataError as error:
             errors.append(str(error))
             continue

@@ -18,9 +18,9 @@ class Request(NamedTuple):
 
 def given_flags(words, parser):
     """{flag: value} of the flags that stand on the command line."""
-    for action in parser._actions:
-        action.default = SUPPRESS
-    given = vars(parser.parse_args(words))
+    parser.set_defaults(**dict.fromkeys(vars(parser.parse_args([])), SUPPRESS))
+    given = {flag: value for flag, value in vars(parser.parse_args(words)).items()
+             if value is not SUPPRESS}
     if given.get("protocol") == "default":  # another way to say: none
         del given["protocol"]
     return given

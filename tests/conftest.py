@@ -15,10 +15,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
-def make_data(monkeypatch, capsys):
+def make_data(monkeypatch, capsys, tmp_path):
     """`python MakeData.py FLAGS` within this process, as a function: (exit code, standard output, standard error)."""
     import MakeData
     from command.errors import run
+    monkeypatch.chdir(tmp_path)  # ./DataTxt comes to lie there
 
     def command(*flags):
         monkeypatch.setattr(sys, "argv", ["MakeData.py", *map(str, flags)])

@@ -11,6 +11,7 @@ from PIL import Image
 from datasets import label_values
 from datasets.check import check_set, some
 from datasets.copies import Manifest
+from datasets.survey import Survey
 from images.formats import png_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,7 +57,7 @@ def test_a_sound_set(check, folder, snapshot):
     assert lines[:3] == ["train: 4 pairs, 6 x 4 px, 8-bit grey, pixels with label 0: 75.0%, 255: 25.0%",
                          "test: 2 pairs, 6 x 4 px, 8-bit grey, pixels with label 0: 75.0%, 255: 25.0%",
                          "6 pairs, sound"]
-    assert lines[3:] == [f"next: python Main.py --Data_directory {folder} --n_channels 1 --n_classes 2"]
+    assert lines[3:] == [f"next: python Main.py --Data_directory {folder} --n_channels 1 --n_classes 2 --protocol fast"]
 
 
 @pytest.mark.parametrize("values, flags, shares, classes", [
@@ -68,7 +69,7 @@ def test_numbers_of_classes(check, folder, values, flags, shares, classes):
     write_set(folder, label, channels=(3,))
     code, lines = check("--n_channels", 3, *flags)
     assert code == 0 and "6 pairs, sound" in lines and shares in lines[0]
-    assert lines[-1].endswith(f"--n_channels 3 --n_classes {classes}")
+    assert lines[-1].endswith(f"--n_channels 3 --n_classes {classes} --protocol fast")
     assert [line for line in lines if line.startswith("warning: ")] == (
         [f"warning: {folder}/train/labels: 2, 3, 4 in no label"] if classes == 5 else [])
 
@@ -146,7 +147,7 @@ def test_grey_values_in_colour_files_need_one_channel(check, folder):
         grey = np.asarray(Image.open(path))
         save(path, np.dstack([grey] * 3))
     code, lines = check()
-    assert code == 0 and lines[-1].endswith("--n_channels 1 --n_classes 2")
+    assert code == 0 and lines[-1].endswith("--n_channels 1 --n_classes 2 --protocol fast")
     assert check("--n_channels", 3)[0] == 0, "three hold them too"
 
 
@@ -179,7 +180,7 @@ def test_strange_values_in_all_labels(check, folder, row, named):
 @pytest.mark.parametrize("row, n_classes", [((0, 0, 0, 5), 2), ((0, 0, 0, 1), 2), ((0, 1, 2, 3), 4), ((0, 0, 255, 255), 2)])
 def test_classes_of_sound_labels_are_those_that_training_chooses(folder, row, n_classes):
     write_set(folder, np.repeat(np.array([row], np.uint8), 6, axis=0))
-    assert check_set(folder) == (True, 1, n_classes)
+    assert check_set(folder, Survey()) == (True, 1, n_classes)
     counts = label_values.count_label_values(sorted((folder / "train/labels").iterdir()), None)
     assert label_values.classes_in(counts) == n_classes
 

@@ -33,7 +33,7 @@ from runs.events import EventLog
 from runs.log import CSV_COLUMNS, RunLog, duration, read_records, run_name
 from runs.page import Run, write_page
 from runs.page_pictures import choose_examples
-from WeightMap import compute_weight_map
+from WeightMap import WeightMaps, compute_weight_map
 
 ROOT = Path(__file__).resolve().parent.parent
 BASELINE = {"iou": 0.7, "dice": 0.82, "f1": 0.82}
@@ -441,7 +441,7 @@ def make_run(folder, log, names=NAMES, n_classes=2, predictions=True, copies=0, 
         choosing = make_set(make_folder(folder / "held"), held_back, n_classes)
     baselines = [constant_baselines(map(each.label, range(len(each))), n_classes)
                  for each in (choosing, test_set)]
-    loader = TrainingLoader(train_set, None, weight_directory=folder / "weights")
+    loader = TrainingLoader(train_set, None, maps=WeightMaps(folder / "weights"))
     settings = {"Data_directory": folder, "mode": "Unet", "Total_epochs": 5,
                 "dropout_probs": [0.2, 0.5], "tile": "<N>"}
     words = ["python", "Main.py", "--Data_directory", "my 'own' <data>", "--tile", "64"]
