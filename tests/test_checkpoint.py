@@ -6,10 +6,10 @@ import json
 import os
 import pickle
 import resource
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fakes import fake_model
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -29,27 +29,6 @@ def arrays(seed=0):
             "steps": np.array([2 ** 40, -1]), "flags": np.array([True, False]),
             "bytes": rng.integers(0, 256, 9).astype(np.uint8), "scalar": np.float32(3.5),
             "empty": np.zeros((0, 3), np.float32), "权重": np.ones(1, np.int32)}
-
-
-class FakeVar:
-    """What Checkpoint asks of a Jittor Var."""
-
-    def __init__(self, *shape):
-        self.value, self.assigned = np.zeros(shape, np.float32), 0
-
-    shape = property(lambda self: self.value.shape)
-
-    def numpy(self):
-        return self.value
-
-    def assign(self, value):
-        assert value.dtype == np.float32 and value.shape == self.shape
-        self.value, self.assigned = value, self.assigned + 1
-
-
-def fake_model(**shapes):
-    state = {name: FakeVar(*shape) for name, shape in shapes.items()}
-    return SimpleNamespace(state_dict=lambda: state)
 
 
 # ------------------------------------------------------------------------------------- round trips
