@@ -201,7 +201,7 @@ class Pool(jt.Function):
     SHAPE = "max_pool::Shape shape{(int)(in0_shape0 * in0_shape1), (int)in0_shape2, (int)in0_shape3"
 
     def execute(self, x, ceil_mode):
-        sides = [(side + ceil_mode) // 2 for side in x.shape[2:]]
+        sides = [-(-side // 2) if ceil_mode else side // 2 for side in x.shape[2:]]
         y, = run_kernel(self.HEADERS, f"""{self.SHAPE}, (int)out0_shape2, (int)out0_shape3}};
             max_pool::forward(shape, in0_p, out0_p);
         """, [[*x.shape[:2], *sides]], [x])
