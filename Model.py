@@ -2,51 +2,48 @@
 
     python Model.py                     # the layer table of each: shapes, parameters, memory
 
-UNet: Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015, with
-BatchNorm after every convolution.  U2net, U2netS: Qin et al., "U^2-Net: Going Deeper with Nested U-Structure for Salient
-Object Detection", Pattern Recognition 2020, figure 5 and table 1.  State-dict names are those of the public weights.
+UNet: Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image
+Segmentation", MICCAI 2015, figure 1, with BatchNorm after each 3x3 convolution.
+U2net, U2netS: Qin et al., "U^2-Net: Going Deeper with Nested U-Structure for Salient Object
+Detection", Pattern Recognition 2020, figure 5 and table 1.
+The modules have the names of the public weights, so that these load.
 """
 import math
 import sys
+from typing import NamedTuple
 
-from backend import start
+from backend.summary import print_summary, start_command
+from command.errors import run
+
+if __name__ == "__main__":
+    start_command()  # it answers --help: here, because the classes below need Jittor
+
 from backend.operators import BatchNorm, Conv, MaxPool, conv_norm_relu, resize
 from backend.start import jt, nn
-from command.errors import run
-from command.flags import Parser
-
-
-def prepare():
-    """Answer --help, or what keeps Jittor from starting, before the classes below need Jittor."""
-    Parser("Print the layer table of each net: output shapes, parameters, memory.").parse_args()
-    start.import_jittor()
-
-
-if __name__ == "__main__" and run(prepare):
-    sys.exit(1)
 
 
 def he_initialise(model):
-    """Gaussian weights of std sqrt(2 / fan_in), zero biases, for every convolution (U-Net, section 3; He et al. 2015)."""
+    """Gaussian weights of std sqrt(2 / fan_in), zero biases (U-Net, section 3; He et al. 2015)."""
     for module in model.modules():
         if isinstance(module, (nn.Conv, nn.ConvTranspose)):
             shape = module.weight.shape
-            # a 2x2 transposed convolution of stride 2 reaches each of its outputs through one tap per input channel
+            # an output of a 2x2 transposed convolution of stride 2 sees one tap of each channel
             fan_in = shape[0] if isinstance(module, nn.ConvTranspose) else math.prod(shape[1:])
             module.weight.assign(jt.init.gauss(shape, "float32", 0.0, math.sqrt(2 / fan_in)))
             if module.bias is not None:
                 module.bias.assign(jt.zeros(module.bias.shape))
 
 
-# ------------------------------------------------------------------------------------------------------------------ U-Net
+# ------------------------------------------------------------------------------------------ U-Net
 class DoubleConv(nn.Module):
-    """(3x3 convolution, BatchNorm, ReLU) twice."""
+    """(3x3 convolution, BatchNorm, ReLU) twice: the two blue arrows of each level of figure 1."""
 
     def __init__(self, in_channels, out_channels, mid_channels=None, padding=0, conv_bias=True):
         mid_channels = mid_channels or out_channels
+        conv = {"padding": padding, "bias": conv_bias}
         self.double_conv = nn.Sequential(
-            Conv(in_channels, mid_channels, 3, padding=padding, bias=conv_bias), BatchNorm(mid_channels), nn.ReLU(),
-            Conv(mid_channels, out_channels, 3, padding=padding, bias=conv_bias), BatchNorm(out_channels), nn.ReLU())
+            Conv(in_channels, mid_channels, 3, **conv), BatchNorm(mid_channels), nn.ReLU(),
+            Conv(mid_channels, out_channels, 3, **conv), BatchNorm(out_channels), nn.ReLU())
 
     def execute(self, x):
         conv1, norm1, _, conv2, norm2, _ = self.double_conv
@@ -54,7 +51,7 @@ class DoubleConv(nn.Module):
 
 
 class Down(nn.Module):
-    """2x2 max-pool, DoubleConv, dropout."""
+    """One level down the contracting path: 2x2 max-pool, DoubleConv, dropout."""
 
     def __init__(self, in_channels, out_channels, dropout_prob, **conv):
         self.maxpool_conv = nn.Sequential(MaxPool(), DoubleConv(in_channels, out_channels, **conv))
@@ -62,34 +59,36 @@ class Down(nn.Module):
 
     def execute(self, x):
         x = self.maxpool_conv(x)
-        return self.dropout(x) if self.dropout is not None else x
+        return x if self.dropout is None else self.dropout(x)
 
 
 class Up(nn.Module):
-    """Up-sample by 2, put the skip connection in front, DoubleConv.
+    """One level up the expansive path: up-sample by 2, put the skip in front, DoubleConv.
 
-    Where the convolutions are valid the skip gives its middle; where they keep the size a pool has dropped at most one
-    row and one column, which come back as zeros, as in milesial's U-Net.
+    After valid convolutions the skip is larger: its middle is taken ("copy and crop").  After
+    padded ones it may have a row or a column more, which the pool has dropped: zeros replace them.
     """
 
-    def __init__(self, in_channels, out_channels, bilinear, align_corners, padding, conv_bias):
-        self.align_corners, self.padding = align_corners, padding
-        self.up = None if bilinear else nn.ConvTranspose(in_channels, in_channels // 2, 2, stride=2)
-        self.conv = DoubleConv(in_channels, out_channels, in_channels // 2 if bilinear else None, padding, conv_bias)
+    def __init__(self, in_channels, out_channels, bilinear, align_corners, **conv):
+        self.align_corners, self.padding = align_corners, conv["padding"]
+        half = in_channels // 2
+        self.up = None if bilinear else nn.ConvTranspose(in_channels, half, 2, stride=2)
+        self.conv = DoubleConv(in_channels, out_channels, half if bilinear else None, **conv)
 
     def execute(self, x, skip):
         height, width = 2 * x.shape[2], 2 * x.shape[3]
         x = resize(x, height, width, self.align_corners) if self.up is None else self.up(x)
         below, right = skip.shape[2] - height, skip.shape[3] - width
-        if self.padding:
-            x = nn.pad(x, (0, right, 0, below)) if below or right else x
-        else:
-            skip = skip[:, :, below // 2:below // 2 + height, right // 2:right // 2 + width]
+        if not self.padding:
+            top, left = below // 2, right // 2
+            skip = skip[:, :, top:top + height, left:left + width]
+        elif below or right:
+            x = nn.pad(x, (0, right, 0, below))
         return self.conv(jt.concat([skip, x], dim=1))
 
 
 class OutConv(nn.Module):
-    """1x1 convolution to the classes' logits."""
+    """1x1 convolution to the logits of the classes."""
 
     def __init__(self, in_channels, n_classes):
         self.conv = Conv(in_channels, n_classes, 1)
@@ -99,22 +98,25 @@ class OutConv(nn.Module):
 
 
 class UNet(nn.Module):
-    """U-Net (2015, figure 1): (N, n_channels, H, W) float32 -> logits (N, n_classes, H - 184, W - 184).
+    """U-Net: (N, n_channels, H, W) float32 -> logits (N, n_classes, H - 184, W - 184) float32.
 
-    bilinear: up-sample by interpolation instead of a transposed convolution.  dropout_probs: four probabilities, element
-    by element, at the end of down1 ... down4, before the skip leaves (section 3.1); None: no dropout.  base_channels: 64
-    in the paper.  padding=1 keeps the size.  align_corners: of the bilinear up-sampling.
-    Without padding H and W must be 12 modulo 16, so that every level is even before its pool (section 3), from 188 on;
-    with padding they may be anything from 32 on.  Other sizes raise ValueError.
+    bilinear: up-sample by interpolation; False: by a transposed convolution, as in the paper.
+    dropout_probs: one for each of down1 ... down4; None: no dropout.  It drops single elements, at
+    the end of the level, before its skip leaves (section 3.1).
+    base_channels: channels of the first level, 64 in the paper.
+    padding: 0: valid convolutions, as in the paper; 1: the output has the input's size.
+    conv_bias: whether 3x3 convolutions have biases.  align_corners: of the interpolation.
+    With padding 0, H and W must be 12 modulo 16, at least 188: every level is then even before its
+    pool (section 3).  With padding 1 they must be at least 32.  Other sizes raise ValueError.
     """
-    REFERENCE_INPUT = 448  # px: only works because a pool drops a row; the reference's protocol alone uses it
+    REFERENCE_INPUT = 448  # px: works only because a pool drops a row; for --tile reference alone
 
-    def __init__(self, n_channels, n_classes, bilinear=True, dropout_probs=None, base_channels=64, padding=0,
-                 conv_bias=True, align_corners=False):
+    def __init__(self, n_channels, n_classes, bilinear=True, dropout_probs=None, base_channels=64,
+                 padding=0, conv_bias=True, align_corners=False):
         self.padding = padding
         c, conv = base_channels, {"padding": padding, "conv_bias": conv_bias}
         p1, p2, p3, p4 = dropout_probs or (0, 0, 0, 0)
-        halved = 2 if bilinear else 1  # interpolation keeps the channels, so the convolution before it gives half
+        halved = 2 if bilinear else 1  # interpolation keeps the channels: the level below halves
         up = {"bilinear": bilinear, "align_corners": align_corners, **conv}
         self.inc = DoubleConv(n_channels, c, **conv)
         self.down1 = Down(c, 2 * c, p1, **conv)
@@ -138,21 +140,21 @@ class UNet(nn.Module):
     def execute(self, x):
         if tuple(x.shape[2:]) != (self.REFERENCE_INPUT, self.REFERENCE_INPUT):
             check_size(self, x)
-        x1 = self.inc(x)
-        x2 = self.down1(x1)
-        x3 = self.down2(x2)
-        x4 = self.down3(x3)
-        x5 = self.down4(x4)
-        x = self.up1(x5, x4)
-        x = self.up2(x, x3)
-        x = self.up3(x, x2)
-        x = self.up4(x, x1)
+        x1 = self.inc(x)      # figure 1: 572 -> 568 px
+        x2 = self.down1(x1)   # 284 -> 280
+        x3 = self.down2(x2)   # 140 -> 136
+        x4 = self.down3(x3)   # 68 -> 64
+        x5 = self.down4(x4)   # 32 -> 28
+        x = self.up1(x5, x4)  # 56 -> 52
+        x = self.up2(x, x3)   # 104 -> 100
+        x = self.up3(x, x2)   # 200 -> 196
+        x = self.up4(x, x1)   # 392 -> 388
         return self.outc(x)
 
 
-# ---------------------------------------------------------------------------------------------------------------- U-2-Net
+# ---------------------------------------------------------------------------------------- U-2-Net
 class REBNCONV(nn.Module):
-    """3x3 convolution (dilated, size kept), BatchNorm, ReLU."""
+    """3x3 convolution that keeps the size, BatchNorm, ReLU."""
 
     def __init__(self, in_channels, out_channels, dilation=1):
         self.conv_s1 = Conv(in_channels, out_channels, 3, padding=dilation, dilation=dilation)
@@ -162,22 +164,33 @@ class REBNCONV(nn.Module):
         return conv_norm_relu(self.conv_s1, self.bn_s1, x)
 
 
-class RSU(nn.Module):
-    """Residual U-block of a given height (figure 2): a small U-Net whose output is added to its own first convolution.
+class Stage(NamedTuple):
+    """A stage of table 1: the size of its residual U-block."""
+    height: int            # L of RSU-L: its levels
+    mid_channels: int      # M
+    out_channels: int      # O
+    dilated: bool = False  # RSU-4F: dilated convolutions instead of pools
 
-    dilated=True is RSU-4F: no pooling, dilations 1, 2, 4, 8 instead.
+
+class RSU(nn.Module):
+    """Residual U-block (figure 2e): a small U-Net, whose output is added to its first convolution.
+
+    Of its L levels, 2 ... L-1 begin with a pool, and level L is dilated by 2 instead.
+    RSU-4F (section 3.2) has no pool: its levels have the dilations 1, 2, 4, 8.
     """
 
-    def __init__(self, height, in_channels, mid_channels, out_channels, align_corners, dilated=False):
-        self.height, self.dilated, self.align_corners = height, dilated, align_corners
+    def __init__(self, in_channels, stage, align_corners):
+        self.height, self.dilated, self.align_corners = stage.height, stage.dilated, align_corners
+        middle, out_channels = stage.mid_channels, stage.out_channels
+        dilations = [1, 2, 4, 8] if stage.dilated else [1] * (stage.height - 1) + [2]
         self.pool = MaxPool(ceil_mode=True)
         self.rebnconvin = REBNCONV(in_channels, out_channels)
-        for k in range(1, height + 1):
-            dilation = 2 ** (k - 1) if dilated else (2 if k == height else 1)
-            setattr(self, f"rebnconv{k}", REBNCONV(out_channels if k == 1 else mid_channels, mid_channels, dilation))
-        for k in range(height - 1, 0, -1):
-            dilation = 2 ** (k - 1) if dilated else 1
-            setattr(self, f"rebnconv{k}d", REBNCONV(2 * mid_channels, out_channels if k == 1 else mid_channels, dilation))
+        for k, dilation in enumerate(dilations, 1):
+            before = out_channels if k == 1 else middle
+            setattr(self, f"rebnconv{k}", REBNCONV(before, middle, dilation))
+        for k in range(stage.height - 1, 0, -1):
+            after = out_channels if k == 1 else middle
+            setattr(self, f"rebnconv{k}d", REBNCONV(2 * middle, after, dilations[k - 1]))
 
     def execute(self, x):
         x_in = x = self.rebnconvin(x)
@@ -189,57 +202,50 @@ class RSU(nn.Module):
             skips.append(x)
         x = getattr(self, f"rebnconv{self.height}")(x)
         for k in range(self.height - 1, 0, -1):
-            skip = skips[k - 1]
+            skip = skips.pop()
             x = resize(x, skip.shape[2], skip.shape[3], self.align_corners)
             x = getattr(self, f"rebnconv{k}d")(jt.concat([x, skip], dim=1))
         return x + x_in
 
 
-# stage: (height of its RSU, or '4F'; middle channels; output channels), in the order of the forward pass
-U2NET_STAGES = {"stage1": (7, 32, 64), "stage2": (6, 32, 128), "stage3": (5, 64, 256), "stage4": (4, 128, 512),
-                "stage5": ("4F", 256, 512), "stage6": ("4F", 256, 512), "stage5d": ("4F", 256, 512),
-                "stage4d": (4, 128, 256), "stage3d": (5, 64, 128), "stage2d": (6, 32, 64), "stage1d": (7, 16, 64)}
-U2NETS_STAGES = {name: (height, 16, 64) for name, (height, _, _) in U2NET_STAGES.items()}
-
-
 class U2NetBase(nn.Module):
-    """U-2-Net of a table of stages: (N, in_ch, H, W) float32 -> logits (N, n_classes, H, W).
+    """U-2-Net (figure 5), a U-Net of RSUs: (N, in_ch, H, W) float32 -> logits (N, n_classes, H, W).
 
-    side_outputs=True gives the list of logits d0 (fused), d1 ... d6 (one of each level), for deep supervision.
-    H and W from 33 on; smaller sizes raise ValueError.
+    side_outputs: return the logits d0 (fused), d1 ... d6 (of each level), a list, instead: for deep
+    supervision (section 3.3).  align_corners: of every interpolation.
+    H and W must be at least 33; smaller sizes raise ValueError.
     """
-    STAGES = None
+    STAGES = None  # table 1, {name: Stage}, in the order of the forward pass
 
     def __init__(self, in_ch, n_classes, align_corners=False, side_outputs=False):
         self.align_corners, self.side_outputs = align_corners, side_outputs
         self.pool = MaxPool(ceil_mode=True)
-        outputs = {name: out for name, (_, _, out) in self.STAGES.items()}
-        channels = in_ch
-        for name, (height, mid, out) in self.STAGES.items():
-            if name.endswith("d"):  # a decoder's input: the stage below it and the encoder's stage of its own level
+        channels, outputs = in_ch, {name: stage.out_channels for name, stage in self.STAGES.items()}
+        for name, stage in self.STAGES.items():
+            if name.endswith("d"):  # a decoder sees the stage below it and the encoder beside it
                 channels += outputs[name[:-1]]
-            dilated = height == "4F"
-            setattr(self, name, RSU(4 if dilated else height, channels, mid, out, align_corners, dilated))
-            channels = out
+            setattr(self, name, RSU(channels, stage, align_corners))
+            channels = outputs[name]
         for k in range(1, 7):
-            setattr(self, f"side{k}", Conv(outputs.get(f"stage{k}d", outputs["stage6"]), n_classes, 3, padding=1))
+            channels = outputs["stage6" if k == 6 else f"stage{k}d"]
+            setattr(self, f"side{k}", Conv(channels, n_classes, 3, padding=1))
         self.outconv = Conv(6 * n_classes, n_classes, 1)
         he_initialise(self)
 
     def next_valid_side(self, side):
-        """The smallest input side (px) from `side` on that the net takes: five poolings need 33."""
+        """The smallest input side (px) from `side` on that the net takes: five pools need 33."""
         return max(side, 33)
 
     def execute(self, x):
         check_size(self, x)
         height, width = x.shape[2], x.shape[3]
-        encoded = []
-        for k in range(1, 7):
+        skips = []
+        for k in range(1, 7):  # En_1 ... En_6
             x = getattr(self, f"stage{k}")(x if k == 1 else self.pool(x))
-            encoded.append(x)
-        sides = [self.side6(x)]
-        for k in range(5, 0, -1):
-            skip = encoded[k - 1]
+            skips.append(x)
+        sides = [self.side6(skips.pop())]
+        for k in range(5, 0, -1):  # De_5 ... De_1
+            skip = skips.pop()
             x = resize(x, skip.shape[2], skip.shape[3], self.align_corners)
             x = getattr(self, f"stage{k}d")(jt.concat([x, skip], dim=1))
             sides.insert(0, getattr(self, f"side{k}")(x))
@@ -250,40 +256,43 @@ class U2NetBase(nn.Module):
 
 class U2net(U2NetBase):
     """U-2-Net, full size: 44 M parameters."""
-    STAGES = U2NET_STAGES
+    RSU_4F = Stage(4, 256, 512, dilated=True)
+    STAGES = {"stage1": Stage(7, 32, 64), "stage2": Stage(6, 32, 128), "stage3": Stage(5, 64, 256),
+              "stage4": Stage(4, 128, 512), "stage5": RSU_4F, "stage6": RSU_4F,
+              "stage5d": RSU_4F, "stage4d": Stage(4, 128, 256), "stage3d": Stage(5, 64, 128),
+              "stage2d": Stage(6, 32, 64), "stage1d": Stage(7, 16, 64)}
 
 
 class U2netS(U2NetBase):
-    """U-2-Net small (the authors' U2NETP): 1.1 M parameters."""
-    STAGES = U2NETS_STAGES
+    """U-2-Net small, the authors' U2NETP: 1.1 M parameters."""
+    STAGES = {name: stage._replace(mid_channels=16, out_channels=64)
+              for name, stage in U2net.STAGES.items()}
 
 
-# ----------------------------------------------------------------------------------------------------------------- common
+# ------------------------------------------------------------------------------------- all nets
 NETS = {"Unet": UNet, "U2net": U2net, "U2netS": U2netS}
 
 
 def check_size(model, x):
-    """Raise ValueError, naming the next valid size, where the model cannot take the input (N, C, H, W)."""
+    """Raise ValueError, naming the next valid size, where the model cannot take x, (N, C, H, W)."""
     height, width = x.shape[2:]
-    wanted = model.next_valid_side(height), model.next_valid_side(width)
-    if (height, width) != wanted:
+    valid = model.next_valid_side(height), model.next_valid_side(width)
+    if (height, width) != valid:
         raise ValueError(f"{type(model).__name__} cannot take {height} x {width} px; "
-                         f"the next valid size is {wanted[0]} x {wanted[1]} px")
+                         f"the next valid size is {valid[0]} x {valid[1]} px")
 
 
 def build_model(mode, n_channels, n_classes, **options):
-    """The net that `mode` ('Unet', 'U2net', 'U2netS') names; options are those of its class."""
+    """The net that `mode`, a name in NETS, stands for.  options: those of its class."""
     if mode not in NETS:
         raise ValueError(f"unknown mode {mode!r}; known: {', '.join(NETS)}")
     return NETS[mode](n_channels, n_classes, **options)
 
 
 def main():
-    from backend.summary import summary
-    for mode, side in (("Unet", 572), ("U2net", 320), ("U2netS", 320)):
+    for mode, side in (("Unet", 572), ("U2net", 320), ("U2netS", 320)):  # px: as in the papers
         print(f"\n{mode}: 1 input channel, 2 classes, {side} x {side} px")
-        summary(build_model(mode, 1, 2), (1, side, side))
-    return 0
+        print_summary(build_model(mode, 1, 2), (1, side, side))
 
 
 if __name__ == "__main__":

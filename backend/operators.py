@@ -1,7 +1,8 @@
-"""The operators that are ours, because they are faster than Jittor's own on a CPU, or keep more digits.
+"""The operators that are ours: on a CPU they are faster than Jittor's own, or keep more digits.
 
-Each takes the place of one of Jittor's, with the same parameters and results.  On a GPU, in double precision and for
-shapes that they are not made for, Jittor's own runs.  The C++ is in kernels/.
+Each takes the place of one of Jittor's, with the same parameters and results.  Jittor's own runs
+on a GPU, in double precision, and for the shapes that ours are not made for.  The C++ is in
+kernels/.
 """
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -12,89 +13,106 @@ from backend.start import jt, nn
 
 KERNELS = Path(__file__).resolve().parent / "kernels"
 
-_wanted = ContextVar("whether the kernels are wanted", default=True)
+_kernels_wanted = ContextVar("kernels_wanted", default=True)
 
 
 @contextmanager
 def without_kernels():
-    """`with without_kernels():` Jittor's own operators alone, layer by layer."""
-    token = _wanted.set(False)
+    """`with without_kernels():` run Jittor's own operators alone, layer by layer."""
+    token = _kernels_wanted.set(False)
     try:
         yield
     finally:
-        _wanted.reset(token)
+        _kernels_wanted.reset(token)
 
 
-def suits(x):
-    """Whether the kernels can work on a Var."""
-    return _wanted.get() and x.dtype == "float32" and not jt.flags.use_cuda
+def kernels_suit(x):
+    """Whether the kernels can work on this Var: float32, on the CPU, and not switched off."""
+    return _kernels_wanted.get() and x.dtype == "float32" and not jt.flags.use_cuda
 
 
-def kernel(name, source, shapes, inputs, **data):
-    """Run C++ that sees `inputs` as in0 ..., Vars of `shapes` as out0 ..., numbers as data["name"]; the list of Vars.
+def run_kernel(headers, source, shapes, inputs, **data):
+    """Run C++ on float32 Vars and return the list of its outputs, Vars of `shapes`.
 
-    name: of its header in kernels/.
+    headers: the files of kernels/ that the C++ needs, besides vectors.h.
+    source: the C++.  It sees the Vars `inputs` as in0, in1, ..., the outputs as out0, out1, ...,
+    and each number of `data` as data["name"].
     """
-    headers = "".join(f'#include "{KERNELS / header}.h"\n' for header in ("vectors", name))
-    return jt.code(shapes, ["float32"] * len(shapes), inputs, cpu_header=headers, cpu_src=source,
-                   data={key: float(value) for key, value in data.items()})
+    paths = [KERNELS / f"{header}.h" for header in ("vectors", *headers)]
+    includes = "".join(f'#include "{path}"\n' for path in paths)
+    return jt.code(shapes, ["float32"] * len(shapes), inputs, cpu_header=includes, cpu_src=source,
+                   data={name: float(value) for name, value in data.items()})
 
 
-# ----------------------------------------------------------------------------------------------------------- convolution
+# ------------------------------------------------------------------------------------ convolution
 class Winograd(jt.Function):
-    """A 3x3 convolution of stride 1: (N, C, H, W), (K, C, 3, 3), (K,) or None -> (N, K, H + 2 pad - 2, W + 2 pad - 2)."""
+    """A 3x3 convolution of stride 1, by Winograd's algorithm (kernels/winograd_tiles.h).
+
+    x: (N, C, H, W); weight: (K, C, 3, 3); bias: (K,) or None; pad: rows and columns of zeros
+    around x.  Returns (N, K, H + 2 pad - 2, W + 2 pad - 2).  relu=True cuts negative values off; it
+    is for prediction alone, because the gradient does not know of it.
+    """
+    HEADERS = ("winograd_tiles", "winograd")
+    SHAPE = "winograd::Shape shape(in0_shape0, in0_shape1, in0_shape2, in0_shape3"
 
     def execute(self, x, weight, bias, pad, relu):
         self.saved = x, weight, bias, pad
         height, width = (side + 2 * pad - 2 for side in x.shape[2:])
-        return kernel("winograd", f"""
-            winograd::Shape shape(in0_shape0, in0_shape1, in0_shape2, in0_shape3, in1_shape0, data["pad"]);
-            winograd::convolve(shape, in0_p, in1_p, {"nullptr" if bias is None else "in2_p"}, data["relu"], false, out0_p);
-        """, [[x.shape[0], weight.shape[0], height, width]], [x, weight] if bias is None else [x, weight, bias],
-            pad=pad, relu=relu)[0]
+        inputs, bias_pointer = [x, weight], "nullptr"
+        if bias is not None:
+            inputs, bias_pointer = [x, weight, bias], "in2_p"
+        y, = run_kernel(self.HEADERS, f"""{self.SHAPE}, in1_shape0, data["pad"]);
+            winograd::convolve(shape, in0_p, in1_p, {bias_pointer}, data["relu"], false, out0_p);
+        """, [[x.shape[0], weight.shape[0], height, width]], inputs, pad=pad, relu=relu)
+        return y
 
     def grad(self, gradient):
         x, weight, bias, pad = self.saved
-        of_x, = kernel("winograd", """
-            winograd::Shape shape(in0_shape0, in0_shape1, in0_shape2, in0_shape3, in1_shape1, data["pad"]);
+        of_x, = run_kernel(self.HEADERS, f"""{self.SHAPE}, in1_shape1, data["pad"]);
             winograd::convolve(shape, in0_p, in1_p, nullptr, false, true, out0_p);
         """, [x.shape], [gradient, weight], pad=2 - pad)
-        of_weight, of_bias = kernel("winograd", """
-            winograd::Shape shape(in0_shape0, in0_shape1, in0_shape2, in0_shape3, in1_shape1, data["pad"]);
+        of_weight, of_bias = run_kernel(self.HEADERS, f"""{self.SHAPE}, in1_shape1, data["pad"]);
             winograd::filter_gradient(shape, in0_p, in1_p, out0_p, out1_p);
         """, [weight.shape, weight.shape[:1]], [x, gradient], pad=pad)
         return of_x, of_weight, None if bias is None else of_bias, None, None
 
 
 class Conv(nn.Conv):
-    """nn.Conv whose 3x3 convolutions run by `Winograd` where that is faster: not with stride, dilation or groups, nor where
-    there are too few outputs to make up for the filters' transform.
+    """nn.Conv.  Its 3x3 convolutions run by `Winograd` where that is faster.
+
+    It is not for few outputs, which do not make up for the transform of the filters.  It cannot do
+    stride, dilation or groups.
     """
 
     def execute(self, x):
         return self.convolve(x, self.weight, self.bias)
 
     def convolve(self, x, weight, bias, relu=False):
-        """This layer's convolution with other weights; relu: and a ReLU, for prediction alone."""
+        """Convolve as this layer does, with other weights.  relu=True: for prediction alone."""
         k, c, *sides = weight.shape
         tiles = x.numel() // c // 4
-        if (suits(x) and sides == [3, 3] and self.stride == self.dilation == (1, 1) and self.groups == 1
-                and self.padding in ((0, 0), (1, 1)) and (tiles >= 256 or c * k <= 4096)):
+        if (kernels_suit(x) and sides == [3, 3] and self.stride == self.dilation == (1, 1)
+                and self.groups == 1 and self.padding in ((0, 0), (1, 1))
+                and (tiles >= 256 or c * k <= 4096)):
             return Winograd.apply(x, weight, bias, self.padding[0], relu)
         y = nn.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
         return nn.relu(y) if relu else y
 
 
-# -------------------------------------------------------------------------------------------- convolution, BatchNorm, ReLU
+# -------------------------------------------------------------------- convolution, BatchNorm, ReLU
 def channel_mean(x):
-    """Mean of each channel, (C,), of (N, C, H, W), over all ranks: rows first, because long float32 sums lose digits."""
+    """The mean of each channel of (N, C, H, W) over all ranks, (C,).
+
+    Rows are averaged first, because long float32 sums lose digits.
+    """
     return ranks.sample_mean(x.mean(3).mean(2))
 
 
 class BatchNorm(nn.BatchNorm):
-    """BatchNorm to PyTorch's digits: Jittor's own takes E[x^2] - E[x]^2 of long sums and keeps the biased variance.
+    """BatchNorm to PyTorch's digits.
 
-    In training its statistics are those of the batch, with several ranks of the whole batch.
+    Jittor's own takes E[x^2] - E[x]^2 of long sums and keeps the biased variance.  In training the
+    statistics are those of the batch; with several ranks, of the batch of all ranks.
     """
 
     def execute(self, x):
@@ -104,27 +122,33 @@ class BatchNorm(nn.BatchNorm):
         mean = channel_mean(x)
         centred = x - mean.broadcast(x, over)
         variance = channel_mean(centred * centred)
-        self.remember(mean, variance, ranks.all_samples(x.shape[0]) * x.shape[2] * x.shape[3])
+        count = ranks.all_samples(x.shape[0]) * x.shape[2] * x.shape[3]
+        self.update_statistics(mean, variance, count)
         scale = self.weight / jt.sqrt(variance + self.eps)
         return centred * scale.broadcast(x, over) + self.bias.broadcast(x, over)
 
-    def remember(self, mean, variance, count):
-        """Move the running statistics towards a batch's mean and (biased) variance over `count` values."""
+    def update_statistics(self, mean, variance, count):
+        """Move the running statistics towards those of a batch with `count` values a channel.
+
+        mean, variance: (C,); the variance is the biased one.
+        """
         unbiased = variance * (count / max(1, count - 1))
-        self.running_mean.update(self.running_mean + (mean - self.running_mean) * self.momentum)
-        self.running_var.update(self.running_var + (unbiased - self.running_var) * self.momentum)
+        for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
+            running.update(running + (new - running) * self.momentum)
 
 
 class NormReLU(jt.Function):
     """ReLU of BatchNorm in training mode: (N, C, H, W) -> [the same, mean (C,), variance (C,)].
 
-    shift: a constant for each channel (the convolution's bias) that was never added, because BatchNorm would take it away
-    again: its gradient is 0.
+    weight, bias: BatchNorm's, (C,).  shift: the bias of the convolution before it, (C,) or None.
+    It was never added, because BatchNorm would take it away again: its gradient is 0.
     """
-    SHAPE = "batch_norm::Shape shape{(int)in0_shape0, (int)in0_shape1, (size_t)in0_shape2 * in0_shape3};"
+    HEADERS = ("batch_norm",)
+    SHAPE = ("batch_norm::Shape shape{"
+             "(int)in0_shape0, (int)in0_shape1, (size_t)in0_shape2 * in0_shape3};")
 
     def execute(self, x, weight, bias, shift, eps):
-        y, mean, variance = kernel("batch_norm", f"""{self.SHAPE}
+        y, mean, variance = run_kernel(self.HEADERS, f"""{self.SHAPE}
             batch_norm::forward(shape, data["eps"], in0_p, in1_p, in2_p, out0_p, out1_p, out2_p);
         """, [x.shape, weight.shape, weight.shape], [x, weight, bias], eps=eps)
         self.saved = x, weight, bias, mean, variance, shift, eps
@@ -132,35 +156,53 @@ class NormReLU(jt.Function):
 
     def grad(self, gradient, *_):
         x, weight, bias, mean, variance, shift, eps = self.saved
-        gradients = kernel("batch_norm", f"""{self.SHAPE}
-            batch_norm::backward(shape, data["eps"], in0_p, in1_p, in2_p, in3_p, in4_p, in5_p, out0_p, out1_p, out2_p);
-        """, [x.shape, weight.shape, weight.shape], [x, gradient, weight, bias, mean, variance], eps=eps)
+        gradients = run_kernel(self.HEADERS, f"""{self.SHAPE}
+            batch_norm::backward(shape, data["eps"], in0_p, in1_p, in2_p, in3_p, in4_p, in5_p,
+                                 out0_p, out1_p, out2_p);
+        """, [x.shape, weight.shape, weight.shape], [x, gradient, weight, bias, mean, variance],
+            eps=eps)
         return *gradients, None if shift is None else jt.zeros(shift.shape), None
 
 
 def conv_norm_relu(conv, norm, x):
-    """ReLU(norm(conv(x))) of a `Conv` and a `BatchNorm`: in training two kernels, in prediction one."""
-    if not suits(x) or norm.is_train and ranks.size() > 1:  # the kernel knows no other rank's samples
+    """ReLU(norm(conv(x))) of a `Conv` and a `BatchNorm`: (N, C, H, W) -> (N, K, h, w)."""
+    several_ranks = norm.is_train and ranks.size() > 1  # the kernels see no other rank's samples
+    if several_ranks or not kernels_suit(x):
         return nn.relu(norm(conv(x)))
-    if not norm.is_train:  # both are linear: one convolution does for both
-        scale = norm.weight / jt.sqrt(norm.running_var + norm.eps)
-        shift = norm.bias - norm.running_mean * scale
-        shift = shift if conv.bias is None else shift + conv.bias * scale
-        return conv.convolve(x, conv.weight * scale.reshape(-1, 1, 1, 1), shift, relu=True)
+    return _train_layer(conv, norm, x) if norm.is_train else _predict_layer(conv, norm, x)
+
+
+def _train_layer(conv, norm, x):
+    """`conv_norm_relu` in training: two kernels."""
     y = conv.convolve(x, conv.weight, None)
     y, mean, variance = NormReLU.apply(y, norm.weight, norm.bias, conv.bias, norm.eps)
-    norm.remember(mean if conv.bias is None else mean + conv.bias, variance, y.numel() // y.shape[1])
+    if conv.bias is not None:
+        mean = mean + conv.bias
+    norm.update_statistics(mean, variance, y.numel() // y.shape[1])
     return y
 
 
-# -------------------------------------------------------------------------------------------------------- pool and resize
+def _predict_layer(conv, norm, x):
+    """`conv_norm_relu` in prediction: one convolution does for both, because both are linear."""
+    scale = norm.weight / jt.sqrt(norm.running_var + norm.eps)
+    shift = norm.bias - norm.running_mean * scale
+    if conv.bias is not None:
+        shift = shift + conv.bias * scale
+    return conv.convolve(x, conv.weight * scale.reshape(-1, 1, 1, 1), shift, relu=True)
+
+
+# -------------------------------------------------------------------------------- pool and resize
 class Pool(jt.Function):
-    """2x2 max-pool of stride 2: (N, C, H, W) -> (N, C, H / 2, W / 2), rounded down, or up with `ceil_mode`."""
-    SHAPE = "max_pool::Shape shape{(int)(in0_shape0 * in0_shape1), (int)in0_shape2, (int)in0_shape3,"
+    """2x2 max-pool of stride 2: (N, C, H, W) -> (N, C, H / 2, W / 2), rounded down.
+
+    ceil_mode=True rounds up.
+    """
+    HEADERS = ("max_pool",)
+    SHAPE = "max_pool::Shape shape{(int)(in0_shape0 * in0_shape1), (int)in0_shape2, (int)in0_shape3"
 
     def execute(self, x, ceil_mode):
-        sides = [(side + ceil_mode) // 2 for side in x.shape[2:]]
-        y, = kernel("max_pool", f"""{self.SHAPE} (int)out0_shape2, (int)out0_shape3}};
+        sides = [-(-side // 2) if ceil_mode else side // 2 for side in x.shape[2:]]
+        y, = run_kernel(self.HEADERS, f"""{self.SHAPE}, (int)out0_shape2, (int)out0_shape3}};
             max_pool::forward(shape, in0_p, out0_p);
         """, [[*x.shape[:2], *sides]], [x])
         self.saved = x, y
@@ -168,36 +210,40 @@ class Pool(jt.Function):
 
     def grad(self, gradient):
         x, y = self.saved
-        of_x, = kernel("max_pool", f"""{self.SHAPE} (int)in1_shape2, (int)in1_shape3}};
+        of_x, = run_kernel(self.HEADERS, f"""{self.SHAPE}, (int)in1_shape2, (int)in1_shape3}};
             max_pool::backward(shape, in0_p, in1_p, in2_p, out0_p);
         """, [x.shape], [x, y, gradient])
         return of_x, None
 
 
 class MaxPool(nn.Module):
-    """2x2 max-pool of stride 2."""
+    """2x2 max-pool of stride 2: (N, C, H, W) -> (N, C, H / 2, W / 2), rounded as ceil_mode says."""
 
     def __init__(self, ceil_mode=False):
         self.ceil_mode = ceil_mode
 
     def execute(self, x):
-        return Pool.apply(x, self.ceil_mode) if suits(x) else nn.max_pool2d(x, 2, 2, ceil_mode=self.ceil_mode)
+        if kernels_suit(x):
+            return Pool.apply(x, self.ceil_mode)
+        return nn.max_pool2d(x, 2, 2, ceil_mode=self.ceil_mode)
 
 
 class Resize(jt.Function):
     """Bilinear resize of (N, C, h, w) to (N, C, height, width)."""
+    HEADERS = ("resize",)
 
     def execute(self, x, height, width, align_corners):
         self.saved = x.shape, align_corners
-        return kernel("resize", """
+        y, = run_kernel(self.HEADERS, """
             resize::Shape shape{(int)(in0_shape0 * in0_shape1), (int)in0_shape2, (int)in0_shape3,
                                 (int)out0_shape2, (int)out0_shape3, data["align_corners"] > 0};
             resize::forward(shape, in0_p, out0_p);
-        """, [[*x.shape[:2], height, width]], [x], align_corners=align_corners)[0]
+        """, [[*x.shape[:2], height, width]], [x], align_corners=align_corners)
+        return y
 
     def grad(self, gradient):
         shape, align_corners = self.saved
-        of_x, = kernel("resize", """
+        of_x, = run_kernel(self.HEADERS, """
             resize::Shape shape{(int)(in0_shape0 * in0_shape1), (int)out0_shape2, (int)out0_shape3,
                                 (int)in0_shape2, (int)in0_shape3, data["align_corners"] > 0};
             resize::backward(shape, in0_p, out0_p);
@@ -209,6 +255,6 @@ def resize(x, height, width, align_corners):
     """Bilinear resize of (N, C, h, w) to (N, C, height, width), with PyTorch's coordinates."""
     if x.shape[2:] == [height, width]:
         return x
-    if suits(x):
+    if kernels_suit(x):
         return Resize.apply(x, height, width, align_corners)
     return nn.interpolate(x, size=(height, width), mode="bilinear", align_corners=align_corners)

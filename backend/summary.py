@@ -1,40 +1,84 @@
-"""The layer table of a Jittor net: `summary(model, (channels, height, width))`."""
+"""The layer table of a net, and the command line of `python Model.py`, which prints it.
+
+Importing this module does not import Jittor.
+"""
+import math
 import sys
+from typing import NamedTuple
 
-import numpy as np
-
-from backend.operators import without_kernels
-from backend.start import jt
+from backend import start
+from command.errors import run
+from command.flags import Parser
 
 MEGABYTE = 1024 ** 2
 
 
+# ------------------------------------------------------------------------------- the command line
+def build_parser():
+    """The command line of `python Model.py`.  It is here, because Model.py itself needs Jittor."""
+    return Parser("Print the layer table of each net: output shapes, parameters, memory.")
+
+
+def start_command():
+    """Begin `python Model.py`: read the command line, then import Jittor, which the nets need.
+
+    So --help answers at once, and where Jittor cannot start, one line says why.  In these two cases
+    the process ends here, with its exit code.
+    """
+    def prepare():
+        build_parser().parse_args()
+        start.import_jittor()
+
+    code = run(prepare)
+    if code:
+        sys.exit(code)
+
+
+# --------------------------------------------------------------------------------------- the table
+class Layer(NamedTuple):
+    """A row of the table."""
+    name: str        # as in the state dict
+    kind: str        # its class
+    shape: list      # of its output
+    parameters: int  # trainable numbers of its own
+
+
 def count_parameters(model):
-    """(trainable, all) numbers in a model's state; the difference is BatchNorm's running mean and variance."""
+    """(trainable, all) numbers in a model's state.
+
+    They differ by BatchNorm's running mean and variance.
+    """
     state = model.state_dict()
     every = sum(var.numel() for var in state.values())
-    running = sum(var.numel() for name, var in state.items() if name.endswith(("running_mean", "running_var")))
-    return every - running, every
+    statistics = sum(var.numel() for name, var in state.items() if _is_statistic(name))
+    return every - statistics, every
+
+
+def _is_statistic(name):
+    return name.endswith(("running_mean", "running_var"))
 
 
 def layer_rows(model, input_shape):
-    """Run the model once on zeros: [(name, class, output shape, own parameters)] of its leaves, in call order."""
+    """Run the model once on zeros (N, C, H, W): a list with the Layer of each leaf, as called."""
+    from backend.operators import without_kernels
     rows = []
 
     def record(name):
         def hook(module, _inputs, output):
-            own = sum(var.numel() for key, var in module.state_dict().items() if "running_" not in key)
-            rows.append((name, type(module).__name__, list(output.shape), own))
+            own = sum(var.numel() for key, var in module.state_dict().items()
+                      if not _is_statistic(key))
+            rows.append(Layer(name, type(module).__name__, list(output.shape), own))
         return hook
 
-    leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
+    leaves = [(name, module) for name, module in model.named_modules()
+              if not list(module.children())]
     for name, module in leaves:
         module.register_forward_hook(record(name))
     was_training = model.is_training()
     model.eval()
     try:
-        with jt.no_grad(), without_kernels():  # which take several layers in one
-            model(jt.zeros(input_shape)).sync()
+        with start.jt.no_grad(), without_kernels():  # a kernel takes several layers in one
+            model(start.jt.zeros(input_shape)).sync()
     finally:
         for _, module in leaves:
             module.remove_forward_hook()
@@ -43,22 +87,24 @@ def layer_rows(model, input_shape):
     return rows
 
 
-def summary(model, input_size, batch_size=1, file=None):
-    """Print a row per layer (name, class, output shape, parameters), then the totals and the memory in MB (2^20 bytes).
+def print_summary(model, input_size, batch_size=1, file=None):
+    """Print a row for each layer, then the number of parameters and the memory in MB (2^20 bytes).
 
-    input_size: (C, H, W).  'Forward/backward' counts every layer's output once for its value and once for its gradient.
+    input_size: (C, H, W).  file: where to (standard output).  'Forward/backward' counts the output
+    of each layer twice: its value and its gradient.
     """
     file = file or sys.stdout
     rows = layer_rows(model, (batch_size, *input_size))
     trainable, every = count_parameters(model)
-    line = "-" * 96
-    print(line, f"{'Layer':<36}{'Class':<16}{'Output shape':<26}{'Parameters':>16}", "=" * 96, sep="\n", file=file)
-    for name, kind, shape, own in rows:
-        print(f"{name:<36}{kind:<16}{str(shape):<26}{own:>16,}", file=file)
-    values = sum(float(np.prod(shape)) for _, _, shape, _ in rows)
-    input_mb = 4 * batch_size * float(np.prod(input_size)) / MEGABYTE
-    activations_mb, parameters_mb = 2 * 4 * values / MEGABYTE, 4 * every / MEGABYTE
-    print("=" * 96,
+    line, double_line = "-" * 96, "=" * 96
+    heading = f"{'Layer':<36}{'Class':<16}{'Output shape':<26}{'Parameters':>16}"
+    print(line, heading, double_line, sep="\n", file=file)
+    for row in rows:
+        print(f"{row.name:<36}{row.kind:<16}{str(row.shape):<26}{row.parameters:>16,}", file=file)
+    input_mb = 4 * batch_size * math.prod(input_size) / MEGABYTE
+    activations_mb = 2 * 4 * sum(math.prod(row.shape) for row in rows) / MEGABYTE
+    parameters_mb = 4 * every / MEGABYTE
+    print(double_line,
           f"Total parameters:             {every:,}",
           f"Trainable parameters:         {trainable:,}",
           f"BatchNorm running statistics: {every - trainable:,}",

@@ -1,56 +1,96 @@
-"""From logits to what people look at: probabilities, class maps, instances, overlays.
+"""From logits to a net's answer: probabilities, class maps, pictures of them.
 
-Also what stands around the net in prediction alone: the average over flips and rotations, and U-2-Net's own protocol.
-NumPy, Pillow, SciPy and scikit-image only.
+Also the average over eight flips and rotations.  NumPy only.
+
+Logits and probabilities are (..., K, H, W).  K is the number of classes, or 1: then there is one
+class besides the background, and its logit belongs to a sigmoid.
 """
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import numpy as np
 
+SMALLEST = 1e-37  # a probability whose logarithm is finite: float32 has no smaller normal numbers
 
-# ---------------------------------------------------------------------------------------------- probabilities, classes
+
+# -------------------------------------------------------------------------- probabilities, classes
 def probabilities(logits):
-    """Softmax over the classes, (..., K, H, W) -> the same; the sigmoid where there is one class."""
+    """Softmax over the classes, or the sigmoid where there is one: (..., K, H, W) -> the same."""
     if logits.shape[-3] == 1:
-        return 0.5 + 0.5 * np.tanh(0.5 * logits)  # no overflow
+        return 0.5 + 0.5 * np.tanh(0.5 * logits)  # the sigmoid, without overflow
     scaled = np.exp(logits - logits.max(axis=-3, keepdims=True))
     return scaled / scaled.sum(axis=-3, keepdims=True)
 
 
 def logits_of(probability):
-    """Logits whose `probabilities` are these, (..., K, H, W)."""
-    def log(values):
-        return np.log(np.maximum(values, 1e-37))  # float32 has no smaller normal numbers
-    return log(probability) - log(1 - probability) if probability.shape[-3] == 1 else log(probability)
+    """Logits of which `probabilities` makes these probabilities: (..., K, H, W) -> the same."""
+    log = np.log(np.maximum(probability, SMALLEST))
+    if probability.shape[-3] == 1:
+        return log - np.log(np.maximum(1 - probability, SMALLEST))
+    return log
 
 
 def classes(logits):
-    """The likeliest class of each pixel, (K, H, W) -> (H, W) uint8; with one class, 1 above probability 0.5."""
-    return (logits[0] > 0 if len(logits) == 1 else logits.argmax(axis=0)).astype(np.uint8)
+    """The likeliest class of each pixel: (K, H, W) -> (H, W) uint8.
+
+    With one class: 1 above probability 0.5, else 0.
+    """
+    likeliest = logits[0] > 0 if len(logits) == 1 else logits.argmax(axis=0)
+    return likeliest.astype(np.uint8)
 
 
 def mask_pixels(prediction, n_classes):
-    """A class map (H, W) as a picture's uint8 values: 0/255 for up to two classes, the class numbers for more."""
-    return (prediction * (255 if n_classes <= 2 else 1)).astype(np.uint8)
+    """A class map as a picture's values: (H, W) integers -> (H, W) uint8.
+
+    Up to two classes: 0 and 255.  More: the numbers of the classes.
+    """
+    if n_classes <= 2:
+        prediction = prediction * 255
+    return prediction.astype(np.uint8)
+
+
+def foreground_probability(logits):
+    """How probably a pixel is no background: (K, H, W) float32 -> (H, W) uint8, 255 means 1."""
+    return np.rint(255 * (1 - probabilities(logits)[0])).astype(np.uint8)
+
+
+class Prediction(NamedTuple):
+    """The result of a tested image, small enough to keep that of every image."""
+    mask: bytes         # PNG of the predicted classes, as `mask_pixels` shows them
+    probability: bytes  # PNG of `foreground_probability`
+    scores: dict        # what masks.pixel_scores.scores returns
+
+
+# --------------------------------------------------------------------------------- from its parts
+class Assembled(NamedTuple):
+    """The answer for a whole image."""
+    class_map: np.ndarray              # (H, W) uint8
+    probability: Optional[np.ndarray]  # (K, H, W) float32, with one class (H, W); None: not wanted
 
 
 def assemble(parts, height, width, with_probabilities=False):
-    """(class map (H, W) uint8, probabilities or None) of the parts that `MirrorPadding.tiled_logits` yields.
+    """Put the parts of an image's logits together: an Assembled of `height` x `width` px.
 
-    Probabilities: (K, H, W) float32, with one class (H, W).
+    parts: triples (top, left, logits (K, h, w)) that together cover the image, as
+    MirrorPadding.tiled_logits yields them.
     """
-    class_map, kept = np.empty((height, width), np.uint8), None
+    class_map, probability = np.empty((height, width), np.uint8), None
     for top, left, logits in parts:
         here = np.s_[..., top:top + logits.shape[1], left:left + logits.shape[2]]
         class_map[here] = classes(logits)
         if with_probabilities:
-            kept = np.empty((len(logits), height, width), np.float32) if kept is None else kept
-            kept[here] = probabilities(logits)
-    return class_map, kept[0] if kept is not None and len(kept) == 1 else kept
+            if probability is None:
+                probability = np.empty((len(logits), height, width), np.float32)
+            probability[here] = probabilities(logits)
+    if probability is not None and len(probability) == 1:
+        probability = probability[0]
+    return Assembled(class_map, probability)
 
 
 def class_bands(parts, width):
-    """Yield the class map of `assemble` in bands as wide as the image, (rows, width) uint8, as they are completed."""
+    """Yield the class map of `assemble` from the top down, in bands (rows, width) uint8.
+
+    A band comes as soon as its parts, which follow each other from left to right, are complete.
+    """
     row = []
     for _, left, logits in parts:
         row.append(classes(logits))
@@ -59,32 +99,31 @@ def class_bands(parts, width):
             row = []
 
 
+# ------------------------------------------------------------------------------- average of eight
 def average_of_eight(forward):
-    """A `forward` (see MirrorPadding) whose probabilities are the mean over the input's eight flips and rotations.
+    """A forward pass that answers the mean over the input's eight flips and rotations.
 
-    Input and output are turned, mirrored border and all, so that tiles stay exact.
+    forward: a function from inputs (N, C, h, w) to logits (N, K, h', w'), as in MirrorPadding.  The
+    result is such a function too.  It averages probabilities and returns their logits.
+    The input is turned with its mirrored border, and the output turned back, so that exact tiles
+    stay exact.
     """
-    def turn(array, quarters, flipped):
-        return np.rot90(array[..., ::-1] if flipped else array, quarters, axes=(-2, -1))
-
-    def turn_back(array, quarters, flipped):
-        array = np.rot90(array, -quarters, axes=(-2, -1))
-        return array[..., ::-1] if flipped else array
+    ways = [(quarters, flipped) for flipped in (False, True) for quarters in range(4)]
 
     def forward_eight(inputs):
-        ways = [(quarters, flipped) for flipped in (False, True) for quarters in range(4)]
-        return logits_of(sum(turn_back(probabilities(forward(np.ascontiguousarray(turn(inputs, *way)))), *way)
-                             for way in ways) / len(ways))
+        answers = (_turn_back(probabilities(forward(_turn(inputs, *way))), *way) for way in ways)
+        return logits_of(sum(answers) / len(ways))
     return forward_eight
 
 
-class Prediction(NamedTuple):
-    """A tested image's result, small enough to keep that of every image."""
-    mask: bytes         # PNG of the predicted classes, as `mask_pixels` shows them
-    probability: bytes  # PNG of `foreground_probability`
-    scores: dict        # Metrics.scores
+def _turn(array, quarters, flipped):
+    """Flip an array (..., H, W) from left to right if `flipped`, then turn it by quarter turns."""
+    if flipped:
+        array = array[..., ::-1]
+    return np.ascontiguousarray(np.rot90(array, quarters, axes=(-2, -1)))
 
 
-def foreground_probability(logits):
-    """How probably a pixel is no background: (K, H, W) float32 -> (H, W) uint8, 255 means 1."""
-    return np.rint(255 * (1 - probabilities(logits)[0])).astype(np.uint8)
+def _turn_back(array, quarters, flipped):
+    """Undo `_turn`."""
+    array = np.rot90(array, -quarters, axes=(-2, -1))
+    return array[..., ::-1] if flipped else array

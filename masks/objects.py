@@ -1,19 +1,19 @@
-"""Objects of a mask."""
-
+"""The objects of a mask: its components, and touching objects parted."""
 import numpy as np
-import scipy  # its parts load when they are first used, which keeps --help fast
+import scipy  # its parts load when they are first used: so --help stays fast
 
-NECK = 0.75             # a neck narrower than this part of the narrower side's own width parts two instances
-GRID = 3                # px: added to half widths, so that the pixels' steps along a thin object are no necks
+NECK = 0.75       # two objects touch where one narrows to less than this share of its own width
+WIDTH_OFFSET = 3  # px, added to half widths: so the pixels' steps along a thin object are no necks
 
 
-# -------------------------------------------------------------------------------------------------- instances, overlays
 def instances(class_map):
-    """Objects of a class map, (H, W) uint8 -> (H, W) int32: 0 background, 1 ... n 8-connected pixels of one class.
+    """Number the objects of a class map: (H, W) uint8 -> (H, W) int32, 0 background, 1 ... n.
 
-    Touching objects are parted by a watershed on the distance to the outside (Beucher and Lantuejoul 1979).  Two of its
-    maxima are two objects where every way between them narrows to less than NECK of the lower one, whatever their size:
-    on the logarithm of the distance that is a valley of a given depth.
+    An object is 8-connected pixels of one class.  Objects that touch are parted by a watershed on
+    the distance to the outside (Beucher and Lantuejoul 1979), which has a maximum in the middle of
+    each.  Two maxima are two objects if every way between them narrows to less than NECK of the
+    width at the lower one.  On the logarithm of the distance this is a valley of a given depth,
+    whatever the size of the objects.
     """
     from scipy.ndimage import distance_transform_edt, label
     from skimage.morphology import local_maxima, reconstruction
@@ -23,8 +23,9 @@ def instances(class_map):
     for value in np.unique(class_map[class_map > 0]):
         inside = class_map == value
         distance = distance_transform_edt(inside).astype(np.float32)
-        heights = np.where(inside, np.log(distance + GRID), 0)
-        markers, n = label(local_maxima(reconstruction(heights + np.log(NECK), heights, footprint=eight)), eight)
+        heights = np.where(inside, np.log(distance + WIDTH_OFFSET), 0)
+        without_necks = reconstruction(heights + np.log(NECK), heights, footprint=eight)
+        markers, n = label(local_maxima(without_necks), eight)
         markers[markers > 0] += count
         found += watershed(-distance, markers, connectivity=2, mask=inside).astype(np.int32)
         count += n
@@ -32,5 +33,8 @@ def instances(class_map):
 
 
 def connected_components(mask):
-    """The 8-connected components of a mask (H, W), numbered from 1: (H, W) int32, 0 outside.  As in `WeightMap`."""
+    """Number the 8-connected components of a mask: (H, W) -> (H, W) int32, 0 outside, 1 ... n.
+
+    WeightMap has the same objects.
+    """
     return scipy.ndimage.label(mask, np.ones((3, 3)))[0]

@@ -1,18 +1,21 @@
-"""U-2-Net's own protocol."""
+"""U-2-Net's own protocol: what its published weights see of an image, and what becomes of the map.
+
+As in the authors' u2net_test.py (github.com/xuebinqin/U-2-Net).
+"""
 import numpy as np
 from PIL import Image
 
 from masks.answers import probabilities
 
-SALIENCY_SIDE = 320     # px: what U-2-Net sees of any image
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SALIENCY_SIDE = 320                    # px: what the net sees of any image
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of red, green, blue; values in [0, 1]
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-# ---------------------------------------------------------------------------------------------- U-2-Net's own protocol
 def saliency_input(pixels):
-    """An image as the published U-2-Net takes it: (H, W, 3) uint8 or uint16 -> (1, 3, 320, 320) float32.
+    """The input for an image: (H, W, 3) uint8 or uint16 -> (1, 3, 320, 320) float32.
 
-    Resized, divided by its largest value, normalised by ImageNet's mean and std, as in the authors' u2net_test.py.
+    The image is resized, divided by its largest value, and normalised by ImageNet's mean and std.
     """
     from skimage.transform import resize
     small = resize(pixels, (SALIENCY_SIDE, SALIENCY_SIDE), mode="constant")
@@ -21,13 +24,13 @@ def saliency_input(pixels):
 
 
 def saliency_map(logits, height, width):
-    """The saliency (height, width) float32 in [0, 1] of the fused logits (1, 320, 320): stretched to [0, 1], resized.
+    """The saliency of the fused logits: (1, 320, 320) -> (height, width) float32 in [0, 1].
 
-    A constant map stays as it is.
+    The probabilities are stretched to [0, 1], then resized.  A constant map stays as it is.
     """
     saliency = probabilities(logits)[0]
     low, high = saliency.min(), saliency.max()
     if high > low:
         saliency = (saliency - low) / (high - low)
-    resized = Image.fromarray(saliency.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(resized)
+    image = Image.fromarray(saliency.astype(np.float32))
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))

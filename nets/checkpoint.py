@@ -1,8 +1,9 @@
 """State on disk: safetensors with a JSON header, written atomically, read strictly.
 
-A checkpoint is the net's state dict plus a header that says everything else needed to use it: mode, channels, classes,
-the net's options, the training set's mean and std, the tiling, the epoch and its scores.  Weights from elsewhere are
-safetensors without that header, or PyTorch's state dicts.  Nothing in any of them is ever executed.
+A checkpoint is the net's state dict and a header, which says everything else that using it takes:
+mode, channels, classes, the net's options, the training set's mean and std, the tiling, the epoch
+and its scores.  Weights from elsewhere are safetensors without that header, or PyTorch's state
+dicts.  Nothing in any of these files is ever executed.
 """
 import json
 import os
@@ -17,47 +18,57 @@ from command.files import atomic_write, parse_json
 from nets import torch_format
 
 FORMAT = "unet-jittor 1"
-OPTIMIZER = "optimizer."  # begins the names of what is no weight: the optimiser's moments, for --resume
+OPTIMIZER = "optimizer."  # begins the names of the optimiser's moments, which --resume needs
 
 
+# ---------------------------------------------------------------------------------------- on disk
 def save(path, weights, header):
-    """Write `weights` ({name: array}) and `header` (a JSON-able dict) to `path`; an older file stays until then.
+    """Write `weights` ({name: array}) and `header` (a dict that JSON can hold) to `path`.
 
-    Raises DataError or OSError where the disk does not take it.
+    An older file of that name stays until the new one is complete.  Raises DataError or OSError
+    where the disk does not take it.
     """
     weights = {name: np.asarray(array, order="C") for name, array in weights.items()}
     metadata = {"format": FORMAT, "header": json.dumps(header, allow_nan=False)}
     with atomic_write(path) as temporary:
         try:
             save_file(weights, temporary, metadata)
-        except SafetensorError as error:  # how it says what is an OSError elsewhere
-            raise DataError(f"{path}: cannot be written ({error}); free some space, or choose another folder") from None
+        except SafetensorError as error:  # what is an OSError elsewhere: a full disk, for one
+            raise DataError(f"{path}: cannot be written ({error}); free some space, "
+                            "or choose another folder") from None
 
 
 def load(path):
-    """Read a checkpoint: ({name: array}, header).  Raises DataError for anything that is not one of ours."""
-    weights, header = _read_safetensors(_existing(path))
+    """Read a checkpoint: ({name: array}, header).
+
+    Raises DataError for anything that is not one of ours.
+    """
+    weights, header = _read_safetensors(_check_file(path))
     if header is None:
-        raise DataError(f"{path}: not a checkpoint of this project (its header does not say {FORMAT!r})")
+        raise DataError(f"{path}: not a checkpoint of this project "
+                        f"(its header does not say {FORMAT!r})")
     return weights, header
 
 
 def read_weights(path):
-    """Read weights, ours or others': ({name: array}, header, or None where the file has none of ours).
+    """Read weights, ours or others': ({name: array}, header); header: None for others'.
 
-    Others' are safetensors and PyTorch's `.pth`, of its zip format or the older one, told apart by their content; their
-    names come without `module.` and without `num_batches_tracked`.  Raises DataError for any other file.
+    Others' are safetensors, or PyTorch's `.pth` of its zip format or of the older one.  Their
+    content tells them apart.  Their names come without `module.` and without
+    `num_batches_tracked`.  Raises DataError for any other file.
     """
-    path = _existing(path)
+    path = _check_file(path)
     if torch_format.is_torch(path):
         return torch_format.read_state_dict(path), None
     weights, header = _read_safetensors(path)
     if header is None:
         return torch_format.plain_names(weights), None
-    return {name: array for name, array in weights.items() if not name.startswith(OPTIMIZER)}, header
+    return {name: array for name, array in weights.items()
+            if not name.startswith(OPTIMIZER)}, header
 
 
-def _existing(path):
+def _check_file(path):
+    """The path of a file that exists and may be read; DataError for any other."""
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such checkpoint")
@@ -67,7 +78,10 @@ def _existing(path):
 
 
 def _read_safetensors(path):
-    """({name: array}, header, or None where the file is not one of ours); DataError where it cannot be read."""
+    """({name: array}, header); header: None where the file is not one of ours.
+
+    Raises DataError where it cannot be read.
+    """
     try:
         with safe_open(path, framework="numpy") as file:
             metadata, header = file.metadata() or {}, None
@@ -77,20 +91,24 @@ def _read_safetensors(path):
                     raise ValueError("its header is no JSON object")
             return {name: file.get_tensor(name) for name in file.keys()}, header
     except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise DataError(f"{path}: not a readable safetensors checkpoint ({error}); choose another") from None
+        raise DataError(f"{path}: not a readable safetensors checkpoint ({error}); "
+                        "choose another") from None
     except (TypeError, AttributeError) as error:  # bfloat16, float8
-        raise DataError(f"{path}: values of a type that NumPy lacks ({error}); save them as float32") from None
+        raise DataError(f"{path}: values of a type that NumPy lacks ({error}); "
+                        "save them as float32") from None
 
 
+# ------------------------------------------------------------------------------------- in a model
 def state_arrays(model):
-    """A copy of the model's state dict as NumPy arrays."""
+    """A copy of the model's state dict, {name: array}."""
     return {name: var.numpy().copy() for name, var in model.state_dict().items()}
 
 
 def load_weights(model, path):
-    """Load the weights of any file that `read_weights` reads into `model`; returns its header, None if not ours.
+    """Load the weights of any file that `read_weights` reads into `model`; returns its header.
 
-    Strict: raises DataError listing every missing, unexpected and wrongly shaped name, and then loads nothing.
+    The header is None for others' files.  Raises DataError where a name is missing, unexpected or
+    wrongly shaped: it lists all of them, and nothing is loaded.
     """
     weights, header = read_weights(path)
     assign_weights(model, weights, path)
@@ -98,16 +116,23 @@ def load_weights(model, path):
 
 
 def assign_weights(model, weights, source):
-    """Put `weights` ({name: array}) into `model`, strictly; `source` names them in the DataError."""
+    """Put `weights` ({name: array}) into `model`, all or none, as `assign` does."""
     assign(model.state_dict(), weights, source)
 
 
 def assign(state, arrays, source):
-    """Put `arrays` ({name: array}) into `state` ({name: Var}), all or, with a DataError that lists what is wrong, none."""
+    """Put `arrays` ({name: array}) into `state` ({name: Var}), all or none.
+
+    Raises DataError, which begins with `source`, where a name is missing, unexpected or wrongly
+    shaped: it lists all of them.
+    """
     wrong = [f"missing {name}" for name in state if name not in arrays]
-    wrong += [f"unexpected {name if name.isprintable() else ascii(name)}" for name in arrays if name not in state]
-    wrong += [f"{name} has shape {list(arrays[name].shape)}, the net wants {list(var.shape)}"
-              for name, var in state.items() if name in arrays and list(arrays[name].shape) != list(var.shape)]
+    wrong += [f"unexpected {name if name.isprintable() else ascii(name)}"
+              for name in arrays if name not in state]
+    for name, var in state.items():
+        if name in arrays and list(arrays[name].shape) != list(var.shape):
+            wrong.append(f"{name} has shape {list(arrays[name].shape)}, "
+                         f"the net wants {list(var.shape)}")
     if wrong:
         raise DataError(f"{source}: not the weights of this net: {'; '.join(wrong)}")
     for name, var in state.items():

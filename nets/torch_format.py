@@ -1,13 +1,15 @@
-"""PyTorch's state dicts (`.pth`, `.pt`) as NumPy arrays: without PyTorch, and running nothing that a file holds.
+"""PyTorch's state dicts (`.pth`, `.pt`) as NumPy arrays.
 
-Such a file is a zip archive of `<name>/data.pkl`, a pickle of the dict in which each tensor is (storage, offset, shape,
-strides), and of `<name>/data/<key>`, the values of each storage.  Before PyTorch 1.6 it was a stream: pickles of a magic
-number, of the format's version, of facts about the machine, of that dict and of a list of the storages' keys; then, in
-the order of that list, of each storage the number of its values and they themselves.
+It needs no PyTorch, and runs nothing that a file holds (nets/torch_pickle.py).
 
-A pickle may name any function for Python to call.  This reader knows only the few names that `torch.save` writes for a
-state dict, gives each an object of its own that merely describes a tensor, and stops at any other name.  Values are read
-once every description has been checked.
+Such a file is a zip archive.  `<name>/data.pkl` is a pickle of the dict, in which each tensor is
+(storage, offset, shape, strides).  `<name>/data/<key>` has the values of each storage.
+
+Before PyTorch 1.6 it was a stream of pickles: a magic number, the format's version, facts about the
+machine, the dict, and a list of the storages' keys.  Then follows each storage in the order of that
+list: the number of its values, and the values.
+
+Values are read once every description has been checked.
 """
 import io
 import math
@@ -17,19 +19,25 @@ from pathlib import Path
 import numpy as np
 
 from command.errors import DataError
-from nets.torch_pickle import MAX_BYTES, MAX_PICKLE, Refused, Tensor, _unpickle
+from nets.torch_pickle import MAX_BYTES, MAX_PICKLE, Refused, Tensor, read_pickle
 
-ZIP = b"PK\x03\x04"  # how a zip archive begins
-MAGIC, VERSION = 0x1950a86a20f9469cfc6c, 1001  # with which the older format begins
+ZIP = b"PK\x03\x04"             # the first bytes of a zip archive
+MAGIC = 0x1950a86a20f9469cfc6c  # the first pickle of the older format
+VERSION = 1001                  # its second
 
-WRAPPERS = ("state_dict", "model_state_dict", "model")  # where training scripts put the state dict inside a dict
+# Where training scripts put the state dict inside another dict.
+WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 
-# ---------------------------------------------------------------------------------------------------------- the values
-def _values(raw, storage, order):
-    """The values of a storage, of its bytes, as a flat array of native byte order; order: '<' or '>'."""
+# ------------------------------------------------------------------------------------- the values
+def _decode_values(raw, storage, order):
+    """The values of a storage as a flat array of native byte order.
+
+    raw: its bytes; order: their byte order, '<' or '>'.
+    """
     if len(raw) < storage.nbytes():
-        raise Refused(f"its storage {storage.key[:100]!a} has {len(raw):,} bytes instead of {storage.nbytes():,}")
+        raise Refused(f"its storage {storage.key[:100]!a} has {len(raw):,} bytes "
+                      f"instead of {storage.nbytes():,}")
     if storage.dtype == "bfloat16":
         halves = np.frombuffer(raw, f"{order}u2", storage.size)
         return (halves.astype(np.uint32) << 16).view(np.float32)
@@ -37,30 +45,36 @@ def _values(raw, storage, order):
     return values.astype(storage.dtype, copy=False)
 
 
-def _view(values, tensor):
-    """A contiguous copy of the part of its storage's values that a tensor shows."""
+def _copy_view(values, tensor):
+    """A contiguous copy of what a Tensor shows of the values of its storage."""
     strides = [stride * values.itemsize for stride in tensor.strides]
-    view = np.lib.stride_tricks.as_strided(values[tensor.offset:], tensor.shape, strides, writeable=False)
+    view = np.lib.stride_tricks.as_strided(values[tensor.offset:], tensor.shape, strides,
+                                           writeable=False)
     return view.copy(order="C")
 
 
-def _arrays(state, read, order):
-    """{name: array} of an unpickled state dict; read(storage): the bytes of one."""
+def _read_arrays(state, read, order):
+    """{name: array} of an unpickled state dict.
+
+    read: a function that gives the bytes of a storage; order: their byte order, '<' or '>'.
+    """
     tensors = plain_names(tensors_of(state))
     storages = {tensor.storage for tensor in tensors.values()}
     wanted = sum(storage.nbytes() for storage in storages)
-    wanted += sum(math.prod(tensor.shape) * tensor.storage.itemsize() for tensor in tensors.values())
+    wanted += sum(math.prod(tensor.shape) * tensor.storage.itemsize()
+                  for tensor in tensors.values())
     if wanted > MAX_BYTES:
         raise Refused(f"its tensors take more than {MAX_BYTES:,} bytes")
-    values = {storage: _values(read(storage), storage, order) for storage in storages}
-    return {name: _view(values[tensor.storage], tensor) for name, tensor in tensors.items()}
+    values = {storage: _decode_values(read(storage), storage, order) for storage in storages}
+    return {name: _copy_view(values[tensor.storage], tensor) for name, tensor in tensors.items()}
 
 
-# --------------------------------------------------------------------------------------------------------- the archive
-def _record(archive, name, size):
+# ------------------------------------------------------------------------------------ the archive
+def _read_record(archive, name, size):
     """The bytes of one file of the archive, at most `size`."""
     info = archive.getinfo(name)
-    if info.compress_type != zipfile.ZIP_STORED:  # torch.save never compresses: no file can grow when it is read
+    # torch.save never compresses.  So no file can grow when it is read.
+    if info.compress_type != zipfile.ZIP_STORED:
         raise Refused(f"{name[:100]!a} is compressed")
     if info.file_size > size:
         raise Refused(f"{name[:100]!a} has {info.file_size:,} bytes, more than {size:,}")
@@ -70,23 +84,30 @@ def _record(archive, name, size):
 def _read_archive(file):
     """{name: array} of an open zip archive."""
     archive = zipfile.ZipFile(file)
-    pickles = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
+    names = archive.namelist()
+    pickles = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise Refused(f"its archive has {len(pickles)} data.pkl instead of one")
     root = pickles[0][:-len("data.pkl")]
-    state, _ = _unpickle(io.BytesIO(_record(archive, pickles[0], MAX_PICKLE)))
-    order = _record(archive, f"{root}byteorder", 6) if f"{root}byteorder" in archive.namelist() else b"little"
+    state, _ = read_pickle(io.BytesIO(_read_record(archive, pickles[0], MAX_PICKLE)))
+    order = b"little"
+    if f"{root}byteorder" in names:
+        order = _read_record(archive, f"{root}byteorder", len(order))
     if order not in (b"little", b"big"):
         raise Refused("its byte order is unknown")
-    return _arrays(state, lambda storage: _record(archive, f"{root}data/{storage.key}", storage.nbytes()),
-                   "<" if order == b"little" else ">")
+
+    def read(storage):
+        return _read_record(archive, f"{root}data/{storage.key}", storage.nbytes())
+    return _read_arrays(state, read, "<" if order == b"little" else ">")
 
 
-# ---------------------------------------------------------------------------------------------------------- the stream
-def _places(file, place, keys, storages):
-    """{storage: where in the file its values begin}; place: the end of the pickles, where the first listed one begins.
+# ------------------------------------------------------------------------------------- the stream
+def _find_places(file, place, keys, storages):
+    """{Storage: where in the file its values begin}.
 
-    Raises ValueError, as for any damage, where the file is shorter, longer or divided otherwise than the pickles say.
+    place: where the pickles end and the first listed storage begins.  keys: the list in the file.
+    storages: those that its pickle describes.  Raises ValueError, as for any damage, where the file
+    is shorter, longer or divided otherwise than the pickles say.
     """
     by_key = {storage.key: storage for storage in storages}
     if not (isinstance(keys, list) and len(keys) == len(storages) == len(by_key.keys() & keys)):
@@ -104,65 +125,82 @@ def _places(file, place, keys, storages):
 
 
 def _read_stream(file):
-    """{name: array} of an open file of the older format; its values are little-endian whatever machine wrote them."""
+    """{name: array} of an open file of the older format.
+
+    Its values are little-endian, whatever machine wrote them.
+    """
     file.seek(0)
     stream = io.BytesIO(file.read(MAX_PICKLE))
-    if _unpickle(stream)[0] != MAGIC:
+    if read_pickle(stream)[0] != MAGIC:
         raise Refused("it is a pickle of something else")
-    if _unpickle(stream)[0] != VERSION:
+    if read_pickle(stream)[0] != VERSION:
         raise Refused("the version of its format is unknown")
-    _unpickle(stream)  # the machine's byte order and sizes, which concern none of what follows
-    state, storages = _unpickle(stream)
-    keys, _ = _unpickle(stream)
-    places = _places(file, stream.tell(), keys, storages)
+    read_pickle(stream)  # the machine's byte order and sizes: they do not matter here
+    state, storages = read_pickle(stream)
+    keys, _ = read_pickle(stream)
+    places = _find_places(file, stream.tell(), keys, storages)
 
     def read(storage):
         file.seek(places[storage])
         return file.read(storage.nbytes())
-    return _arrays(state, read, "<")
+    return _read_arrays(state, read, "<")
 
 
-# ----------------------------------------------------------------------------------------------------------- its names
+# -------------------------------------------------------------------------------------- its names
 def tensors_of(state):
-    """The tensors of a state dict, or of the one in a wrapper, without what is no tensor (milesial's mask_values)."""
+    """{name: Tensor} of a state dict, or of one in a wrapper.
+
+    What is no tensor is left out (milesial's mask_values).
+    """
     if not isinstance(state, dict):
         raise Refused("it holds no dict")
     state = next((state[key] for key in WRAPPERS if isinstance(state.get(key), dict)), state)
-    tensors = {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    tensors = {name: value for name, value in state.items()
+               if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
         raise Refused("it holds no tensors by name")
     return tensors
 
 
 def plain_names(state):
-    """A {name: anything} without DataParallel's prefix and without BatchNorm's counters, which are no weights."""
-    prefix = "module." if all(name.startswith("module.") for name in state) else ""
+    """A {name: anything} without DataParallel's prefix `module.` and BatchNorm's counters.
+
+    The counters (`num_batches_tracked`) are no weights.
+    """
+    prefix = ""
+    if all(name.startswith("module.") for name in state):
+        prefix = "module."
     names = {name: name[len(prefix):] for name in state}
-    return {plain: state[name] for name, plain in names.items() if plain.split(".")[-1] != "num_batches_tracked"}
+    return {plain: state[name] for name, plain in names.items()
+            if plain.split(".")[-1] != "num_batches_tracked"}
 
 
-# ------------------------------------------------------------------------------------------------------------- a file
+# ----------------------------------------------------------------------------------------- a file
 def is_torch(path):
-    """Whether a file is a zip archive or a pickle by its first bytes; its name does not matter."""
+    """Whether a file is a zip archive or a pickle, by its first bytes, whatever its name."""
     with open(path, "rb") as file:
         head = file.read(9)
-    safetensors = head[8:] == b"{"  # after the length of its header, which may begin with the same byte as a pickle
-    return head.startswith(ZIP) or head.startswith(b"\x80") and not safetensors
+    # A safetensors file begins with 8 bytes, the length of its header.  The first of them may be
+    # that of a pickle.
+    is_safetensors = head[8:] == b"{"
+    is_pickle = head.startswith(b"\x80") and not is_safetensors
+    return head.startswith(ZIP) or is_pickle
 
 
 def read_state_dict(path):
-    """{name: array} of a PyTorch state dict; bfloat16 becomes float32, other types stay.
+    """{name: array} of a PyTorch state dict.  bfloat16 becomes float32, other types stay.
 
-    Raises DataError for whatever is not one, and for a file that asks for anything beyond tensors.
+    Raises DataError for any other file, and for one that asks for anything but tensors.
     """
     path = Path(path)
     try:
         with open(path, "rb") as file:
-            return _read_archive(file) if file.read(len(ZIP)) == ZIP else _read_stream(file)
+            is_archive = file.read(len(ZIP)) == ZIP
+            return _read_archive(file) if is_archive else _read_stream(file)
     except Refused as refused:
         raise DataError(f"{path}: not a plain PyTorch state dict: {refused}; "
                         "save net.state_dict() alone with torch.save") from None
-    except Exception as error:  # noqa: BLE001 - of a damaged file zipfile and pickle raise almost any
+    except Exception as error:  # noqa: BLE001 - zipfile and pickle raise almost any
         detail = " ".join(ascii(str(error))[1:-1].split())[:200]
         raise DataError(f"{path}: not a readable PyTorch file, truncated or damaged ({detail}); "
                         "download or save it again") from None

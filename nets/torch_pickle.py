@@ -1,4 +1,9 @@
-"""The pickles in PyTorch's files, read without running anything of them."""
+"""The pickles in PyTorch's files, read without running anything that they hold.
+
+A pickle may name any function for Python to call.  This reader knows only the few names that
+`torch.save` writes for a state dict.  Each stands for an object of its own here, which merely
+describes a tensor.  Any other name is refused.
+"""
 import io
 import math
 import pickle
@@ -7,61 +12,71 @@ from typing import NamedTuple
 
 import numpy as np
 
-MAX_PICKLE = 2 ** 22  # bytes of data.pkl, or of a stream's pickles together: thirty times that of U-2-Net
-MAX_BYTES = 2 ** 31  # of all values together: ten times U-2-Net in double precision
-MAX_DIMENSIONS = 32  # NumPy's own limit
-MAX_SHARED = 40  # uses of what may be a tuple, beyond its first: tuples of one tuple twice, and so on, hash in 2^n steps
-PUSHES_NO_TUPLE = {"BINUNICODE", "SHORT_BINUNICODE", "UNICODE", "GLOBAL", "STACK_GLOBAL", "EMPTY_DICT", "EMPTY_LIST",
-                   "BINPERSID", "REDUCE"}
+MAX_PICKLE = 2 ** 22  # bytes of data.pkl, or of all pickles of a stream: thirty times U-2-Net's
+MAX_BYTES = 2 ** 31   # of all values together: ten times U-2-Net in double precision
+MAX_DIMENSIONS = 32   # NumPy's own limit
+# Tuples of one tuple twice, of that tuple twice, and so on, take 2^n steps to hash.  So what may be
+# a tuple may be used again this often, in the whole pickle:
+MAX_SHARED = 40
+PUSHES_NO_TUPLE = {"BINUNICODE", "SHORT_BINUNICODE", "UNICODE", "GLOBAL", "STACK_GLOBAL",
+                   "EMPTY_DICT", "EMPTY_LIST", "BINPERSID", "REDUCE"}
 
-# bfloat16, which NumPy lacks, is the upper half of a float32
-DTYPES = {"FloatStorage": "f4", "HalfStorage": "f2", "DoubleStorage": "f8", "BFloat16Storage": "bfloat16",
-          "LongStorage": "i8", "IntStorage": "i4", "ShortStorage": "i2", "CharStorage": "i1", "ByteStorage": "u1",
-          "BoolStorage": "?", "UntypedStorage": "u1"}
+# bfloat16, which NumPy lacks, is the upper half of a float32.
+DTYPES = {"FloatStorage": "f4", "HalfStorage": "f2", "DoubleStorage": "f8",
+          "BFloat16Storage": "bfloat16", "LongStorage": "i8", "IntStorage": "i4",
+          "ShortStorage": "i2", "CharStorage": "i1", "ByteStorage": "u1", "BoolStorage": "?",
+          "UntypedStorage": "u1"}
 
 
 class Refused(Exception):
-    """A file that is no plain state dict: the message says in what."""
+    """A file that is no plain state dict.  The message says what is wrong with it."""
 
 
 class Storage(NamedTuple):
-    """A flat array of the file: `size` values of `dtype` (a value of DTYPES), found by `key`."""
-    key: str
-    dtype: str
-    size: int
+    """A flat array of the file."""
+    key: str    # by which it is found
+    dtype: str  # a value of DTYPES
+    size: int   # how many values it has
 
     def itemsize(self):
+        """Bytes of a value."""
         return 2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize
 
     def nbytes(self):
+        """Bytes of all values."""
         return self.size * self.itemsize()
 
 
-class Part(NamedTuple):
-    """`size` values of a storage from `start` on: all of it, but for files of the first PyTorch versions."""
+class StorageSlice(NamedTuple):
+    """Consecutive values of a storage: all of them, but for files of the first PyTorch versions."""
     storage: Storage
-    start: int
-    size: int
+    start: int  # its first value
+    size: int   # how many values
 
 
 class Tensor(NamedTuple):
-    """A view of a storage; offset and strides count values, as PyTorch does."""
+    """A view of a storage.  Offset and strides count values, as PyTorch's do."""
     storage: Storage
-    offset: int
+    offset: int     # of its first value
     shape: tuple
-    strides: tuple
+    strides: tuple  # as many as the shape has sides
 
 
-# ---------------------------------------------------------------------------------------------------------- the pickle
+# ------------------------------------------------------------------------------ what it may name
 def _is_count(value):
     return type(value) is int and 0 <= value <= MAX_BYTES
 
 
 def _rebuild_tensor(part, offset, shape, strides, *_):
-    """Stands for torch._utils._rebuild_tensor and _rebuild_tensor_v2, whose further arguments (requires_grad, hooks,
-    metadata) are no matter here: checks that the view lies within its part of a storage, and describes it."""
-    counts = isinstance(shape, tuple) and isinstance(strides, tuple) and all(map(_is_count, (offset, *shape, *strides)))
-    if not isinstance(part, Part) or not counts or not len(shape) == len(strides) <= MAX_DIMENSIONS:
+    """Stand for torch._utils._rebuild_tensor and _rebuild_tensor_v2: describe a Tensor.
+
+    part: a StorageSlice, within which the view has to lie.  Further arguments (requires_grad,
+    hooks, metadata) do not matter here.
+    """
+    are_tuples = isinstance(shape, tuple) and isinstance(strides, tuple)
+    if (not isinstance(part, StorageSlice) or not are_tuples
+            or not all(map(_is_count, (offset, *shape, *strides)))
+            or not len(shape) == len(strides) <= MAX_DIMENSIONS):
         raise Refused("a tensor of it has an impossible shape, stride or offset")
     last = offset + sum((length - 1) * stride for length, stride in zip(shape, strides))
     if math.prod(shape) and last >= part.size:
@@ -70,7 +85,7 @@ def _rebuild_tensor(part, offset, shape, strides, *_):
 
 
 def _rebuild_parameter(data, requires_grad, hooks):
-    """Stands for torch._utils._rebuild_parameter."""
+    """Stand for torch._utils._rebuild_parameter: its tensor."""
     return data
 
 
@@ -88,57 +103,73 @@ FUNCTIONS = {("collections", "OrderedDict"): StateDict,
              ("torch._utils", "_rebuild_parameter"): _rebuild_parameter}
 
 
+# -------------------------------------------------------------------------------------- the pickle
 class StateUnpickler(pickle.Unpickler):
-    """Unpickles dicts, lists, tuples, numbers, strings and descriptions of tensors; raises Refused at anything else."""
+    """Unpickles dicts, lists, tuples, numbers, strings and descriptions of tensors.
+
+    Raises Refused at anything else.
+    """
 
     def __init__(self, data):
         super().__init__(io.BytesIO(data))
         self.storages = set()  # all that the pickle describes, used or not
 
     def find_class(self, module, name):
+        """What stands here for a name of the pickle."""
         if module in ("torch", "torch.storage") and name in DTYPES:
             return DTYPES[name]
         if (module, name) not in FUNCTIONS:
             raise Refused(f"it tries to use {f'{module}.{name}'[:100]!a}")
         function = FUNCTIONS[module, name]
-        return lambda *arguments: function(*arguments)  # a new one: a pickle can set attributes of what it is given
+        # A new function: a pickle can set attributes of what it is given.
+        return lambda *arguments: function(*arguments)
 
     def persistent_load(self, pid):
-        """The part of a storage that ("storage", type, key, device, size) names, all of it.
+        """The StorageSlice that ("storage", type, key, device, size) names: a whole storage.
 
-        The older format adds a view: None, or (key of its own, start, size), which shows only a part.
+        The older format adds a view, None or (a key of its own, start, size).  That shows a part.
         """
         if not (isinstance(pid, tuple) and len(pid) in (5, 6) and pid[0] == "storage"):
             raise Refused("it refers to something that is no storage")
         _, dtype, key, _, size = pid[:5]
-        if not (type(dtype) is str and dtype in DTYPES.values() and type(key) is str and _is_count(size)):
+        if not (type(dtype) is str and dtype in DTYPES.values() and type(key) is str
+                and _is_count(size)):
             raise Refused("a storage of it has an impossible type, key or size")
         _, start, length = (key, 0, size) if pid[5:] in ((), (None,)) else pid[5]
         if not (_is_count(start) and _is_count(length) and start + length <= size):
             raise Refused("a part of a storage of it has an impossible start or size")
         storage = Storage(key, dtype, size)
         self.storages.add(storage)
-        return Part(storage, start, length)
+        return StorageSlice(storage, start, length)
 
 
 def _check_cost(opcodes):
-    """Refuse a pickle whose few bytes would take Python much memory or time, by its opcodes as of pickletools."""
+    """Refuse a pickle whose few bytes would take Python much memory or time.
+
+    opcodes: as of pickletools.genops.
+    """
     memo, shared, previous = {}, 0, ""
     for opcode, argument, position in opcodes:
-        if "PUT" in opcode.name and int(argument) > position:  # Python reserves memory up to the highest number
+        # Python reserves memory up to the highest number of an object.
+        if "PUT" in opcode.name and int(argument) > position:
             raise Refused(f"its pickle numbers an object {argument}")
         if "PUT" in opcode.name or opcode.name == "MEMOIZE":
-            memo[len(memo) if argument is None else int(argument)] = previous in PUSHES_NO_TUPLE
-        elif "GET" in opcode.name:
-            shared += not memo.get(int(argument))
-        shared += opcode.name == "DUP"
+            number = len(memo) if argument is None else int(argument)
+            memo[number] = previous in PUSHES_NO_TUPLE
+        elif "GET" in opcode.name and not memo.get(int(argument)):
+            shared += 1
+        elif opcode.name == "DUP":
+            shared += 1
         if shared > MAX_SHARED:
             raise Refused("its pickle uses the same tuples again and again")
         previous = opcode.name
 
 
-def _unpickle(stream):
-    """(what the next pickle of a BytesIO holds, the storages that it describes); leaves the stream behind the pickle."""
+def read_pickle(stream):
+    """Read the next pickle of a BytesIO: (what it holds, the set of Storages that it describes).
+
+    Leaves the stream behind the pickle.
+    """
     start = stream.tell()
     _check_cost(pickletools.genops(stream))
     unpickler = StateUnpickler(stream.getbuffer()[start:stream.tell()])

@@ -1,12 +1,15 @@
-"""Checkpoint.py without Jittor: what is saved comes back, what is not ours is refused, a failure costs nothing."""
+"""nets/checkpoint.py without Jittor.
+
+What is saved comes back, what is not ours is refused, a failure costs nothing.
+"""
 import json
 import os
 import pickle
 import resource
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fakes import fake_model
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -14,40 +17,21 @@ from command.errors import DataError
 from nets.checkpoint import FORMAT, assign_weights, load, load_weights, save, state_arrays
 from nets.recognise import describe_net
 
-HEADER = {"mode": "Unet", "options": {"bilinear": True, "dropout_probs": [0.2, 0.5]}, "mean": [0.1234567890123456],
-          "tile": "full", "epoch": 7, "说明": "电子显微镜下的细胞膜", "nothing": None}
+HEADER = {"mode": "Unet", "options": {"bilinear": True, "dropout_probs": [0.2, 0.5]},
+          "mean": [0.1234567890123456], "tile": "full", "epoch": 7,
+          "说明": "电子显微镜下的细胞膜", "nothing": None}
 
 
 def arrays(seed=0):
     rng = np.random.default_rng(seed)
-    return {"inc.weight": rng.normal(size=(4, 3, 3, 3)).astype(np.float32), "inc.bias": rng.normal(size=4),
-            "half": rng.normal(size=(2, 5)).astype(np.float16), "steps": np.array([2 ** 40, -1]),
-            "flags": np.array([True, False]), "bytes": rng.integers(0, 256, 9).astype(np.uint8),
-            "scalar": np.float32(3.5), "empty": np.zeros((0, 3), np.float32), "权重": np.ones(1, np.int32)}
+    return {"inc.weight": rng.normal(size=(4, 3, 3, 3)).astype(np.float32),
+            "inc.bias": rng.normal(size=4), "half": rng.normal(size=(2, 5)).astype(np.float16),
+            "steps": np.array([2 ** 40, -1]), "flags": np.array([True, False]),
+            "bytes": rng.integers(0, 256, 9).astype(np.uint8), "scalar": np.float32(3.5),
+            "empty": np.zeros((0, 3), np.float32), "权重": np.ones(1, np.int32)}
 
 
-class FakeVar:
-    """What Checkpoint asks of a Jittor Var."""
-
-    def __init__(self, *shape):
-        self.value, self.assigned = np.zeros(shape, np.float32), 0
-
-    shape = property(lambda self: self.value.shape)
-
-    def numpy(self):
-        return self.value
-
-    def assign(self, value):
-        assert value.dtype == np.float32 and value.shape == self.shape
-        self.value, self.assigned = value, self.assigned + 1
-
-
-def fake_model(**shapes):
-    state = {name: FakeVar(*shape) for name, shape in shapes.items()}
-    return SimpleNamespace(state_dict=lambda: state)
-
-
-# --------------------------------------------------------------------------------------------------------- round trips
+# ------------------------------------------------------------------------------------- round trips
 def test_round_trip(tmp_path):
     path = tmp_path / "最佳 model.safetensors"
     save(path, arrays(), HEADER)
@@ -70,7 +54,8 @@ def test_arrays_in_any_memory_order(tmp_path):
 def test_other_tools_can_read_it(tmp_path):
     save(tmp_path / "a.safetensors", arrays(), HEADER)
     with safe_open(tmp_path / "a.safetensors", framework="numpy") as file:
-        assert file.metadata()["format"] == FORMAT and json.loads(file.metadata()["header"]) == HEADER
+        metadata = file.metadata()
+        assert metadata["format"] == FORMAT and json.loads(metadata["header"]) == HEADER
         assert (file.get_tensor("inc.bias") == arrays()["inc.bias"]).all()
 
 
@@ -78,10 +63,11 @@ def test_state_arrays_are_a_copy():
     model = fake_model(a=(2,), b=(3, 1))
     state = state_arrays(model)
     model.state_dict()["a"].value += 1
-    assert {name: array.shape for name, array in state.items()} == {"a": (2,), "b": (3, 1)} and not state["a"].any()
+    assert {name: array.shape for name, array in state.items()} == {"a": (2,), "b": (3, 1)}
+    assert not state["a"].any()
 
 
-# -------------------------------------------------------------------------------------------- what is not a checkpoint
+# ------------------------------------------------------------------------ what is not a checkpoint
 def foreign(metadata):
     def write(path):
         save_file({"a": np.ones(3, np.float32)}, path, metadata=metadata)
@@ -96,7 +82,8 @@ class Trap:
 @pytest.mark.parametrize("write, message", [
     (lambda path: None, "no such checkpoint$"),
     (lambda path: path.mkdir(), "no such checkpoint$"),
-    (lambda path: path.write_text("These are words, not weights.\n"), "not a readable safetensors checkpoint"),
+    (lambda path: path.write_text("These are words, not weights.\n"),
+     "not a readable safetensors checkpoint"),
     (lambda path: path.write_bytes(b""), "not a readable safetensors checkpoint"),
     (lambda path: path.write_bytes(pickle.dumps(Trap())), "not a readable safetensors checkpoint"),
     (foreign(None), "not a checkpoint of this project"),
@@ -122,7 +109,7 @@ def test_refuses_a_truncated_file(tmp_path):
             load(path)
 
 
-# ------------------------------------------------------------------------------------------------------ a failing save
+# ---------------------------------------------------------------------------------- a failing save
 @pytest.mark.parametrize("weights, header, error", [
     (arrays(1), {"scores": {"iou": float("nan")}}, ValueError),
     (arrays(1), {"loss": float("inf")}, ValueError),
@@ -145,20 +132,22 @@ def test_a_full_disk_leaves_the_old_file(tmp_path):
     before, (soft, hard) = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
     try:
-        with pytest.raises(DataError, match="best_model.safetensors: cannot be written .*File too large.*; free some space"):
+        message = "best_model.safetensors: cannot be written .*File too large.*; free some space"
+        with pytest.raises(DataError, match=message):
             save(path, arrays(1), HEADER)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == before and os.listdir(tmp_path) == [path.name]
 
 
-# ------------------------------------------------------------------------------------------------------ into the model
+# ---------------------------------------------------------------------------------- into the model
 def test_load_weights(tmp_path):
     weights = {"a": np.arange(6.0).reshape(2, 3), "b": np.array([1.5], np.float16)}
     save(tmp_path / "a.safetensors", weights, HEADER)
     model = fake_model(a=(2, 3), b=(1,))
     assert load_weights(model, tmp_path / "a.safetensors") == HEADER
-    assert all((var.value == weights[name]).all() and var.assigned == 1 for name, var in model.state_dict().items())
+    for name, var in model.state_dict().items():
+        assert (var.value == weights[name]).all() and var.assigned == 1
 
 
 @pytest.mark.parametrize("change, words", [
@@ -166,7 +155,8 @@ def test_load_weights(tmp_path):
     (lambda w: w.update(z=np.ones(1)), ["unexpected z"]),
     (lambda w: w.update(b=np.ones((4, 1))), ["b has shape [4, 1], the net wants [4]"]),
     (lambda w: (w.pop("c"), w.pop("a"), w.update(z=np.ones(1), y=np.ones(2), b=np.ones(5))),
-     ["missing a", "missing c", "unexpected z", "unexpected y", "b has shape [5], the net wants [4]"]),
+     ["missing a", "missing c", "unexpected z", "unexpected y",
+      "b has shape [5], the net wants [4]"]),
 ])
 def test_other_weights_are_listed_and_none_assigned(change, words):
     weights = {"a": np.ones((2, 3)), "b": np.ones(4), "c": np.ones((1, 1))}
@@ -182,39 +172,46 @@ def test_other_weights_are_listed_and_none_assigned(change, words):
 def test_load_weights_refuses_another_net(tmp_path):
     save(tmp_path / "a.safetensors", {"a": np.ones(3)}, HEADER)
     model = fake_model(b=(3,))
-    with pytest.raises(DataError, match="a.safetensors: not the weights of this net: missing b; unexpected a$"):
+    message = "a.safetensors: not the weights of this net: missing b; unexpected a$"
+    with pytest.raises(DataError, match=message):
         load_weights(model, tmp_path / "a.safetensors")
     assert not model.state_dict()["b"].assigned
 
 
-# ------------------------------------------------------------------------------------------ what weights tell of a net
+# ---------------------------------------------------------------------- what weights tell of a net
 def described(**shapes):
-    return describe_net({name.replace("__", "."): np.zeros(shape) for name, shape in shapes.items()}, "net.pth")
+    weights = {name.replace("__", "."): np.zeros(shape) for name, shape in shapes.items()}
+    return describe_net(weights, "net.pth")
 
 
 def test_describe_net():
     unet = {"inc__double_conv__0__weight": (6, 3, 3, 3), "outc__conv__weight": (4, 6, 1, 1)}
-    assert described(**unet) == ("Unet", 3, 4, {"base_channels": 6, "bilinear": True, "conv_bias": False})
+    options = {"base_channels": 6, "bilinear": True, "conv_bias": False}
+    assert described(**unet) == ("Unet", 3, 4, options)
     found = described(**unet, inc__double_conv__0__bias=(6,), up1__up__weight=(96, 48, 2, 2))
     assert found == ("Unet", 3, 4, {"base_channels": 6, "bilinear": False, "conv_bias": True})
     for mode, middle in (("U2net", 32), ("U2netS", 16)):
-        assert described(stage1__rebnconvin__conv_s1__weight=(64, 1, 3, 3), outconv__weight=(2, 12, 1, 1),
-                         stage1__rebnconv1__conv_s1__weight=(middle, 64, 3, 3)) == (mode, 1, 2, {})
+        found = described(stage1__rebnconvin__conv_s1__weight=(64, 1, 3, 3),
+                          stage1__rebnconv1__conv_s1__weight=(middle, 64, 3, 3),
+                          outconv__weight=(2, 12, 1, 1))
+        assert found == (mode, 1, 2, {})
 
 
 @pytest.mark.parametrize("shapes", [
     {}, {"inc__double_conv__0__weight": (6, 3, 3, 3)}, {"layer1__weight": (1, 1, 1, 1)},
     {"inc__double_conv__0__weight": (6,), "outc__conv__weight": (4, 6, 1, 1)}])
 def test_the_weights_of_something_else(shapes):
-    with pytest.raises(DataError, match="^net.pth: the weights of neither a U-Net .* nor a U-2-Net"):
+    message = "^net.pth: the weights of neither a U-Net .* nor a U-2-Net"
+    with pytest.raises(DataError, match=message):
         described(**shapes)
 
 
 @pytest.mark.jittor
 @pytest.mark.parametrize("net, options", [
     (("Unet", 1, 2), {"bilinear": True, "base_channels": 4, "conv_bias": True}),
-    (("Unet", 3, 5), {"bilinear": False, "base_channels": 2, "conv_bias": False}), (("U2netS", 3, 1), {}),
-    (("U2net", 1, 2), {})])
+    (("Unet", 3, 5), {"bilinear": False, "base_channels": 2, "conv_bias": False}),
+    (("U2netS", 3, 1), {}), (("U2net", 1, 2), {})])
 def test_describe_net_of_ours(build, net, options):
-    state = {name: np.broadcast_to(0, var.shape) for name, var in build(*net, **options).state_dict().items()}
+    model = build(*net, **options)
+    state = {name: np.broadcast_to(0, var.shape) for name, var in model.state_dict().items()}
     assert describe_net(state, "") == (*net, options)

@@ -1,4 +1,7 @@
-"""Scores of objects against their definitions, spelled out pixel pair by pixel pair, and against cases counted by hand."""
+"""Scores of objects against their definitions and against cases counted by hand.
+
+The definitions are spelled out pixel pair by pixel pair.
+"""
 import math
 from itertools import product
 
@@ -17,9 +20,12 @@ def blobs(seed, shape=(24, 21), smoothness=1.2, share=0.4):
     return field > np.quantile(field, share)
 
 
-# --------------------------------------------------------------------------------------------------- V_rand and V_info
+# ------------------------------------------------------------------------------- V_rand and V_info
 def by_pairs_of_pixels(proposal, truth):
-    """V_rand and V_info of the definition: probabilities that two pixels, drawn at random with replacement, share a region."""
+    """V_rand and V_info of the definition.
+
+    It asks how probably two pixels, drawn at random with replacement, share a region.
+    """
     foreground = [(t, ("border", place) if s == 0 else s) for place, (t, s) in
                   enumerate(zip(truth.ravel().tolist(), proposal.ravel().tolist())) if t > 0]
     pairs = list(product(foreground, repeat=2))
@@ -30,7 +36,8 @@ def by_pairs_of_pixels(proposal, truth):
     def entropy(regions):
         shares = [regions.count(region) / len(regions) for region in set(regions)]
         return -sum(share * math.log(share) for share in shares)
-    h_t, h_s, h_both = (entropy(column) for column in ([t for t, _ in foreground], [s for _, s in foreground], foreground))
+    columns = [t for t, _ in foreground], [s for _, s in foreground], foreground
+    h_t, h_s, h_both = map(entropy, columns)
     information = h_t + h_s - h_both
     return 2 * split * merge / (split + merge), 2 * information / (h_s + h_t)
 
@@ -39,8 +46,10 @@ def by_pairs_of_pixels(proposal, truth):
 def test_v_rand_and_v_info_equal_the_definition_by_pairs_of_pixels(seed):
     rng = np.random.default_rng(seed)
     proposal, truth = rng.integers(0, 4, (6, 7)), rng.integers(0, 4, (6, 7))
-    assert rand_and_information(proposal, truth) == pytest.approx(by_pairs_of_pixels(proposal, truth), abs=1e-12)
-    assert rand_and_information(truth * 7, truth) == pytest.approx((1, 1)), "names of regions do not matter"
+    found, expected = rand_and_information(proposal, truth), by_pairs_of_pixels(proposal, truth)
+    assert found == pytest.approx(expected, abs=1e-12)
+    renamed = rand_and_information(truth * 7, truth)
+    assert renamed == pytest.approx((1, 1)), "names of regions do not matter"
 
 
 def test_v_rand_by_hand():
@@ -49,7 +58,8 @@ def test_v_rand_by_hand():
     assert rand_and_information(merged, truth) == pytest.approx((2 * 32 / (64 + 32), 0))
     split = np.array([[1, 1, 3, 3, 0, 2, 2, 2, 2]])  # 4 + 4 + 16 pairs in both and in S, 32 in T
     assert rand_and_information(split, truth)[0] == pytest.approx(2 * 24 / (24 + 32))
-    border = np.array([[1, 1, 0, 0, 0, 2, 2, 2, 2]])  # each border pixel is a region of its own: 4 + 1 + 1 + 16
+    # each border pixel is a region of its own: 4 + 1 + 1 + 16
+    border = np.array([[1, 1, 0, 0, 0, 2, 2, 2, 2]])
     assert rand_and_information(border, truth)[0] == pytest.approx(2 * 22 / (22 + 32))
     outside = np.array([[1, 1, 1, 1, 5, 2, 2, 2, 2]])  # only the true foreground counts
     assert rand_and_information(outside, truth) == pytest.approx((1, 1))
@@ -62,7 +72,7 @@ def test_v_rand_and_v_info_at_their_edges():
     assert all(map(math.isnan, rand_and_information(one, 0 * one)))
 
 
-# ----------------------------------------------------------------------------------------------------- border thinning
+# --------------------------------------------------------------------------------- border thinning
 @pytest.mark.parametrize("seed", range(5))
 def test_thinned_borders_are_one_pixel_wide_and_part_one_region_per_component(seed):
     mask = blobs(seed, (60, 50), smoothness=2, share=0.6)
@@ -82,9 +92,11 @@ def test_thinned_borders_are_one_pixel_wide_and_part_one_region_per_component(se
 
 def test_components_grow_in_step():
     mask = np.zeros((9, 21), bool)
-    mask[:, :2] = mask[:, 17:] = True  # columns 2 ... 16 between them: the border is the eighth of these fifteen
+    # columns 2 ... 16 between them: the border is the eighth of these fifteen
+    mask[:, :2] = mask[:, 17:] = True
     regions = thin_borders(mask)
-    assert (regions[:, :9] == 1).all() and (regions[:, 9] == 0).all() and (regions[:, 10:] == 2).all()
+    assert (regions[:, :9] == 1).all() and (regions[:, 9] == 0).all()
+    assert (regions[:, 10:] == 2).all()
 
 
 def test_a_slanting_border_is_one_pixel_wide():
@@ -102,10 +114,11 @@ def test_diagonal_neighbours_are_two_cells():
     assert len(set(thin_borders(mask)[mask])) == 2
 
 
-# ------------------------------------------------------------------------------------------------------ ISBI 2012's set
+# --------------------------------------------------------------------------------- ISBI 2012's set
 def test_isbi_scores_are_those_of_each_threshold():
     label = blobs(1, share=0.5)
-    probability = np.clip(ndimage.gaussian_filter(label.astype(float), 1.0), 0, 1).astype(np.float32)
+    smooth = ndimage.gaussian_filter(label.astype(float), 1.0)
+    probability = np.clip(smooth, 0, 1).astype(np.float32)
     found = isbi_scores(probability, label * 255)
     assert THRESHOLDS.tolist() == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1])
     for k, threshold in enumerate(THRESHOLDS):
@@ -124,16 +137,18 @@ def test_borders_of_any_width_score_the_same():
     assert found["v_rand"][0] > 0.96 and found["pixel_error"][0] > 0.2
     merged = grid.copy()
     merged[13:15, 5] = True  # one gap: two of the four cells become one
-    assert isbi_scores(merged, grid)["v_rand"][0] < 0.85 and isbi_scores(merged, grid)["pixel_error"][0] < 0.01
+    found = isbi_scores(merged, grid)
+    assert found["v_rand"][0] < 0.85 and found["pixel_error"][0] < 0.01
 
 
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.float32])
 def test_a_mask_is_one_answer_at_every_threshold(dtype):
-    """At threshold 1 it would be the empty answer, which scores better where there is little foreground."""
+    """At threshold 1 it would be empty, which scores better where there is little foreground."""
     label = np.zeros((8, 10), bool)
     label[2, 3] = True
     found = isbi_scores(np.ones(label.shape, dtype), label)
-    assert (found["pixel_error"] == 79 / 80).all() and (isbi_scores(label.astype(dtype), label)["pixel_error"] == 0).all()
+    assert (found["pixel_error"] == 79 / 80).all()
+    assert (isbi_scores(label.astype(dtype), label)["pixel_error"] == 0).all()
 
 
 def test_isbi_scores_leave_ignored_pixels_out():
@@ -146,7 +161,8 @@ def test_isbi_scores_leave_ignored_pixels_out():
     truth = ndimage.label(cells)[0]
     for k in (2, 5):
         mask = probability > THRESHOLDS[k]
-        assert (found["v_rand"][k], found["v_info"][k]) == pytest.approx(rand_and_information(thin_borders(mask), truth))
+        expected = rand_and_information(thin_borders(mask), truth)
+        assert (found["v_rand"][k], found["v_info"][k]) == pytest.approx(expected)
         assert found["pixel_error"][k] == pytest.approx((mask[9:] != label[9:]).mean())
     everything = isbi_scores(probability, marked * 0 + 7, ignore_label=7)
     assert all(np.isnan(values).all() for values in everything.values())
@@ -159,17 +175,20 @@ def test_the_set_shares_one_threshold_per_score():
     per_image, thresholds = at_best_threshold(many)
     assert thresholds == {"v_rand": 0.1, "pixel_error": 0.2}
     assert [row["pixel_error"] for row in per_image] == [0.1, 0.2, 0.2]
-    assert [row["v_rand"] for row in per_image[:2]] == [0.8, 0.8] and math.isnan(per_image[2]["v_rand"])
-    assert at_best_threshold([{"v_rand": np.array([0.2, 0.7, 0.7])}])[1] == {"v_rand": 0.1}, "the lowest of the best"
+    assert [row["v_rand"] for row in per_image[:2]] == [0.8, 0.8]
+    assert math.isnan(per_image[2]["v_rand"])
+    equal = at_best_threshold([{"v_rand": np.array([0.2, 0.7, 0.7])}])
+    assert equal[1] == {"v_rand": 0.1}, "the lowest of the best"
 
 
-@pytest.mark.parametrize("probability, label", [(np.zeros((3, 4)), np.zeros((4, 3))), (np.zeros(5), np.zeros(5))])
+@pytest.mark.parametrize("probability, label", [
+    (np.zeros((3, 4)), np.zeros((4, 3))), (np.zeros(5), np.zeros(5))])
 def test_isbi_scores_refuse_what_does_not_fit(probability, label):
     with pytest.raises(ValueError):
         isbi_scores(probability, label)
 
 
-# ------------------------------------------------------------------------------------------------------------ instances
+# --------------------------------------------------------------------------------------- instances
 def strip(*runs):
     """A (1, W) map from runs of (number, length)."""
     return np.concatenate([np.full(length, number) for number, length in runs])[None]
@@ -182,7 +201,8 @@ def scores(aji, dq, sq, dice):
 def test_identical_objects():
     label = strip((1, 4), (0, 2), (2, 3), (9, 5))  # 2 and 9 touch
     assert instance_scores(label, label) == scores(1, 1, 1, 1)
-    assert instance_scores(np.where(label == 9, 1000, label), label) == scores(1, 1, 1, 1), "numbers are only names"
+    renamed = np.where(label == 9, 1000, label)
+    assert instance_scores(renamed, label) == scores(1, 1, 1, 1), "numbers are only names"
 
 
 def test_touching_objects_merged_into_one():
@@ -193,7 +213,7 @@ def test_touching_objects_merged_into_one():
 
 def test_an_object_split_in_two():
     label, split = strip((1, 10), (0, 2)), strip((1, 7), (2, 3), (0, 2))
-    # the larger half matches (IoU 7/10); the other is in no match and adds its 3 pixels to the union
+    # the larger half matches (IoU 7/10); the other adds its 3 pixels to the union
     assert instance_scores(split, label) == scores(7 / 13, 1 / (1 + 1 / 2), 7 / 10, 1)
 
 
@@ -201,7 +221,8 @@ def test_missed_and_invented_objects():
     label = strip((1, 4), (0, 2), (2, 6), (0, 4))
     prediction = strip((0, 6), (1, 6), (0, 1), (2, 3))
     # object 2 is found exactly, object 1 (4 px) is missed, one of 3 px is invented
-    assert instance_scores(prediction, label) == scores(6 / (6 + 4 + 3), 1 / (1 + 1 / 2 + 1 / 2), 1, 12 / 19)
+    dq = 1 / (1 + 1 / 2 + 1 / 2)
+    assert instance_scores(prediction, label) == scores(6 / (6 + 4 + 3), dq, 1, 12 / 19)
 
 
 def test_the_best_match_is_by_jaccard_index_not_by_overlap():
@@ -211,8 +232,9 @@ def test_the_best_match_is_by_jaccard_index_not_by_overlap():
 
 
 def test_a_shifted_object_at_and_above_half():
-    label, half, above = strip((1, 6), (0, 9)), strip((0, 2), (1, 6), (0, 7)), strip((0, 1), (1, 6), (0, 8))
-    assert instance_scores(half, label) == scores(4 / 8, 0, 0, 8 / 12), "IoU 0.5 exactly is no match"
+    label, half = strip((1, 6), (0, 9)), strip((0, 2), (1, 6), (0, 7))
+    above = strip((0, 1), (1, 6), (0, 8))
+    assert instance_scores(half, label) == scores(4 / 8, 0, 0, 8 / 12), "IoU 0.5 is no match"
     assert instance_scores(above, label) == scores(5 / 7, 1, 5 / 7, 10 / 12)
 
 
@@ -224,8 +246,9 @@ def test_without_objects():
 
 def test_ignored_pixels_are_dropped_from_both():
     label, prediction = strip((1, 4), (99, 3), (2, 5)), strip((1, 4), (3, 3), (2, 4), (0, 1))
-    dropped = instance_scores(np.delete(prediction, slice(4, 7), 1), np.delete(label, slice(4, 7), 1))
-    assert instance_scores(prediction, label, ignore_label=99) == dropped == scores(8 / 9, 1, (1 + 4 / 5) / 2, 16 / 17)
+    dropped = instance_scores(*(np.delete(array, slice(4, 7), 1) for array in (prediction, label)))
+    found = instance_scores(prediction, label, ignore_label=99)
+    assert found == dropped == scores(8 / 9, 1, (1 + 4 / 5) / 2, 16 / 17)
     assert instance_scores(prediction, label * 0 + 99, ignore_label=99) == scores(1, 1, 1, 1)
 
 
@@ -246,26 +269,31 @@ def by_sets_of_pixels(prediction, label):
     union += sum(len(found) for number, found in enumerate(ours) if number not in used)
     ious = [len(true & found) / len(true | found) for true in theirs for found in ours]
     matched = [iou for iou in ious if iou > 0.5]
-    dq = len(matched) / (len(matched) + (len(ours) - len(matched)) / 2 + (len(theirs) - len(matched)) / 2)
+    only_ours, only_theirs = len(ours) - len(matched), len(theirs) - len(matched)
+    dq = len(matched) / (len(matched) + only_ours / 2 + only_theirs / 2)
     return intersection / union, dq, np.mean(matched) if matched else 0
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_instance_scores_equal_sets_of_pixels(seed):
     label = connected_components(blobs(seed, smoothness=1, share=0.7)) * 3
-    prediction = connected_components(np.roll(blobs(seed, smoothness=1, share=0.66 + 0.01 * seed), seed % 3, axis=1))
+    shifted = np.roll(blobs(seed, smoothness=1, share=0.66 + 0.01 * seed), seed % 3, axis=1)
+    prediction = connected_components(shifted)
     aji, dq, sq = by_sets_of_pixels(prediction, label)
     dice = 2 * ((prediction > 0) & (label > 0)).sum() / ((prediction > 0).sum() + (label > 0).sum())
-    assert label.max() > 6 and instance_scores(prediction.astype(np.uint16), label) == scores(aji, dq, sq, dice)
+    assert label.max() > 6
+    assert instance_scores(prediction.astype(np.uint16), label) == scores(aji, dq, sq, dice)
 
 
 @pytest.mark.parametrize("prediction, label", [
-    (strip((1, 3)), strip((1, 4))), (strip((1, 3)) * 0.5, strip((1, 3))), (-strip((1, 3)), strip((1, 3)))])
+    (strip((1, 3)), strip((1, 4))), (strip((1, 3)) * 0.5, strip((1, 3))),
+    (-strip((1, 3)), strip((1, 3)))])
 def test_instance_scores_refuse_what_does_not_fit(prediction, label):
     with pytest.raises(ValueError):
         instance_scores(prediction, label)
 
 
 def test_components_are_8_connected():
-    assert connected_components(np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0], [1, 1, 1]])).tolist() == [
-        [1, 0, 0], [0, 1, 0], [0, 0, 0], [2, 2, 2]]
+    mask = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0], [1, 1, 1]])
+    expected = [[1, 0, 0], [0, 1, 0], [0, 0, 0], [2, 2, 2]]
+    assert connected_components(mask).tolist() == expected

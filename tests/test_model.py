@@ -1,16 +1,12 @@
-"""Model.py and jittorsummary.py: counts, names, sizes, initial weights, and the U-Net against one written in NumPy."""
+"""Model.py, backend/summary.py: counts, names, sizes, first weights; U-Net against NumPy's."""
 import io
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import with_statistics
+from helpers import command, with_statistics
 
 pytestmark = pytest.mark.jittor
-ROOT = Path(__file__).resolve().parent.parent
 
 COUNTS = {("Unet", 1): (17_266_306, 8_832), ("Unet", 3): (17_267_458, 8_832),
           ("U2net", 1): (44_022_566, 28_800), ("U2net", 3): (44_023_718, 28_800),
@@ -18,7 +14,7 @@ COUNTS = {("Unet", 1): (17_266_306, 8_832), ("Unet", 3): (17_267_458, 8_832),
 
 
 def test_batch_norm_keeps_the_unbiased_variance(jt):
-    """Output of the batch's own biased variance, running statistics of the unbiased one, as in PyTorch."""
+    """The output has the batch's biased variance, the running one is unbiased, as in PyTorch."""
     from backend.operators import BatchNorm
     rng, norm = np.random.default_rng(0), BatchNorm(3)
     mean, variance = np.zeros(3), np.ones(3)
@@ -28,7 +24,8 @@ def test_batch_norm_keeps_the_unbiased_variance(jt):
         channels = x.transpose(1, 0, 2, 3).reshape(3, -1).astype(np.float64)
         mean = 0.9 * mean + 0.1 * channels.mean(axis=1)
         variance = 0.9 * variance + 0.1 * channels.var(axis=1, ddof=1)
-        normalised = (channels - channels.mean(axis=1, keepdims=True)) / np.sqrt(channels.var(axis=1)[:, None] + 1e-5)
+        centred = channels - channels.mean(axis=1, keepdims=True)
+        normalised = centred / np.sqrt(channels.var(axis=1)[:, None] + 1e-5)
         assert np.allclose(y.transpose(1, 0, 2, 3).reshape(3, -1), normalised, atol=1e-5)
         assert np.allclose(norm.running_mean.numpy(), mean, rtol=1e-5)
         assert np.allclose(norm.running_var.numpy(), variance, rtol=1e-5)
@@ -39,10 +36,10 @@ def test_batch_norm_keeps_the_unbiased_variance(jt):
     assert (norm.running_var.numpy() == before).all()
     single = BatchNorm(3)
     single(jt.array(x[:1, :, :1, :1])).sync()
-    assert np.isfinite(single.running_var.numpy()).all(), "one value a channel has no unbiased variance"
+    assert np.isfinite(single.running_var.numpy()).all(), "one value has no unbiased variance"
 
 
-# ------------------------------------------------------------------------------------------------------ counts and names
+# -------------------------------------------------------------------------------- counts and names
 @pytest.mark.parametrize("mode, channels", COUNTS)
 def test_parameter_counts(build, mode, channels):
     from backend.summary import count_parameters
@@ -52,7 +49,8 @@ def test_parameter_counts(build, mode, channels):
 
 @pytest.mark.parametrize("bilinear", [True, False])
 def test_unet_state_dict_names(build, bilinear):
-    blocks = ["inc", *(f"down{k}.maxpool_conv.1" for k in (1, 2, 3, 4)), *(f"up{k}.conv" for k in (1, 2, 3, 4))]
+    blocks = ["inc", *(f"down{k}.maxpool_conv.1" for k in (1, 2, 3, 4)),
+              *(f"up{k}.conv" for k in (1, 2, 3, 4))]
     norm = ("weight", "bias", "running_mean", "running_var")
     names = {f"{block}.double_conv.{i}.{part}" for block in blocks
              for i, parts in ((0, norm[:2]), (1, norm), (3, norm[:2]), (4, norm)) for part in parts}
@@ -67,15 +65,19 @@ def test_u2net_state_dict_names(build):
     units |= {f"{name}d": height for name, height in units.items() if name != "stage6"}
     layers = {f"{stage}.rebnconv{k}" for stage, height in units.items()
               for k in ["in", *range(1, height + 1), *(f"{i}d" for i in range(1, height))]}
-    names = {f"{layer}.{part}" for layer in layers for part in
-             ("conv_s1.weight", "conv_s1.bias", "bn_s1.weight", "bn_s1.bias", "bn_s1.running_mean", "bn_s1.running_var")}
-    names |= {f"{head}.{part}" for head in ["outconv", *(f"side{k}" for k in range(1, 7))] for part in ("weight", "bias")}
+    parts = ("conv_s1.weight", "conv_s1.bias",
+             "bn_s1.weight", "bn_s1.bias", "bn_s1.running_mean", "bn_s1.running_var")
+    names = {f"{layer}.{part}" for layer in layers for part in parts}
+    heads = ["outconv", *(f"side{k}" for k in range(1, 7))]
+    names |= {f"{head}.{part}" for head in heads for part in ("weight", "bias")}
     assert set(build("U2netS", 1, 2).state_dict()) == names
 
 
 def test_conv_bias_can_be_left_out(build):
-    names = set(build("Unet", 1, 2, base_channels=2, conv_bias=False, padding=1).state_dict())
-    assert "inc.double_conv.0.weight" in names and "inc.double_conv.0.bias" not in names and "outc.conv.bias" in names
+    model = build("Unet", 1, 2, base_channels=2, conv_bias=False, padding=1)
+    names = set(model.state_dict())
+    assert "inc.double_conv.0.weight" in names and "inc.double_conv.0.bias" not in names
+    assert "outc.conv.bias" in names
 
 
 def test_unknown_mode(build):
@@ -83,7 +85,7 @@ def test_unknown_mode(build):
         build("Vnet", 1, 2)
 
 
-# -------------------------------------------------------------------------------------------------------- initial weights
+# --------------------------------------------------------------------------------- initial weights
 def test_he_initialisation(build):
     state = build("Unet", 1, 2, bilinear=False, base_channels=32).state_dict()
     checked = 0
@@ -99,7 +101,7 @@ def test_he_initialisation(build):
     assert checked > 12
 
 
-# --------------------------------------------------------------------------------------------------------------- sizes
+# ------------------------------------------------------------------------------------------- sizes
 @pytest.mark.parametrize("side, output", [(188, 4), (204, 20), (252, 68)])
 @pytest.mark.parametrize("bilinear", [True, False])
 def test_unet_loses_184_pixels(build, jt, bilinear, side, output):
@@ -108,7 +110,8 @@ def test_unet_loses_184_pixels(build, jt, bilinear, side, output):
 
 
 def test_the_reference_size_gives_260(build, jt):
-    assert build("Unet", 1, 2, base_channels=2).eval()(jt.zeros((1, 1, 448, 448))).shape == [1, 2, 260, 260]
+    model = build("Unet", 1, 2, base_channels=2).eval()
+    assert model(jt.zeros((1, 1, 448, 448))).shape == [1, 2, 260, 260]
 
 
 @pytest.mark.parametrize("options, side, following", [({}, 200, 204), ({}, 20, 188), ({}, 445, 460),
@@ -118,8 +121,8 @@ def test_a_wrong_size_names_the_next_valid_one(build, jt, options, side, followi
     with pytest.raises(ValueError, match=f"the next valid size is {following} x {following} px"):
         model(jt.zeros((1, 1, side, side)))
     assert model.next_valid_side(following) == following
-    margin = 0 if options else 184
-    assert model(jt.zeros((1, 1, following, following))).shape == [1, 2, following - margin, following - margin]
+    output = following if options else following - 184
+    assert model(jt.zeros((1, 1, following, following))).shape == [1, 2, output, output]
 
 
 @pytest.mark.parametrize("height, width", [(32, 33), (47, 50), (65, 64)])
@@ -139,20 +142,23 @@ def test_u2net_sizes_and_side_outputs(build, jt):
     assert np.array_equal(model(jt.zeros((1, 1, 33, 50))).numpy(), outputs[0].numpy())
 
 
-@pytest.mark.parametrize("mode, options", [("Unet", {"bilinear": True}), ("Unet", {"bilinear": False}),
-                                           ("Unet", {"padding": 1}), ("U2netS", {})])
+@pytest.mark.parametrize("mode, options", [
+    ("Unet", {"bilinear": True}), ("Unet", {"bilinear": False}), ("Unet", {"padding": 1}),
+    ("U2netS", {})])
 def test_geometry_agrees_with_the_net(build, jt, mode, options):
     """What MirrorPadding believes of a net is what the net does."""
     from nets.geometry import geometry_of
     small = {"base_channels": 2} if mode == "Unet" else {}
-    model, geometry = build(mode, 1, 2, **options, **small).eval(), geometry_of(mode, **options)
+    model = build(mode, 1, 2, **options, **small).eval()
+    geometry = geometry_of(mode, **options)
     for length in (1, 5, 100):
         output = geometry.output_side(length)
         assert output >= length
-        assert model(jt.zeros((1, 1, output + geometry.margin, output + geometry.margin))).shape[2:] == [output, output]
+        side = output + geometry.margin
+        assert model(jt.zeros((1, 1, side, side))).shape[2:] == [output, output]
 
 
-# -------------------------------------------------------------------------------------------------------------- dropout
+# ----------------------------------------------------------------------------------------- dropout
 def test_dropout_is_element_wise_before_the_skip_leaves(build, jt):
     model = build("Unet", 1, 2, base_channels=4, dropout_probs=[0.9, 0, 0, 0])
     x = jt.abs(jt.randn((1, 4, 64, 64))) + 1
@@ -166,7 +172,7 @@ def test_dropout_is_element_wise_before_the_skip_leaves(build, jt):
     assert model.down2.dropout is None
 
 
-# ------------------------------------------------------------------------------------------------ against NumPy's U-Net
+# --------------------------------------------------------------------------- against NumPy's U-Net
 def conv(x, weight, bias):
     windows = np.lib.stride_tricks.sliding_window_view(x, weight.shape[2:], axis=(1, 2))
     return np.einsum("chwij,ocij->ohw", windows, weight, optimize=True) + bias[:, None, None]
@@ -185,7 +191,9 @@ def upsample(x, align_corners):
     """Bilinear, by a matrix per axis."""
     def matrix(n):
         out = np.arange(2 * n)
-        at = out * (n - 1) / (2 * n - 1) if align_corners else np.clip((out + 0.5) / 2 - 0.5, 0, n - 1)
+        at = np.clip((out + 0.5) / 2 - 0.5, 0, n - 1)
+        if align_corners:
+            at = out * (n - 1) / (2 * n - 1)
         return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(n)[None]))
     return np.einsum("ah,chw,bw->cab", matrix(x.shape[1]), x, matrix(x.shape[2]))
 
@@ -203,7 +211,10 @@ def numpy_unet(x, state, bilinear, align_corners):
         levels.append(double_conv(pooled, state, f"down{k}.maxpool_conv.1.double_conv"))
     x = levels.pop()
     for k in (1, 2, 3, 4):
-        x = upsample(x, align_corners) if bilinear else transposed(x, state[f"up{k}.up.weight"], state[f"up{k}.up.bias"])
+        if bilinear:
+            x = upsample(x, align_corners)
+        else:
+            x = transposed(x, state[f"up{k}.up.weight"], state[f"up{k}.up.bias"])
         skip = levels.pop()
         cut = (skip.shape[1] - x.shape[1]) // 2
         x = np.concatenate([skip[:, cut:cut + x.shape[1], cut:cut + x.shape[2]], x])
@@ -214,7 +225,8 @@ def numpy_unet(x, state, bilinear, align_corners):
 @pytest.mark.parametrize("bilinear, align_corners", [(True, False), (True, True), (False, False)])
 def test_unet_equals_numpy(build, jt, bilinear, align_corners):
     rng = np.random.default_rng(1)
-    model = with_statistics(build("Unet", 1, 3, bilinear=bilinear, base_channels=4, align_corners=align_corners), rng)
+    options = {"bilinear": bilinear, "align_corners": align_corners, "base_channels": 4}
+    model = with_statistics(build("Unet", 1, 3, **options), rng)
     state = {name: var.numpy().astype(np.float64) for name, var in model.state_dict().items()}
     image = rng.normal(size=(1, 204, 204)).astype(np.float32)
     expected = numpy_unet(image.astype(np.float64), state, bilinear, align_corners)
@@ -222,7 +234,7 @@ def test_unet_equals_numpy(build, jt, bilinear, align_corners):
     assert np.abs(found - expected).max() < 1e-4 * np.ptp(expected)
 
 
-# -------------------------------------------------------------------------------------------------------------- the tiles
+# --------------------------------------------------------------------------------------- the tiles
 @pytest.mark.parametrize("bilinear", [True, False])
 @pytest.mark.parametrize("size, tile", [((300, 213), 100), ((70, 270), 52)])
 def test_tiles_and_one_pass_agree(build, bilinear, size, tile):
@@ -236,9 +248,9 @@ def test_tiles_and_one_pass_agree(build, bilinear, size, tile):
     assert np.abs(whole - tiled).max() < 1e-4 * np.ptp(whole)
 
 
-# -------------------------------------------------------------------------------------------------------------- the table
+# --------------------------------------------------------------------------------------- the table
 def test_summary_of_a_small_net(jt):
-    from backend.summary import layer_rows, summary
+    from backend.summary import layer_rows, print_summary
     from Model import DoubleConv
     model = DoubleConv(1, 2)
     rows = layer_rows(model, (1, 1, 10, 10))
@@ -246,15 +258,23 @@ def test_summary_of_a_small_net(jt):
         ("Conv", [1, 2, 8, 8], 20), ("BatchNorm", [1, 2, 8, 8], 4),
         ("Conv", [1, 2, 6, 6], 38), ("BatchNorm", [1, 2, 6, 6], 4)]
     text = io.StringIO()
-    summary(model, (1, 512, 512), file=text)
+    print_summary(model, (1, 512, 512), file=text)
     megabytes = 2 * 4 * 2 * 2 * (510 ** 2 + 508 ** 2) / 2 ** 20
-    assert f"{megabytes:,.2f} MB" in text.getvalue() and "Trainable parameters:         66" in text.getvalue()
+    assert f"{megabytes:,.2f} MB" in text.getvalue()
+    assert "Trainable parameters:         66" in text.getvalue()
     assert model.is_training(), "the table leaves the model as it was"
 
 
-def test_the_command_prints_every_net():
-    done = subprocess.run([sys.executable, "Model.py"], cwd=ROOT, capture_output=True, text=True, timeout=600)
+def test_the_command_prints_every_net(tmp_path):
+    done = command("Model.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for trainable in ("17,266,306", "44,022,566", "1,133,510"):
         assert f"Trainable parameters:         {trainable}" in done.stdout
-    assert done.stdout.count("Forward/backward size:") == 3 and "stage5d.rebnconv1d.conv_s1" in done.stdout
+    assert done.stdout.count("Forward/backward size:") == 3
+    assert "stage5d.rebnconv1d.conv_s1" in done.stdout
+
+
+def test_the_command_says_in_one_line_why_jittor_cannot_start(tmp_path, no_jittor):
+    done = command("Model.py", cwd=tmp_path, cc_path="no-such-compiler", **no_jittor)
+    assert (done.returncode, done.stdout) == (1, "") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("Model.py: error: no-such-compiler: no such compiler")

@@ -1,4 +1,4 @@
-"""Postprocess.py: from logits to pictures, against hand-computed cases."""
+"""masks/answers, objects, saliency, colours: from logits to pictures, by hand-computed cases."""
 import numpy as np
 import pytest
 from scipy.ndimage import label
@@ -23,16 +23,19 @@ def discs(shape, *circles, value=1):
     return value * np.any(inside, axis=0).astype(np.uint8)
 
 
-# ----------------------------------------------------------------------------------------------- probabilities, classes
+# -------------------------------------------------------------------------- probabilities, classes
 def test_probabilities():
     logits = normal(2, 4, 5, 6)
     found = probabilities(logits)
     assert found.dtype == np.float32 and found.shape == logits.shape
     np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-6)
-    np.testing.assert_allclose(found, np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), rtol=1e-5)
+    exponentials = np.exp(logits)
+    wanted = exponentials / exponentials.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
     one = probabilities(np.array([[[-1e4, 0, 2, 1e4]]], np.float32))
     np.testing.assert_allclose(one, [[[0, 0.5, 1 / (1 + np.exp(-2)), 1]]], rtol=1e-6)
-    assert (probabilities(np.array([[[1e4]], [[-1e4]]], np.float32)) == [[[1]], [[0]]]).all(), "no overflow"
+    certain = probabilities(np.array([[[1e4]], [[-1e4]]], np.float32))
+    assert (certain == [[[1]], [[0]]]).all(), "no overflow"
 
 
 @pytest.mark.parametrize("n_classes", [1, 2, 5])
@@ -63,23 +66,30 @@ def test_parts_become_maps_and_bands(tile):
         return tiled_logits(image, centre, UNET_BILINEAR, tile)
     logits = overlap_tile(image, centre, UNET_BILINEAR, tile)
     class_map, probability = assemble(parts(), 70, 133, with_probabilities=True)
-    assert np.array_equal(class_map, classes(logits)) and np.array_equal(probability, probabilities(logits))
+    assert np.array_equal(class_map, classes(logits))
+    assert np.array_equal(probability, probabilities(logits))
     assert assemble(parts(), 70, 133)[1] is None
     bands = list(class_bands(parts(), 133))
-    assert all(band.shape[1] == 133 for band in bands) and len(bands) == (1 if tile == "full" else 3)
+    assert all(band.shape[1] == 133 for band in bands)
+    assert len(bands) == (1 if tile == "full" else 3)
     assert np.array_equal(np.concatenate(bands), class_map)
     one_class = ((top, left, part[:1]) for top, left, part in parts())
     assert assemble(one_class, 70, 133, with_probabilities=True)[1].shape == (70, 133)
 
 
-# ------------------------------------------------------------------------------------------------ flips and rotations
+# ----------------------------------------------------------------------------- flips and rotations
 def lopsided(n_classes):
-    """A net that sees no symmetry: a pixel's logits hang on its right and lower neighbours and on where it is."""
+    """A net that sees no symmetry.
+
+    A pixel's logits depend on its right and lower neighbours and on where it is.
+    """
     def forward(inputs):
         assert inputs.flags.c_contiguous
         rows = np.arange(inputs.shape[2])[:, None] / 10
-        seen = inputs[:, :1] + 2 * np.roll(inputs[:, :1], -1, 3) - np.roll(inputs[:, :1], -1, 2) + rows
-        return np.concatenate([seen * k for k in range(1, n_classes + 1)], axis=1).astype(np.float32)
+        first = inputs[:, :1]
+        seen = first + 2 * np.roll(first, -1, 3) - np.roll(first, -1, 2) + rows
+        logits = [seen * k for k in range(1, n_classes + 1)]
+        return np.concatenate(logits, axis=1).astype(np.float32)
     return forward
 
 
@@ -88,26 +98,32 @@ def test_the_average_of_eight(n_classes):
     image, forward = normal(2, 1, 12, 20, scale=1), lopsided(n_classes)
     turned = [image, image[..., ::-1], image[..., ::-1, :], image[..., ::-1, ::-1]]
     answers = [probabilities(forward(np.ascontiguousarray(view))) for view in turned]
-    across = [probabilities(forward(np.ascontiguousarray(view.swapaxes(2, 3)))).swapaxes(2, 3) for view in turned]
-    back = [lambda a: a, lambda a: a[..., ::-1], lambda a: a[..., ::-1, :], lambda a: a[..., ::-1, ::-1]]
-    expected = sum(undo(answer) for half in (answers, across) for undo, answer in zip(back, half)) / 8
+    across = [probabilities(forward(np.ascontiguousarray(view.swapaxes(2, 3)))).swapaxes(2, 3)
+              for view in turned]
+    back = [lambda a: a, lambda a: a[..., ::-1],
+            lambda a: a[..., ::-1, :], lambda a: a[..., ::-1, ::-1]]
+    turned_back = [undo(answer) for half in (answers, across) for undo, answer in zip(back, half)]
+    expected = sum(turned_back) / 8
     found = probabilities(average_of_eight(forward)(image))
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert np.abs(found - answers[0]).max() > 0.05
 
 
-# ---------------------------------------------------------------------------------------------- U-2-Net's own protocol
+# -------------------------------------------------------------------------- U-2-Net's own protocol
 def test_what_u2net_sees():
     """Of an image of its own size, nothing is interpolated."""
     pixels = np.random.default_rng(0).integers(0, 201, (320, 320, 3), np.uint8)
     found = saliency_input(pixels)
     assert found.shape == (1, 3, 320, 320) and found.dtype == np.float32
     for channel in range(3):
-        wanted = (pixels[..., channel] / pixels.max() - IMAGENET_MEAN[channel]) / IMAGENET_STD[channel]
+        scaled = pixels[..., channel] / pixels.max()
+        wanted = (scaled - IMAGENET_MEAN[channel]) / IMAGENET_STD[channel]
         np.testing.assert_allclose(found[0, channel], wanted, atol=1e-5)
     grey = saliency_input(np.full((50, 700, 3), 100, np.uint16))
-    assert grey.shape == (1, 3, 320, 320) and np.abs(grey[0, 0, 100:200, 100:200] - (1 - 0.485) / 0.229).max() < 1e-5
-    assert np.allclose(saliency_input(np.zeros((40, 40, 3), np.uint8))[0, 0], -0.485 / 0.229), "black, not NaN"
+    assert grey.shape == (1, 3, 320, 320)
+    assert np.abs(grey[0, 0, 100:200, 100:200] - (1 - 0.485) / 0.229).max() < 1e-5
+    black = saliency_input(np.zeros((40, 40, 3), np.uint8))
+    assert np.allclose(black[0, 0], -0.485 / 0.229), "black, not NaN"
 
 
 def test_saliency_is_stretched_and_resized():
@@ -123,10 +139,11 @@ def test_saliency_is_stretched_and_resized():
 
 @pytest.mark.parametrize("value, kept", [(0, 0.5), (-100, 0), (3, 1 / (1 + np.exp(-3)))])
 def test_a_constant_saliency_stays(value, kept):
-    np.testing.assert_allclose(saliency_map(np.full((1, 320, 320), value, np.float32), 70, 90), kept, atol=1e-6)
+    constant = np.full((1, 320, 320), value, np.float32)
+    np.testing.assert_allclose(saliency_map(constant, 70, 90), kept, atol=1e-6)
 
 
-# ------------------------------------------------------------------------------------------------------------ instances
+# --------------------------------------------------------------------------------------- instances
 def test_two_touching_discs_are_parted():
     class_map = discs((64, 120), (32, 30, 20), (32, 66, 20))
     assert label(class_map)[1] == 1, "one object to a plain labelling"
@@ -145,7 +162,8 @@ def test_parting_does_not_depend_on_the_size(scale):
 
 def bar(angle, half_width, half_length):
     rows, columns = np.mgrid[:200, :200] - 100.0
-    along, across = columns * np.cos(angle) + rows * np.sin(angle), rows * np.cos(angle) - columns * np.sin(angle)
+    along = columns * np.cos(angle) + rows * np.sin(angle)
+    across = rows * np.cos(angle) - columns * np.sin(angle)
     return (np.abs(along) <= half_length) & (np.abs(across) <= half_width), (
         (along / half_length) ** 2 + (across / half_width) ** 2 <= 1)
 
@@ -161,21 +179,24 @@ def test_long_objects_stay_whole(angle, half_width):
 def test_every_piece_is_an_instance():
     """Single pixels, diagonals, thin lines; numbered without gaps."""
     class_map = np.zeros((30, 40), np.uint8)
-    class_map[2, 3] = class_map[10, 5:30] = class_map[20, 10] = class_map[21, 11] = class_map[25:, 35:] = 1
+    class_map[2, 3] = class_map[10, 5:30] = class_map[20, 10] = class_map[21, 11] = 1
+    class_map[25:, 35:] = 1
     found = instances(class_map)
     assert np.array_equal(np.unique(found), range(5)) and np.array_equal(found > 0, class_map > 0)
     assert found[20, 10] == found[21, 11], "neighbours across a corner are one"
-    assert instances(np.zeros((5, 5), np.uint8)).max() == 0 and (instances(np.ones((5, 5), np.uint8)) == 1).all()
+    assert instances(np.zeros((5, 5), np.uint8)).max() == 0
+    assert (instances(np.ones((5, 5), np.uint8)) == 1).all()
 
 
 def test_classes_part_objects():
     class_map = np.zeros((20, 20), np.uint8)
     class_map[:, :10], class_map[:, 10:] = 1, 3
     found = instances(class_map)
-    assert np.unique(found[:, :10]).size == np.unique(found[:, 10:]).size == 1 and found[0, 0] != found[0, 19]
+    assert np.unique(found[:, :10]).size == np.unique(found[:, 10:]).size == 1
+    assert found[0, 0] != found[0, 19]
 
 
-# -------------------------------------------------------------------------------------------------------------- overlay
+# ----------------------------------------------------------------------------------------- overlay
 @pytest.mark.parametrize("shape", [(64, 120), (64, 120, 3)])
 @pytest.mark.parametrize("dtype, white", [(np.uint8, 255), (np.uint16, 4095)])
 def test_an_overlay_changes_contours_alone(shape, dtype, white):
@@ -189,13 +210,15 @@ def test_an_overlay_changes_contours_alone(shape, dtype, white):
     assert (found[32, 10] == CONTOURS[0]).all() and (found[32, 105] == CONTOURS[1]).all()
     assert (found[32, 75] == CONTOURS[1]).all()
     inside, middle = class_map > 0, (discs((64, 120), (32, 30, 17), (32, 90, 12)) > 0)
-    assert changed[inside & ~middle].sum() > 150 and not changed[~inside].any() and not changed[middle].any()
+    assert changed[inside & ~middle].sum() > 150
+    assert not changed[~inside].any() and not changed[middle].any()
 
 
 def test_an_overlay_shows_where_instances_part():
     class_map = discs((64, 120), (32, 30, 20), (32, 66, 20))
     pixels = np.zeros((64, 120), np.uint8)
-    plain, parted = (overlay(pixels, class_map, regions, 255) for regions in (class_map, instances(class_map)))
+    plain, parted = (overlay(pixels, class_map, regions, 255)
+                     for regions in (class_map, instances(class_map)))
     assert not plain[30:35, 40:56].any() and parted[30:35, 40:56].any()
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 
-# --------------------------------------------------------------------------------------- a `.pth`, opcode by opcode
+# ---------------------------------------------------------------------- a `.pth`, opcode by opcode
 class Name(NamedTuple):
     """A global of the pickle: 'module name'."""
     text: str
@@ -57,7 +57,8 @@ def entries(items):
     return b"".join(opcodes(key) + opcodes(value) for key, value in items.items())
 
 
-def tensor(key="0", size=6, offset=0, shape=(2, 3), strides=(3, 1), storage="torch FloatStorage", extra=(), view=()):
+def tensor(key="0", size=6, offset=0, shape=(2, 3), strides=(3, 1), storage="torch FloatStorage",
+           extra=(), view=()):
     """view: what the older format adds to the storage's id."""
     pid = Persistent(("storage", Name(storage), key, "cpu", size, *view))
     return Call("torch._utils _rebuild_tensor_v2",
@@ -72,10 +73,11 @@ def dump(data):
     return data if isinstance(data, bytes) else b"\x80\x02" + opcodes(data) + b"."
 
 
-def archive(path, data, storages=VALUES, root="archive", byteorder=b"little", compress=zipfile.ZIP_STORED):
-    """Write a zip archive as torch.save lays it out; data: the bytes of data.pkl, or what they shall hold.
+def archive(path, data, storages=VALUES, root="archive", byteorder=b"little",
+            compress=zipfile.ZIP_STORED):
+    """Write a zip archive as torch.save lays it out.
 
-    storages: {key: array, or bytes}.
+    data: the bytes of data.pkl, or what they shall hold.  storages: {key: array, or bytes}.
     """
     with zipfile.ZipFile(path, "w", compress) as file:
         file.writestr(f"{root}/data.pkl", dump(data))
@@ -88,11 +90,15 @@ def archive(path, data, storages=VALUES, root="archive", byteorder=b"little", co
 
 
 MAGIC = 0x1950a86a20f9469cfc6c
-MACHINE = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+MACHINE = {"protocol_version": 1001, "little_endian": True,
+           "type_sizes": {"short": 2, "int": 4, "long": 4}}
 
 
 def stream(path, data, storages=VALUES, head=(MAGIC, 1001, MACHINE), keys=None, sizes=None):
-    """Write the format before PyTorch 1.6: pickles, then storages; keys, sizes: what it says instead of the truth."""
+    """Write the format before PyTorch 1.6: pickles, then storages.
+
+    keys, sizes: what the file says instead of the truth.
+    """
     keys, sizes = list(storages) if keys is None else keys, sizes or {}
     with open(path, "wb") as file:
         for value in (*head, data if isinstance(data, bytes) else older(data), keys):
@@ -115,7 +121,7 @@ def older(value):
     return type(value)(map(older, value)) if type(value) in (tuple, list) else value
 
 
-# ----------------------------------------------------------------------------------------------------- public weights
+# ---------------------------------------------------------------------------------- public weights
 def conv(name, out, into, side, bias=True):
     return {f"{name}.weight": (out, into, side, side), **({f"{name}.bias": (out,)} if bias else {})}
 
@@ -126,7 +132,10 @@ def norm(name, channels):
 
 
 def milesial(n_channels, n_classes, bilinear):
-    """{name: shape} of milesial/Pytorch-UNet's state dict: convolutions have no bias before a BatchNorm."""
+    """{name: shape} of milesial/Pytorch-UNet's state dict.
+
+    Its convolutions have no bias before a BatchNorm.
+    """
     def double_conv(name, into, out, mid=None):
         name, mid = f"{name}.double_conv", mid or out
         return {**conv(f"{name}.0", mid, into, 3, False), **norm(f"{name}.1", mid),
@@ -136,13 +145,15 @@ def milesial(n_channels, n_classes, bilinear):
         shapes.update(double_conv(f"down{k}.maxpool_conv.1", 2 ** (k + 5), out))
     for k, (into, out) in enumerate(((1024, 512), (512, 256), (256, 128), (128, 64)), 1):
         if not bilinear:  # a transposed convolution has its input channels first
-            shapes.update({f"up{k}.up.weight": (into, into // 2, 2, 2), f"up{k}.up.bias": (into // 2,)})
+            shapes.update({f"up{k}.up.weight": (into, into // 2, 2, 2),
+                           f"up{k}.up.bias": (into // 2,)})
         last = out if k == 4 else out // factor
         shapes.update(double_conv(f"up{k}.conv", into, last, into // 2 if bilinear else None))
     return {**shapes, **conv("outc.conv", n_classes, 64, 1)}
 
 
-U2NET = "1 7 3 32 64;2 6 64 32 128;3 5 128 64 256;4 4 256 128 512;5 4 512 256 512;6 4 512 256 512;" \
+U2NET = "1 7 3 32 64;2 6 64 32 128;3 5 128 64 256;4 4 256 128 512;5 4 512 256 512;" \
+        "6 4 512 256 512;" \
         "5d 4 1024 256 512;4d 4 1024 128 256;3d 5 512 64 128;2d 6 256 32 64;1d 7 128 16 64"
 U2NETP = "1 7 3 16 64;2 6 64 16 64;3 5 64 16 64;4 4 64 16 64;5 4 64 16 64;6 4 64 16 64;" \
          "5d 4 128 16 64;4d 4 128 16 64;3d 5 128 16 64;2d 6 128 16 64;1d 7 128 16 64"
@@ -158,19 +169,24 @@ def u2net(name):
     for row in (U2NET if name == "u2net" else U2NETP).split(";"):
         stage, height, into, mid, out = (int(word) if word.isdigit() and k else word
                                          for k, word in enumerate(row.split()))
-        channels = {"in": (into, out), "1": (out, mid), **{str(k): (mid, mid) for k in range(2, height + 1)},
+        channels = {"in": (into, out), "1": (out, mid),
+                    **{str(k): (mid, mid) for k in range(2, height + 1)},
                     **{f"{k}d": (2 * mid, mid) for k in range(2, height)}, "1d": (2 * mid, out)}
         for part, (first, last) in channels.items():
             prefix = f"stage{stage}.rebnconv{part}"
-            shapes.update({**conv(f"{prefix}.conv_s1", last, first, 3), **norm(f"{prefix}.bn_s1", last)})
+            shapes.update({**conv(f"{prefix}.conv_s1", last, first, 3),
+                           **norm(f"{prefix}.bn_s1", last)})
     for k, channels in enumerate(SIDES[name], 1):
         shapes.update(conv(f"side{k}", 1, channels, 3))
     return {**shapes, **conv("outconv", 1, 6, 1)}
 
 
-PUBLIC = [  # a net of ours, its options, the public state dict, the parameters that the public net has
-    (("Unet", 3, 2), dict(padding=1, conv_bias=False, align_corners=True), milesial(3, 2, True), 17_263_042),
-    (("Unet", 3, 2), dict(padding=1, conv_bias=False, bilinear=False), milesial(3, 2, False), 31_037_698),
+# A net of ours, its options, the public state dict, the parameters that the public net has.
+PUBLIC = [
+    (("Unet", 3, 2), dict(padding=1, conv_bias=False, align_corners=True),
+     milesial(3, 2, True), 17_263_042),
+    (("Unet", 3, 2), dict(padding=1, conv_bias=False, bilinear=False),
+     milesial(3, 2, False), 31_037_698),
     (("U2net", 3, 1), {}, u2net("u2net"), 44_009_869),
     (("U2netS", 3, 1), {}, u2net("u2netp"), 1_131_181),
 ]

@@ -1,5 +1,8 @@
-// BatchNorm over (N, H, W) in training mode, and the ReLU after it (Ioffe and Szegedy, ICML 2015, algorithm 1).
-// A channel's planes are read again from the cache: mean, variance and result take one pass through memory.
+// BatchNorm over (N, H, W) in training mode, and the ReLU after it.
+// Ioffe and Szegedy, ICML 2015, algorithm 1.
+//
+// Each thread takes one channel at a time: its planes stay in the cache from the mean over the
+// variance to the result.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -18,19 +21,24 @@ inline double sum_of(size_t count, F f) {
     return total;
 }
 
-// Whether a number is neither infinite nor NaN, by its bits: the compiler's fast arithmetic believes that all are.
+// Whether a number is neither infinite nor NaN, by its bits.
+// std::isfinite does not work here: under -ffast-math the compiler takes all numbers for finite.
 inline bool finite(float value) {
     unsigned bits;
     std::memcpy(&bits, &value, sizeof bits);
     return (bits & 0x7f800000) != 0x7f800000;
 }
 
-struct Shape { int n, c; size_t plane; };
+struct Shape {
+    int n, c;      // samples, channels
+    size_t plane;  // pixels of a channel of a sample
+};
 
-// y = max(0, weight * (x - mean) / sqrt(variance + eps) + bias); also each channel's mean and (biased) variance.
-// One NaN makes its whole channel NaN, so that the loss tells of it.
-inline void forward(const Shape& s, float eps, const float* x, const float* weight, const float* bias,
-                    float* y, float* mean, float* variance) {
+// y = max(0, weight * (x - mean) / sqrt(variance + eps) + bias).
+// mean and variance get each channel's own; the variance is the biased one.
+// One NaN makes its whole channel NaN, so that the loss shows it.
+inline void forward(const Shape& s, float eps, const float* x, const float* weight,
+                    const float* bias, float* y, float* mean, float* variance) {
     #pragma omp parallel for schedule(dynamic)
     for (int c = 0; c < s.c; c++) {
         double total = 0, squares = 0, count = (double)s.n * s.plane;
@@ -49,17 +57,21 @@ inline void forward(const Shape& s, float eps, const float* x, const float* weig
             const float* p = x + ((size_t)n * s.c + c) * s.plane;
             float* q = y + ((size_t)n * s.c + c) * s.plane;
             if (!finite(variance[c])) std::fill_n(q, s.plane, variance[c]);
-            else for (size_t i = 0; i < s.plane; i++) q[i] = std::max(0.f, (p[i] - m) * scale + shift);
+            else
+                for (size_t i = 0; i < s.plane; i++)
+                    q[i] = std::max(0.f, (p[i] - m) * scale + shift);
         }
     }
 }
 
-// The gradients of x, weight and bias for gy, that of y.
-inline void backward(const Shape& s, float eps, const float* x, const float* gy, const float* weight, const float* bias,
-                     const float* mean, const float* variance, float* gx, float* gweight, float* gbias) {
+// The gradients of x, weight and bias (gx, gweight, gbias) of gy, the gradient of y.
+inline void backward(const Shape& s, float eps, const float* x, const float* gy,
+                     const float* weight, const float* bias, const float* mean,
+                     const float* variance, float* gx, float* gweight, float* gbias) {
     #pragma omp parallel for schedule(dynamic)
     for (int c = 0; c < s.c; c++) {
-        float m = mean[c], inverse = 1 / std::sqrt((double)variance[c] + eps), scale = weight[c] * inverse, shift = bias[c];
+        float m = mean[c], inverse = 1 / std::sqrt((double)variance[c] + eps),
+              scale = weight[c] * inverse, shift = bias[c];
         double count = (double)s.n * s.plane, total = 0, product = 0;
         for (int n = 0; n < s.n; n++) {
             size_t at = ((size_t)n * s.c + c) * s.plane;
@@ -77,7 +89,8 @@ inline void backward(const Shape& s, float eps, const float* x, const float* gy,
             float* q = gx + at;
             for (size_t i = 0; i < s.plane; i++) {
                 float centred = p[i] - m;
-                q[i] = scale * ((centred * scale + shift > 0 ? g[i] : 0.f) - average - centred * slope);
+                q[i] = scale * ((centred * scale + shift > 0 ? g[i] : 0.f)
+                                - average - centred * slope);
             }
         }
     }

@@ -1,9 +1,14 @@
-// 2x2 max-pool of stride 2.  A window at the bottom or right edge may hold fewer pixels (ceil_mode).
+// 2x2 max-pool of stride 2.
+// With ceil_mode a window at the bottom or right edge has two pixels, or one, instead of four.
 #include <algorithm>
 
 namespace max_pool {
 
-struct Shape { int planes, h, w, oh, ow; };
+struct Shape {
+    int planes;  // samples times channels
+    int h, w;    // rows and columns of x
+    int oh, ow;  // of y
+};
 
 inline void forward(const Shape& s, const float* x, float* y) {
     #pragma omp parallel for
@@ -14,22 +19,29 @@ inline void forward(const Shape& s, const float* x, float* y) {
             float* row = y + ((size_t)p * s.oh + i) * s.ow;
             int whole = std::min(s.ow, s.w / 2);
             for (int j = 0; j < whole; j++)
-                row[j] = std::max(std::max(top[2 * j], top[2 * j + 1]), std::max(bottom[2 * j], bottom[2 * j + 1]));
+                row[j] = std::max(std::max(top[2 * j], top[2 * j + 1]),
+                                  std::max(bottom[2 * j], bottom[2 * j + 1]));
             if (whole < s.ow) row[whole] = std::max(top[2 * whole], bottom[2 * whole]);
         }
 }
 
-// A window's gradient goes to the first of its largest pixels, all others get zero.
-inline void backward_row(const float* top, const float* bottom, const float* best, const float* g, int count, float* up, float* down) {
+// The gradient of one row of windows.  It goes to the first of a window's largest pixels; the
+// window's other pixels get zero.
+// top, bottom: the two rows of x; best: the row of y; g: that of its gradient; up, down: the rows
+// of x's gradient, down nullptr where x ends.
+inline void backward_row(const float* top, const float* bottom, const float* best, const float* g,
+                         int count, float* up, float* down) {
     using namespace vectors;
     int j = 0;
     for (; j + L <= count; j += L) {
-        Vec a = load(top + 2 * j), b = load(top + 2 * j + L), largest = load(best + j), gradient = load(g + j), zero = {};
+        Vec a = load(top + 2 * j), b = load(top + 2 * j + L), largest = load(best + j),
+            gradient = load(g + j), zero = {};
         Mask first = even(a, b) == largest, second = (odd(a, b) == largest) & ~first;
         store(up + 2 * j, front(first ? gradient : zero, second ? gradient : zero));
         store(up + 2 * j + L, back(first ? gradient : zero, second ? gradient : zero));
         if (!down) continue;
-        Mask above = first | second, third = (even(load(bottom + 2 * j), load(bottom + 2 * j + L)) == largest) & ~above;
+        Mask above = first | second,
+             third = (even(load(bottom + 2 * j), load(bottom + 2 * j + L)) == largest) & ~above;
         Mask fourth = ~(above | third);
         store(down + 2 * j, front(third ? gradient : zero, fourth ? gradient : zero));
         store(down + 2 * j + L, back(third ? gradient : zero, fourth ? gradient : zero));
@@ -45,6 +57,7 @@ inline void backward_row(const float* top, const float* bottom, const float* bes
     }
 }
 
+// gx, the gradient of x, of gy, the gradient of y.
 inline void backward(const Shape& s, const float* x, const float* y, const float* gy, float* gx) {
     #pragma omp parallel for
     for (int p = 0; p < s.planes; p++) {
@@ -55,7 +68,7 @@ inline void backward(const Shape& s, const float* x, const float* y, const float
             float *up = gx + at, *down = two ? up + s.w : nullptr;
             int whole = s.w / 2;
             backward_row(top, two ? top + s.w : top, best, g, whole, up, down);
-            if (s.w % 2) {                                          // the last column: a window of its own, or of none
+            if (s.w % 2) {  // the last column has a window of its own, or is in none
                 bool window = whole < s.ow, first = window && top[s.w - 1] == best[whole];
                 up[s.w - 1] = first ? g[whole] : 0.f;
                 if (two) down[s.w - 1] = window && !first ? g[whole] : 0.f;

@@ -1,4 +1,5 @@
-// Vectors of L numbers, the machine's widest, in GCC's own notation; and numbers that alternate between two of them.
+// Vectors of L floats, the machine's widest, in GCC's own notation.
+// Also: how to part and join numbers that alternate between two vectors.
 #pragma once
 #include <cstring>
 
@@ -21,15 +22,16 @@ const Mask FRONT = {0, 8, 1, 9, 2, 10, 3, 11};
 
 inline Vec load(const float* p) { Vec v; std::memcpy(&v, p, sizeof v); return v; }
 inline void store(float* p, const Vec& v) { std::memcpy(p, &v, sizeof v); }
-// the even and the odd ones of the 2 L numbers of a, then b
+// a and b are 2 L numbers in a row: those at even places, those at odd places.
 inline Vec even(const Vec& a, const Vec& b) { return __builtin_shuffle(a, b, EVEN); }
 inline Vec odd(const Vec& a, const Vec& b) { return __builtin_shuffle(a, b, EVEN + 1); }
-// a[0], b[0], a[1], b[1], ...: the first and the second half of the 2 L numbers
+// The 2 L numbers a[0], b[0], a[1], b[1], ...: their first half, their second half.
 inline Vec front(const Vec& a, const Vec& b) { return __builtin_shuffle(a, b, FRONT); }
 inline Vec back(const Vec& a, const Vec& b) { return __builtin_shuffle(a, b, FRONT + L / 2); }
 
-// ReLU, by the numbers' bits: negative ones end with those of minus infinity, -2^23, and NaNs, which stay, come after
-// them.  The compiler's fast arithmetic would make 0 of NaN.
+// ReLU that keeps NaN, by the numbers' bits, read as integers.
+// Negative floats are the integers up to -2^23, the bits of minus infinity.  NaNs come after that.
+// Floats cannot be compared here: under -ffast-math the compiler would turn NaN into 0.
 inline Vec rectified(const Vec& v) { return (Mask)v <= -(1 << 23) ? Vec{} : v; }
 
 }  // namespace vectors
