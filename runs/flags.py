@@ -1,6 +1,7 @@
 """The flags of Main.py."""
 from pathlib import Path
 
+from backend.optimizers import OPTIMIZERS
 from command.flags import Parser, boolean, expression, number
 from nets.catalogue import CATALOGUE
 from runs.settings import Every, save_every
@@ -91,9 +92,8 @@ def add_training_flags(add, protocols, tiling, losses, augmentations):
         help="full: train on whole images; N: on a random crop of N x N px of each; reference: "
              "train and test on four 256 px quadrants, each mirrored at its own edges (fast: 256, "
              "full where images are no larger)")
-    add("--optimizer", choices=("adam", "adamw", "sgd"),
-        help="adam: betas 0.99, 0.999; adamw: betas 0.9, 0.999, weight decay 0.01; sgd: momentum "
-             "0.99 (fast: adamw)")
+    described = "; ".join(f"{name}: {row.settings}" for name, row in OPTIMIZERS.items())
+    add("--optimizer", choices=tuple(OPTIMIZERS), help=f"{described} (fast: adamw)")
     add("--lr_schedule", choices=("constant", "cosine"),
         help="of the learning rate, over the run (fast: cosine)")
     add("--warm_up", type=number(float, 0, 1),

@@ -1,5 +1,4 @@
 """From the words of a command line to the settings of a run."""
-from argparse import SUPPRESS
 from typing import NamedTuple, Optional
 
 from backend import ranks
@@ -18,9 +17,10 @@ class Request(NamedTuple):
 
 def given_flags(words, parser):
     """{flag: value} of the flags that stand on the command line."""
-    parser.set_defaults(**dict.fromkeys(vars(parser.parse_args([])), SUPPRESS))
+    missing = object()
+    parser.set_defaults(**dict.fromkeys(vars(parser.parse_args([])), missing))
     given = {flag: value for flag, value in vars(parser.parse_args(words)).items()
-             if value is not SUPPRESS}
+             if value is not missing}
     if given.get("protocol") == "default":  # another way to say: none
         del given["protocol"]
     return given

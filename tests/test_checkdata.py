@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from datasets import label_values
-from datasets.check import check_set, some
+from datasets.check import check_set, name_some
 from datasets.copies import Manifest
 from datasets.survey import Survey
 from images.formats import png_bytes
@@ -83,7 +83,7 @@ def test_ignored_pixels_are_passed_over(check, folder):
     assert code == 0 and lines[-2] == "6 pairs, sound"
     assert lines[0].endswith("pixels with label 0: 66.7%, 1: 33.3%")
     assert lines[2] == f"warning: {folder}/test/labels/b0.png: empty, all its pixels are ignored"
-    assert lines[-1].endswith(" --n_classes 2 --ignore_label 255")
+    assert lines[-1].endswith(" --n_classes 2 --ignore_label 255 --protocol fast")
 
 
 def test_sizes_may_differ_between_pairs(check, folder):
@@ -259,8 +259,8 @@ def test_empty_folders(check, folder):
 
 
 def test_some():
-    assert some([1, 2]) == "1, 2" and some([*range(8)]) == "0, 1, 2, 3, 4, 5, 6, 7"
-    assert some([*range(10)]) == "0, 1, 2, 3, 4, 5, 6, 7 and 2 more"
+    assert name_some([1, 2]) == "1, 2" and name_some([*range(8)]) == "0, 1, 2, 3, 4, 5, 6, 7"
+    assert name_some([*range(10)]) == "0, 1, 2, 3, 4, 5, 6, 7 and 2 more"
 
 
 def test_the_committed_sample_is_sound():

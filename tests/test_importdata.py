@@ -455,12 +455,12 @@ def test_without_groups_the_fraction_is_that_of_the_images(fraction, count):
 def test_folders_again_does_nothing_and_mends_what_is_missing(folders, tmp_path, snapshot):
     write_pairs(tmp_path, "abcde", "_mask")
     assert folders()[0] == 0
-    before = snapshot(tmp_path)
+    before = snapshot(tmp_path / "set")
     code, output, _ = folders()
-    assert code == 0 and "used as they are" in output and snapshot(tmp_path) == before
+    assert code == 0 and "used as they are" in output and snapshot(tmp_path / "set") == before
     next((tmp_path / "set" / "test" / "labels").iterdir()).unlink()
     assert folders()[0] == 0
-    assert {name: content for name, (content, _) in snapshot(tmp_path).items()} \
+    assert {name: content for name, (content, _) in snapshot(tmp_path / "set").items()} \
         == {name: content for name, (content, _) in before.items()}
 
 
@@ -469,8 +469,8 @@ def test_folders_accepts_equal_pixels_in_another_file(folders, tmp_path, snapsho
     assert folders()[0] == 0
     path = next((tmp_path / "set" / "train" / "imgs").iterdir())
     Image.fromarray(read(path)).save(path, compress_level=0)
-    before = snapshot(tmp_path)
-    assert folders()[0] == 0 and snapshot(tmp_path) == before
+    before = snapshot(tmp_path / "set")
+    assert folders()[0] == 0 and snapshot(tmp_path / "set") == before
 
 
 @pytest.mark.parametrize("change", ["other pixels", "another image", "another seed"])

@@ -147,10 +147,10 @@ def test_u2net_sizes_and_side_outputs(build, jt):
     ("U2netS", {})])
 def test_geometry_agrees_with_the_net(build, jt, mode, options):
     """What MirrorPadding believes of a net is what the net does."""
-    from nets.geometry import geometry_of
+    from nets.catalogue import CATALOGUE
     small = {"base_channels": 2} if mode == "Unet" else {}
     model = build(mode, 1, 2, **options, **small).eval()
-    geometry = geometry_of(mode, **options)
+    geometry = CATALOGUE[mode].geometry(options)
     for length in (1, 5, 100):
         output = geometry.output_side(length)
         assert output >= length
@@ -238,12 +238,14 @@ def test_unet_equals_numpy(build, jt, bilinear, align_corners):
 @pytest.mark.parametrize("bilinear", [True, False])
 @pytest.mark.parametrize("size, tile", [((300, 213), 100), ((70, 270), 52)])
 def test_tiles_and_one_pass_agree(build, bilinear, size, tile):
-    from nets.geometry import geometry_of
+    from nets.catalogue import CATALOGUE
+    from MirrorPadding import Tiles, Whole
     from Process import predict_image
     rng = np.random.default_rng(2)
     model = with_statistics(build("Unet", 1, 2, bilinear=bilinear, base_channels=4), rng)
-    image, geometry = rng.normal(size=(1, *size)).astype(np.float32), geometry_of("Unet", bilinear)
-    whole, tiled = (predict_image(model, image, geometry, way) for way in ("full", tile))
+    image = rng.normal(size=(1, *size)).astype(np.float32)
+    geometry = CATALOGUE["Unet"].geometry({"bilinear": bilinear})
+    whole, tiled = (predict_image(model, image, geometry, way) for way in (Whole(), Tiles(tile)))
     assert whole.shape == (2, *size) and np.ptp(whole) > 0.1
     assert np.abs(whole - tiled).max() < 1e-4 * np.ptp(whole)
 

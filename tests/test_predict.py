@@ -14,6 +14,7 @@ from skimage.transform import resize
 
 import Predict
 from backend import start
+from command import errors
 from command.errors import DataError, say_once
 from images import formats
 from images.channels import to_channels
@@ -58,7 +59,7 @@ def predict(here, monkeypatch, capsys):
     def run(*flags):
         monkeypatch.setattr(sys, "argv", ["Predict.py", *map(str, flags)])
         try:
-            code = run(Predict.main)
+            code = errors.run(Predict.main)
         except SystemExit as stop:
             code = stop.code
         found = capsys.readouterr()

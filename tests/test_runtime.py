@@ -16,7 +16,7 @@ from backend import machine, start
 from command.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
-NEEDS_JITTOR = {"Model", "Process", "backend.operators", "backend.optimizers", "backend.summary"}
+NEEDS_JITTOR = {"Model", "Process", "backend.adam", "backend.operators"}
 WITHOUT_JITTOR = sorted({".".join(path.relative_to(ROOT).with_suffix("").parts) for room in (
     ".", "command", "images", "datasets", "nets", "backend", "masks", "runs")
     for path in (ROOT / room).glob("*.py")} - NEEDS_JITTOR)
