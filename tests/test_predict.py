@@ -185,8 +185,8 @@ def test_what_others_weights_do_not_show(here, monkeypatch):
     u2net = {"stage1.rebnconvin.conv_s1.weight": np.zeros((64, 3, 3, 3)), "outconv.weight": np.zeros((1, 6, 1, 1)),
              "stage1.rebnconv1.conv_s1.weight": np.zeros((16, 64, 3, 3))}
     found = net(**u2net)
-    assert (found.mode, found.options, found.saliency) == ("U2netS", {"align_corners": False}, False)
-    assert net("--preset", "u2netp", **u2net).saliency
+    assert (found.mode, found.options, found.is_saliency) == ("U2netS", {"align_corners": False}, False)
+    assert net("--preset", "u2netp", **u2net).is_saliency
 
 
 # --------------------------------------------------------------------------------------------------------- predictions
