@@ -43,10 +43,10 @@ def build_parser():
     add("--base_channels", type=number(int, 2), default=64,
         help="channels of the U-Net's first level")
     add("--bilinear", type=boolean, default=True,
-        help="U-Net: True: bilinear up-sampling. False: transposed convolutions")
+        help="how the U-Net up-samples; True: bilinear, False: transposed convolutions")
     add("--steps", type=number(int, 1), default=20, help="number of Adam steps to compare")
     add("--epochs", type=number(int, 0), default=3,
-        help="epochs of the short training; 0: no training")
+        help="epochs of the short training; 0: none")
     add("--tile", type=number(int, 16),
         help="side of the training crops, in pixels (default: whole images)")
     add("--n_channels", type=int, choices=(1, 3), default=1, help="channels of the images")

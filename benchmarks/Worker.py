@@ -1,10 +1,15 @@
-"""One contender of the benchmark in a process of its own; `Bench.py` starts it and asks for one thing at a time.
+"""One contender of the benchmark in a process of its own.
 
     python benchmarks/Worker.py '{"answers": 5, "contender": "ours", "mode": "Unet", ...}'
 
-Commands are lines on stdin, `train` and `predict`: one training step, one prediction.  Each is answered by one line of
-JSON through the pipe that `answers` numbers; the first line, {}, says that the framework is imported.  Between two
-commands the worker waits and computes nothing.  It ends with its stdin or with its parent.
+`Race.py` starts it, and asks for one thing at a time.  Commands are lines on standard input:
+`train` is one training step, `predict` one prediction.  Each is answered by one line of JSON
+through the pipe that `answers` numbers.  The first line, {}, says that the framework is imported.
+Between two commands the worker waits and computes nothing.  It ends with its standard input, or
+with its parent.
+
+The task, a JSON object, has the keys answers, contender (of Tables.CONTENDERS), mode, pair (a file
+of arrays), side (px), batch, base_channels.
 """
 import ctypes
 import json
@@ -16,25 +21,25 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "alignment"), str(ROOT)]
+import Root  # noqa: F401 - puts the repository's root on the path
 
-LEARNING_RATE = 1e-3
-DROPOUT = [0.2, 0.3, 0.4, 0.5]  # of the system that this one reproduces
+RACE_RATE = 1e-3                     # learning rate
+RACE_DROPOUT = (0.2, 0.3, 0.4, 0.5)  # of the system that this one reproduces
+PR_SET_PDEATHSIG = 1                 # prctl's number for: send me a signal when my parent ends
 
 
-# ---------------------------------------------------------------------------------------------- the same for either side
-def net_options(task):
+# ----------------------------------------------------------------------- the same for either side
+def contender_options(mode, base_channels):
     """The options of build_model, as those of Main.py."""
-    if task["mode"] != "Unet":
+    if mode != "Unet":
         return {"side_outputs": True}
-    return {"bilinear": True, "dropout_probs": DROPOUT, "base_channels": task["base_channels"]}
+    return {"bilinear": True, "dropout_probs": RACE_DROPOUT, "base_channels": base_channels}
 
 
 def make_batch(task):
-    """A training step's DataLoader.Batch of `batch` times the pair, mirrored or cut to `side` px.
+    """A training step's DataLoader.Batch: `batch` times the pair, mirrored or cut to `side` px.
 
-    The file `pair` holds image (1, H, H) float32, label (H, H) int32 and weight (H, H) float32.
+    The file `pair` holds image (1, H, H) float32, label (H, H) int32, weight (H, H) float32.
     """
     import numpy as np
 
@@ -43,32 +48,33 @@ def make_batch(task):
     from nets.geometry import geometry_of
     with np.load(task["pair"]) as pair:
         more = task["side"] - pair["label"].shape[0]
-        image, label, weight = (mirror_pad(pair[name], 0, more, 0, more) for name in ("image", "label", "weight"))
+        image, label, weight = (mirror_pad(pair[name], 0, more, 0, more)
+                                for name in ("image", "label", "weight"))
     geometry = geometry_of(task["mode"])
     if task["contender"] == "reference":
         inputs = reference_blocks(image, geometry)
     else:
         inputs = pad_for(geometry, image, *label.shape)[None]
-    inputs, label, weight = (np.concatenate([part] * task["batch"]) for part in (inputs, label[None], weight[None]))
-    return Batch(inputs, label, weight)
+    return Batch(*(np.concatenate([part] * task["batch"])
+                   for part in (inputs, label[None], weight[None])))
 
 
-# -------------------------------------------------------------------------------------------------------- the contenders
-class Batches(list):
-    """All that a step asks of its loader."""
+# --------------------------------------------------------------------------------- the contenders
+class OneBatch(list):
+    """All that a step of the Trainer asks of its loader."""
     tile, seed = "full", 0
 
     def images(self, step):
         return len(self[step].labels)
 
 
-class Ours:
+class JittorContender:
     """A full tile through Model.py and Process.py, as Main.py trains."""
 
     @staticmethod
     def import_framework():
         from backend import start
-        start.import_jittor("cpu")  # what `from Runtime import jt` does, for the CPU
+        start.import_jittor("cpu")  # what `from backend.start import jt` does, for the CPU
 
     def __init__(self, task):
         from backend import start
@@ -77,9 +83,11 @@ class Ours:
         from Process import Trainer
         start.seed_everything(0)
         self.batch = make_batch(task)
-        self.model = build_model(task["mode"], 1, 2, **net_options(task))
-        self.trainer = Trainer(self.model, build_optimizer("adam", self.model, LEARNING_RATE), Batches([self.batch]),
-                               test_set=None, total_epochs=1, val_epochs=0, on_epoch=None, on_best=None)
+        options = contender_options(task["mode"], task["base_channels"])
+        self.model = build_model(task["mode"], 1, 2, **options)
+        optimizer = build_optimizer("adam", self.model, RACE_RATE)
+        self.trainer = Trainer(self.model, optimizer, OneBatch([self.batch]), test_set=None,
+                               total_epochs=1, val_epochs=0, on_epoch=None, on_best=None)
 
     def train(self):
         """One step; Jittor puts the optimiser's work off until somebody waits for it."""
@@ -90,7 +98,10 @@ class Ours:
         return {"loss": loss}
 
     def predict(self):
-        """Logits of the batch, on the host: what Process.predict_image does with an image that is already mirrored."""
+        """Logits of the batch, on the host.
+
+        This is what Process.predict_image does with an image that is already mirrored.
+        """
         from backend.start import jt
         from MirrorPadding import crop_logits
         self.model.eval()
@@ -100,8 +111,8 @@ class Ours:
         return {"shape": crop_logits(logits, *self.batch.labels.shape[1:]).shape}
 
 
-class PyTorch:
-    """The twin: eager on the full tile, or one of `reference`, `channels_last`, `compiled`."""
+class TorchContender:
+    """The PyTorch twin: eager on the full tile, or `reference`, `channels_last`, `compiled`."""
 
     @staticmethod
     def import_framework():
@@ -109,13 +120,15 @@ class PyTorch:
 
     def __init__(self, task):
         import torch
-        import TorchModel
+
+        from alignment import TorchModel
         torch.manual_seed(0)
         self.kind, self.batch = task["contender"], make_batch(task)
-        self.model = TorchModel.build_model(task["mode"], 1, 2, **net_options(task))
+        options = contender_options(task["mode"], task["base_channels"])
+        self.model = TorchModel.build_model(task["mode"], 1, 2, **options)
         if self.kind == "channels_last":
             self.model.to(memory_format=torch.channels_last)
-        self.optimizer = TorchModel.build_optimizer("adam", self.model, LEARNING_RATE)
+        self.optimizer = TorchModel.build_optimizer("adam", self.model, RACE_RATE)
         self.net = torch.compile(self.model) if self.kind == "compiled" else self.model
 
     def outputs(self):
@@ -138,10 +151,12 @@ class PyTorch:
 
     def train(self):
         import torch
-        import TorchModel
+
+        from alignment import TorchModel
         self.model.train()
-        target = torch.from_numpy(self.batch.labels).long(), torch.from_numpy(self.batch.weights)
-        loss = TorchModel.deep_supervision_loss([self.on_canvas(logits) for logits in self.outputs()], *target)
+        loss = TorchModel.deep_supervision_loss(
+            [self.on_canvas(logits) for logits in self.outputs()],
+            torch.from_numpy(self.batch.labels).long(), torch.from_numpy(self.batch.weights))
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -154,29 +169,32 @@ class PyTorch:
             return {"shape": self.on_canvas(self.outputs()[0]).numpy().shape}
 
 
-# ----------------------------------------------------------------------------------------------------------- the process
+# ------------------------------------------------------------------------------------ the process
 def end_with_parent():
-    """Have the kernel kill this process when its parent ends, however that happens, even in the middle of a step."""
-    PR_SET_PDEATHSIG = 1
+    """Have the kernel kill this process when its parent ends, even in the middle of a step."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")  # where memory runs out, this process goes first
+        # where memory runs out, this process goes first
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def peak_memory():
-    """The largest resident size of this process so far, bytes.
+    """The largest resident size of this process so far, in bytes.
 
-    ru_maxrss, but of this program alone: Linux hands the parent's own peak on to a child's ru_maxrss.
+    It is ru_maxrss of this program alone.  Linux hands the parent's own peak on to a child's
+    ru_maxrss.
     """
-    return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text()).group(1))
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status).group(1))
 
 
 def serve(task, answers):
+    """Answer the commands on standard input; answers: an open text file."""
     def answer(**values):
         print(json.dumps(values), file=answers, flush=True)
 
     try:
-        kind = Ours if task["contender"] == "ours" else PyTorch
+        kind = JittorContender if task["contender"] == "ours" else TorchContender
         kind.import_framework()
         answer()
         contender = kind(task)
@@ -185,12 +203,16 @@ def serve(task, answers):
             started = time.perf_counter()
             values = step()
             answer(seconds=time.perf_counter() - started, peak_bytes=peak_memory(), **values)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a row of the table
-        text = str(error).strip().splitlines()
-        answer(error=f"{type(error).__name__}: {text[0] if text else ''}")
+    except Exception as error:  # whatever it is, it becomes a row of the table
+        lines = str(error).strip().splitlines() or [""]
+        answer(error=f"{type(error).__name__}: {lines[0]}")
+
+
+def main():
+    end_with_parent()
+    task = json.loads(sys.argv[1])
+    serve(task, os.fdopen(task["answers"], "w"))
 
 
 if __name__ == "__main__":
-    end_with_parent()
-    asked = json.loads(sys.argv[1])
-    serve(asked, os.fdopen(asked["answers"], "w"))
+    main()
