@@ -4,9 +4,9 @@
 
 Each run trains on four fifths of the training images.  It is scored with its last weights on the
 fifth that was held back, which decides, and on the test images, which decide nothing.  A run's
-clock is its own CPU time on one core, so what else the machine does changes little.  Rows are
-added to ablation.csv as they come.  A second start makes the runs that are missing.  The printed
-table is of one data set, split and budget.
+clock is its own CPU time on one core (`CpuClock.py`), so what else the machine does changes little.
+Rows are added to ablation.csv as they come.  A second start makes the runs that are missing.  The
+printed table is of one data set, split and budget.
 """
 import csv
 import itertools
@@ -58,14 +58,6 @@ VARIANTS = {
     "crops of 128 px": {"tile": 128},
     "whole images": {"tile": "full"},
 }
-MAIN = Path(__file__).resolve().parent.parent / "Main.py"
-# Python code that runs Main.py with the CPU time of its process as its clock.
-RUN_MAIN = f"""
-import runpy, sys, time
-time.monotonic = time.process_time
-sys.path[0] = {str(MAIN.parent)!r}
-runpy.run_path({str(MAIN)!r}, run_name="__main__")
-"""
 FOLDERS = ("Datatxt", "Log", "Checkpoint", "Result", "Weight")  # of Main.py's --..._directory
 
 
@@ -104,8 +96,8 @@ def build_parser():
     add("--minutes", type=number(float, 0, include_low=False), default=4.0,
         help="CPU time of each run, in minutes")
     add("--group", help="Main.py's --group: keeps the parts of a slide together, e.g. '(.*)_'")
-    add("--jobs", type=number(int, 1), default=len(os.sched_getaffinity(0)),
-        help="runs side by side, one on each core")
+    add("--jobs", type=number(int, 1),
+        help="runs side by side, one on each core (default: the number of cores)")
     add("--variants", nargs="+", choices=tuple(VARIANTS), metavar="NAME",
         help=f"variants to run, in this order (default: all): {'; '.join(VARIANTS)}")
     add("--seeds", nargs="+", type=number(int, 0), default=[0], help="seeds of each variant")
@@ -137,7 +129,8 @@ def train_variant(variant, seed, core, args):
         if args.group:
             flags["group"] = args.group
         done = subprocess.run(
-            [sys.executable, "-c", RUN_MAIN, *as_words(flags)], text=True, capture_output=True,
+            [sys.executable, str(Path(__file__).with_name("CpuClock.py")), *as_words(flags)],
+            text=True, capture_output=True,
             preexec_fn=lambda: os.sched_setaffinity(0, {core}),
             env={**os.environ, "OMP_NUM_THREADS": "1"})
         if done.returncode:
