@@ -104,7 +104,7 @@ def build_parser():
     return parser
 
 
-def as_words(flags):
+def flag_words(flags):
     """{flag: value or tuple of values} as the words of a command line."""
     words = []
     for name, value in flags.items():
@@ -129,7 +129,7 @@ def train_variant(variant, seed, core, args):
         if args.group:
             flags["group"] = args.group
         done = subprocess.run(
-            [sys.executable, str(Path(__file__).with_name("CpuClock.py")), *as_words(flags)],
+            [sys.executable, str(Path(__file__).with_name("CpuClock.py")), *flag_words(flags)],
             text=True, capture_output=True,
             preexec_fn=lambda: os.sched_setaffinity(0, {core}),
             env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -140,11 +140,11 @@ def train_variant(variant, seed, core, args):
         with open(table, encoding="utf-8") as file:
             *_, last = csv.DictReader(file)
     test_iou = re.search(r"Test images, read once: IoU (\S+)", done.stdout)[1]
-    return AblationRow(*budget_of(args), variant, seed, " ".join(as_words(VARIANTS[variant])),
+    return AblationRow(*budget_of(args), variant, seed, " ".join(flag_words(VARIANTS[variant])),
                        int(last["epoch"]) + 1, last["train_loss"], last["iou"], test_iou)
 
 
-def read_rows(path, budget):
+def rows_of_budget(path, budget):
     """The AblationRows of a Budget in ablation.csv; all their fields are texts."""
     with open(path, newline="", encoding="utf-8") as file:
         rows = [AblationRow(**row) for row in csv.DictReader(file)]
@@ -175,7 +175,7 @@ def main():
     path = make_folder(args.Result_directory) / "ablation.csv"
     if not path.exists():
         path.write_text(",".join(AblationRow._fields) + "\n", encoding="utf-8")
-    done = {(row.variant, row.seed) for row in read_rows(path, budget_of(args))}
+    done = {(row.variant, row.seed) for row in rows_of_budget(path, budget_of(args))}
     tasks = [(variant, seed)
              for variant, seed in itertools.product(args.variants or VARIANTS, args.seeds)
              if (variant, str(seed)) not in done]
@@ -199,7 +199,7 @@ def main():
                 file.flush()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # after an error or a Ctrl-C
-    print(markdown(read_rows(path, budget_of(args))))
+    print(markdown(rows_of_budget(path, budget_of(args))))
     print(f"Wrote {path}")
 
 

@@ -19,7 +19,7 @@ import Root  # noqa: F401 - puts the repository's root on the path
 from Machine import count_multiply_adds, measure_ceiling, software_versions
 from Preparation import make_bench_pairs, time_preparation
 from Race import race
-from Tables import CONTENDERS, KINDS, RACE_SIDE, draw_races, result_lines
+from Tables import CONTENDERS, RACE_KINDS, RACE_SIDE, draw_races, result_lines
 
 from backend import start
 from command.errors import DataError, run
@@ -36,7 +36,7 @@ STARTS = 3          # processes for each contender and net, for the time to the 
 
 class Size(NamedTuple):
     """One step of the growth: what is computed, and on how much."""
-    kind: str   # one of KINDS
+    kind: str   # one of RACE_KINDS
     side: int   # px
     batch: int
 
@@ -98,7 +98,7 @@ def benchmark(settings, scratch):
 def race_mode(mode, settings, task):
     """The rows of one net's races, in training and in prediction."""
     contenders, rows = QUICK_CONTENDERS if settings.quick else tuple(CONTENDERS), []
-    for kind in KINDS:
+    for kind in RACE_KINDS:
         rows += race(kind, contenders, settings.repeats, **task, mode=mode)
     for row in rows:
         row["multiply_adds"] = count_multiply_adds(mode, row["contender"], RACE_SIDE,

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from Tables import CONTENDERS, KINDS
+from Tables import CONTENDERS, RACE_KINDS
 
 
 class WorkerFailed(Exception):
@@ -141,5 +141,5 @@ def print_turn(row, turn, repeats):
     else:
         result = f"{(row['seconds'] or [row['first_s']])[-1]:.2f} s"
     which = f"turn {turn} of {repeats}" if turn else "first step"
-    print(f"{row['mode']}, {KINDS[row['kind']]}, {row['side']} px, batch {row['batch']}, {which}, "
+    print(f"{row['mode']}, {RACE_KINDS[row['kind']]}, {row['side']} px, batch {row['batch']}, {which}, "
           f"{CONTENDERS[row['contender']]}: {result}", file=sys.stderr, flush=True)

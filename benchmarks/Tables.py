@@ -7,7 +7,7 @@ from images.figures import figure
 CONTENDERS = {"ours": "ours", "reference": "PyTorch, reference protocol",
               "full": "PyTorch, full tile", "channels_last": "PyTorch, channels_last",
               "compiled": "PyTorch, compiled"}
-KINDS = {"train": "training", "predict": "prediction"}
+RACE_KINDS = {"train": "training", "predict": "prediction"}
 RACE_SIDE = 512  # px, of the images that are raced on
 SHARE = (
     "of sgemm: the plain arithmetic of the convolutions (2 x multiply-adds; training counts as "
@@ -44,7 +44,7 @@ def result_lines(results):
 
 def race_lines(rows, sgemm):
     """One net's training or prediction: a line for each contender, then the ratios."""
-    title = f"{rows[0]['mode']}, {KINDS[rows[0]['kind']]}"
+    title = f"{rows[0]['mode']}, {RACE_KINDS[rows[0]['kind']]}"
     lines = ["", f"{title:<30}{'s/image':>9}{'min ... max':>18}{'images/s':>10}"
              f"{'first step, s':>15}{'peak, MB':>10}{'GFLOP/s':>9}{'of sgemm':>10}"]
     for row in rows:
@@ -113,7 +113,7 @@ def growth_lines(rows):
         else:
             result = (f"{seconds:>9.3f}{row['batch'] / seconds:>10.2f}"
                       f"{row['peak_bytes'] / 1e6:>10,.0f}")
-        what = f"{row['mode']}, {KINDS[row['kind']]}"
+        what = f"{row['mode']}, {RACE_KINDS[row['kind']]}"
         lines.append(f"  {what:<40}{row['side']:>10}{row['batch']:>7}{result}")
     return lines
 
@@ -124,10 +124,10 @@ def draw_races(path, races, machine):
     modes = list(dict.fromkeys(row["mode"] for row in races))
     with figure(path, len(modes), 2, (12, 0.8 + 2.2 * len(modes))) as axes:
         for row_of_axes, mode in zip(axes, modes):
-            for axis, kind in zip(row_of_axes, KINDS):
+            for axis, kind in zip(row_of_axes, RACE_KINDS):
                 rows = [row for row in races if (row["mode"], row["kind"]) == (mode, kind)]
                 draw_race(axis, rows[::-1])
-                axis.set(title=f"{mode}, {KINDS[kind]}",
+                axis.set(title=f"{mode}, {RACE_KINDS[kind]}",
                          xlabel=f"images/s ({RACE_SIDE} x {RACE_SIDE} px, batch 1)")
         axes[0, 0].figure.suptitle(machine)
 
