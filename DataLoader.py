@@ -1,7 +1,8 @@
-"""From lists of files to batches: read, augment, normalise, mirror the border, attach the weight map.
+"""From lists of files to batches: read, augment, normalise, mirror the border, attach the map.
 
-NumPy only.  Batches are prepared by threads while the net's step runs: reading and decoding release Python's lock, a
-mistake in a file reaches the training loop as the exception that it is, and nothing is left to hang.
+NumPy only.  Batches are prepared by threads while the net's step runs.  Reading and decoding
+release Python's lock, a mistake in a file reaches the training loop as the exception that it is,
+and nothing is left to hang.
 """
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -13,32 +14,42 @@ from tqdm import tqdm
 
 from backend import ranks
 from command.errors import DataError
-from datasets.labels import IGNORED, load_label
-from datasets.pairs import check_pairs
-from datasets.survey import files_key, keep, read_kept
+from datasets.labels import IGNORED, check_label, check_some_counts, load_label
 from images.formats import image_size
-from images.values import load_image, normalise
-from MirrorPadding import mirror_pad, mirrored_around, mirrored_before, pad_for, reference_blocks
-from WeightMap import cached_weight_map
+from images.values import Statistics, load_image, normalise
+from masks.pixel_scores import baselines_of_counts
+from MirrorPadding import Whole
+from Transforms import Crop
 
 
 class Batch(NamedTuple):
     """One training step's arrays."""
-    inputs: np.ndarray   # (N, C, h, w) float32, normalised and mirrored; four quadrants an image with tile='reference'
-    labels: np.ndarray   # (N, H, W) int32 class indices; IGNORED pixels weigh 0
+    inputs: np.ndarray   # (N, C, h, w) float32, normalised and mirrored; N: four quadrants an
+                         # image with Reference tiles
+    labels: np.ndarray   # (N, H, W) int32 class indices; IGNORED pixels have weight 0
     weights: np.ndarray  # (N, H, W) float32 weight maps
 
 
-# -------------------------------------------------------------------------------------------------------------- data set
-class SegmentationSet:
-    """Image/label pairs as normalised arrays: `image(i)` (C, H, W) float32, `label(i)` (H, W) int32, `name(i)`.
+class Sample(NamedTuple):
+    """One image of a batch, before it is brought to the batch's size."""
+    image: np.ndarray   # (C, H, W) float32, normalised: the whole image, or a warped crop and
+                        # what the net sees around it
+    label: np.ndarray   # (h, w) int32
+    weight: np.ndarray  # (h, w) float32
+    corner: tuple       # (row, column) of the image's pixel that the label begins with
 
-    Pixels that are stored as `ignore_label` have the class IGNORED (-1).
+
+# --------------------------------------------------------------------------------------- data set
+class SegmentationSet:
+    """Image/label pairs as normalised arrays.
+
+    `image(i)`: (C, H, W) float32.  `label(i)`: (H, W) int32; pixels that are stored as
+    `ignore_label` have the class IGNORED (-1).  `name(i)`: the file's name without its suffix.
     """
 
     def __init__(self, pairs, n_channels, n_classes, statistics, ignore_label=None):
-        self.pairs, self.n_channels, self.n_classes, self.statistics = pairs, n_channels, n_classes, statistics
-        self.ignore_label = ignore_label
+        self.pairs, self.n_channels, self.n_classes = pairs, n_channels, n_classes
+        self.statistics, self.ignore_label = statistics, ignore_label
 
     def __len__(self):
         return len(self.pairs)
@@ -56,25 +67,63 @@ class SegmentationSet:
     def label(self, index):
         return load_label(self.pairs[index][1], self.n_classes, self.ignore_label)
 
+    def check_labels(self, survey, to_score_against=False):
+        """Raise DataError for a label with a value that is no class.
 
+        survey: a datasets.survey.Survey.  to_score_against: also for one of which no pixel counts.
+        """
+        for _, path in self.pairs:
+            counts = survey.label(path).class_counts(self.n_classes, self.ignore_label)
+            largest = np.flatnonzero(counts)[-1] if counts.any() else IGNORED
+            check_label(path, largest, self.n_classes, self.ignore_label)
+            if to_score_against:
+                check_some_counts(path, counts.any(), self.ignore_label)
+
+    def baselines(self, survey):
+        """What constant answers would score; see `masks.pixel_scores.constant_baselines`."""
+        return baselines_of_counts([survey.label(path).class_counts(self.n_classes,
+                                                                    self.ignore_label)
+                                    for _, path in self.pairs])
+
+
+class Data(NamedTuple):
+    """What a run works on."""
+    loader: "TrainingLoader"
+    choosing: SegmentationSet  # scored after each epoch: the test set itself, or what is held back
+    test_set: SegmentationSet
+    baselines: dict            # of constant answers on `choosing`
+    test_baselines: dict       # on `test_set`
+    statistics: Statistics
+    digest: str                # of the contents of all files: what --resume compares
+    remarks: list              # lines about the lists of files
+
+    @property
+    def holds_back(self):
+        """Whether training images that are held back choose the best model."""
+        return self.choosing is not self.test_set
+
+
+# ----------------------------------------------------------------------------------------- batches
 class TrainingLoader:
-    """Batches of a SegmentationSet in a seeded order that differs from epoch to epoch: `for batch in loader.epoch(k)`.
+    """Batches of a SegmentationSet, in an order of their own in each epoch.
 
-    tile: 'full' (whole images), a side N in pixels (a random N x N crop of each), or 'reference' (four quadrants).
-    Images of different sizes share a batch: the smaller ones are mirrored further, and weigh nothing there.  An image's
-    weights are such that the loss, a mean over all pixels, is one over those that count.
-    w0: of the weight maps' border term; None: every pixel weighs 1, and there are no weight maps.
-    augment: a Transforms.Augmentation, or None.  Its draws depend on seed, epoch and index alone: neither the number of
-    workers nor a run that is resumed within an epoch changes a bit.
-    With several ranks (Ranks.py) a batch is this rank's part of it; what there does not count weighs nothing.
+        for batch in loader.epoch(k): ...
+
+    tile: a MirrorPadding tiling; Tiles(N) takes a random N x N crop of each image.
+    maps: the WeightMaps; None: every pixel has weight 1.
+    augment: a Transforms.Augmentation, or None.
+    Images of different sizes share a batch: smaller ones are mirrored further, with weight 0
+    there.  An image's weights make the loss, a mean over all pixels, one over those that count.
+    All draws depend on seed, epoch and index alone: neither the number of workers nor a run that
+    is resumed within an epoch changes a bit.
+    Under mpirun each rank loads its share of a batch.  Padding samples have weight 0.
     """
 
-    def __init__(self, dataset, geometry, tile="full", batch_size=1, seed=0, weight_directory="./weight_maps", w0=10,
-                 sigma=5, workers=2, augment=None):
+    def __init__(self, dataset, geometry, tile=Whole(), batch_size=1, seed=0, maps=None,
+                 augment=None, workers=2):
         self.dataset, self.geometry, self.tile = dataset, geometry, tile
         self.batch_size, self.seed, self.workers = batch_size, seed, workers
-        self.weight_directory, self.w0, self.sigma = weight_directory, w0, sigma
-        self.augment = augment
+        self.maps, self.augment = maps, augment
 
     def __len__(self):
         return -(-len(self.dataset) // self.batch_size)
@@ -83,39 +132,43 @@ class TrainingLoader:
         """How many images an epoch's batch of this number has, on all ranks."""
         return min(self.batch_size, len(self.dataset) - step * self.batch_size)
 
-    def prepare(self, datatxt_directory):
-        """Check all pairs, and compute the weight maps that are not yet on disk, with progress.
+    def prepare(self, survey):
+        """Compute the weight maps that are not on disk, with progress.
 
-        Where neither files nor settings have changed since (`checked.json`) there is nothing to do: training checks
-        whatever it reads again.
+        The survey remembers for which settings a label's map was made: where neither has changed
+        nothing is read.
         """
-        pairs, path = self.dataset.pairs, Path(datatxt_directory) / "checked.json"
-        key = files_key([file for pair in pairs for file in pair], self.tile, self.dataset.n_classes,
-                        self.dataset.ignore_label, self.w0, self.sigma)
-        maps = {file.stem for file in Path(self.weight_directory).glob("*.npy")}
-        if read_kept(path, key) and (self.w0 is None or all(label.stem in maps for _, label in pairs)):
+        if self.maps is None:
             return
-        check_pairs(pairs, self.tile)
-        what = "labels" if self.w0 is None else "weight maps"
-        for index in tqdm(range(len(self.dataset)), what, unit="label", disable=None):
-            self.weight_map(index, self.dataset.label(index))
-        keep(path, key, pairs=len(pairs))
+        key = f"{self.maps.w0!r} {self.maps.sigma!r} {self.dataset.n_classes} " \
+              f"{self.dataset.ignore_label}"
+        there = {file.stem for file in Path(self.maps.folder).glob("*.npy")}
+        missing = [index for index, (_, label) in enumerate(self.dataset.pairs)
+                   if label.stem not in there or survey.label(label).notes.get("map") != key]
+        try:
+            for index in tqdm(missing, "weight maps", unit="label", disable=None):
+                self.weight_map(index, self.dataset.label(index))
+                survey.note(self.dataset.pairs[index][1], "map", key)
+        finally:
+            survey.save()
 
     def weight_map(self, index, label):
         """The weights of a label's pixels, (H, W) float32."""
-        if self.w0 is None:
+        if self.maps is None:
             return (label != IGNORED).astype(np.float32)
-        return cached_weight_map(self.dataset.pairs[index][1], label, self.weight_directory, self.w0, self.sigma)
+        return self.maps.read(self.dataset.pairs[index][1], label)
 
     def epoch(self, epoch, start=0):
-        """Yield the epoch's batches from number `start` on; the next ones are prepared meanwhile, and an error in one is
-        raised here."""
+        """Yield the epoch's batches from number `start` on.
+
+        The next ones are prepared meanwhile; an error in one is raised here.
+        """
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
-        groups = [order[i:i + self.batch_size] for i in range(0, len(order), self.batch_size)][start:]
+        groups = [order[i:i + self.batch_size] for i in range(0, len(order), self.batch_size)]
         pool = ThreadPoolExecutor(self.workers)
         try:
             pending = deque()
-            for group in groups:
+            for group in groups[start:]:
                 pending.append(pool.submit(self.batch, group, epoch))
                 if len(pending) > self.workers:
                     yield pending.popleft().result()
@@ -129,78 +182,62 @@ class TrainingLoader:
         dealt, counting = ranks.deal(indices)
         samples = [self.sample(int(index), epoch) for index in dealt]
         height, width = self._canvas(indices, epoch, samples)
-        scale = height * width * (len(dealt) * ranks.size() / len(indices))  # the mean over all ranks is one over the batch
-        inputs = [self._input(image, region, height, width) for image, _, _, region in samples]
+        # the mean over all ranks is one over the batch
+        scale = height * width * (len(dealt) * ranks.size() / len(indices))
+        inputs = [self.tile.net_inputs(self.geometry, sample.image, sample.corner, height, width)
+                  for sample in samples]
         labels = np.zeros((len(samples), height, width), np.int32)
         weights = np.zeros((len(samples), height, width), np.float32)
-        for k, (_, label, weight, _) in enumerate(samples):
-            h, w = label.shape
-            labels[k, :h, :w] = label
-            weights[k, :h, :w] = weight * ((k < counting) * scale / max(1, np.count_nonzero(label != IGNORED)))
+        for k, sample in enumerate(samples):
+            here = np.s_[k, :sample.label.shape[0], :sample.label.shape[1]]
+            labels[here] = sample.label
+            if k < counting:
+                pixels = max(1, np.count_nonzero(sample.label != IGNORED))
+                weights[here] = sample.weight * (scale / pixels)
         return Batch(np.concatenate(inputs), labels, weights)
 
     def _canvas(self, indices, epoch, samples):
-        """(height, width) that all of a batch's labels fit into, those of other ranks among them."""
-        return (max(side) for side in zip(*([label.shape for _, label, _, _ in samples] if ranks.size() == 1 else
-                                            [self._sides(int(index), epoch) for index in indices])))
+        """(height, width) that all of a batch's labels fit into, those of other ranks too."""
+        if ranks.size() == 1:
+            sides = [sample.label.shape for sample in samples]
+        else:
+            sides = [self._label_sides(int(index), epoch) for index in indices]
+        return tuple(max(side) for side in zip(*sides))
 
-    def _sides(self, index, epoch):
+    def _label_sides(self, index, epoch):
         """The (height, width) of a sample's label, from its file's header."""
-        rng, (_, _, *sides) = self._crop(index, epoch, image_size(self.dataset.pairs[index][1]))
-        return self.augment.sides(*sides, rng) if self.augment else sides
+        rng = self._generator(index, epoch)
+        crop = self._draw_crop(rng, *image_size(self.dataset.pairs[index][1]))
+        if self.augment is None:
+            return crop.height, crop.width
+        return self.augment.sides(crop.height, crop.width, rng)
 
-    def _crop(self, index, epoch, shape):
-        """(the sample's random generator, the crop of a label of this shape: top, left, height, width); the whole of it
-        without a tile."""
-        rng = np.random.default_rng([self.seed, epoch, index])
-        sides = [min(self.tile, length) if isinstance(self.tile, int) else length for length in shape]
-        top, left = (int(rng.integers(0, length - side + 1)) for length, side in zip(shape, sides))
-        return rng, (top, left, *sides)
+    def _generator(self, index, epoch):
+        return np.random.default_rng([self.seed, epoch, index])
+
+    def _draw_crop(self, rng, height, width):
+        """The Crop of an image of this size; all of it for whole images."""
+        sides = self.tile.sides(height, width)
+        corner = (int(rng.integers(0, length - side + 1))
+                  for length, side in zip((height, width), sides))
+        return Crop(*corner, *sides)
 
     def sample(self, index, epoch):
-        """(image, label, weight map, (top, left)): the label and its map are cut to the crop that begins there.
-
-        The image is all of it, or with augmentation the warped crop and what the net sees around it.
-        """
+        """The Sample of an index in an epoch."""
         pixels, label = self.dataset.pixels(index), self.dataset.label(index)
         if pixels.shape[1:] != label.shape:
             raise DataError(f"{self.dataset.pairs[index][1]}: not of its image's size")
-        weight, cropped = self.weight_map(index, label), isinstance(self.tile, int)
-        rng, (top, left, *sides) = self._crop(index, epoch, label.shape)
-        if self.augment:
-            pixels, label, weight = self.augment(pixels, label, weight, rng, (top, left, *sides), self._around)
-            top, left = (self._around(length)[0] for length in label.shape)
-        else:
-            here = np.s_[top:top + sides[0], left:left + sides[1]]
-            label, weight = label[here], weight[here]
-        return normalise(pixels, self.dataset.statistics), label, weight, (top, left) if cropped else None
+        weight, rng = self.weight_map(index, label), self._generator(index, epoch)
+        crop = self._draw_crop(rng, *label.shape)
+        if self.augment is None:
+            here = np.s_[crop.top:crop.top + crop.height, crop.left:crop.left + crop.width]
+            return Sample(normalise(pixels, self.dataset.statistics), label[here], weight[here],
+                          (crop.top, crop.left))
+        warped = self.augment(pixels, label, weight, rng, crop, self._around)
+        corner = tuple(self._around(length)[0] for length in warped.label.shape)
+        return Sample(normalise(warped.image, self.dataset.statistics), warped.label,
+                      warped.weight_map, corner)
 
     def _around(self, length):
-        """How many pixels before and after a crop's side the net sees, to be warped with it; a whole image's border is
-        mirrored once it is warped, as a test image's is."""
-        return mirrored_around(self.geometry, length, length) if isinstance(self.tile, int) else (0, 0)
-
-    def _input(self, image, region, height, width):
-        """The net's input (n, C, h, w) for a sample on a canvas of height x width px."""
-        if self.tile == "reference":
-            return reference_blocks(image, self.geometry)
-        if region is None:
-            return pad_for(self.geometry, image, height, width)[None]
-        return crop_input(self.geometry, image, *region, height, width)[None]
-
-
-def crop_input(geometry, image, top, left, height, width):
-    """The input (C, h, w) whose logits' middle is the `height` x `width` px of `image` from (top, left) on.
-
-    It sees the real image around the crop, and mirrored pixels only beyond the image's edges.
-    """
-    before, after, starts, sides = [], [], [], []
-    for start, canvas, own in zip((top, left), (height, width), image.shape[1:]):
-        begin = start - mirrored_before(geometry, canvas)
-        side = geometry.output_side(canvas) + geometry.margin
-        before.append(max(0, -begin))
-        after.append(max(0, begin + side - own))
-        starts.append(max(0, begin))
-        sides.append(side)
-    padded = mirror_pad(image, before[0], after[0], before[1], after[1])
-    return padded[:, starts[0]:starts[0] + sides[0], starts[1]:starts[1] + sides[1]]
+        """How many pixels before and after a crop's side are warped with it."""
+        return self.tile.context(self.geometry, length)

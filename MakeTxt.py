@@ -2,12 +2,14 @@
 
     python MakeTxt.py --Data_directory ./data/ISBC2012 --Datatxt_directory ./DataTxt
 
-Reads `<Data_directory>/{train,test}/{imgs,labels}`, writes `train_image.txt`, `train_label.txt`, `test_image.txt` and
-`test_label.txt`.  Line k of an image list belongs to line k of its label list: pairs are matched by file name, so that
-`a.tif` may have the label `a.png`, and a file without a partner is an error.  Paths are written as they were given:
-relative ones hold for the folder from which the command was run.
+Reads `<Data_directory>/{train,test}/{imgs,labels}`, writes `train_image.txt`, `train_label.txt`,
+`test_image.txt` and `test_label.txt`.  Line k of an image list belongs to line k of its label
+list.  Pairs are matched by file name: `a.tif` may have the label `a.png`, and a file without a
+partner is an error.  Paths are written as they were given: relative ones hold for the folder from
+which the command was run.
 
-The lists are replaced only when both splits are sound.  Nothing is ever deleted.
+The lists are replaced only when both splits are sound.  Nothing else is ever deleted.  Main.py
+renews the lists too, but trains on a list that you have edited.
 """
 import sys
 from pathlib import Path
@@ -17,14 +19,20 @@ from command.flags import Parser
 from datasets.lists import make_lists
 
 
-def main():
-    """Read the flags, write the lists, say how many pairs they hold."""
+def build_parser():
     parser = Parser("List the image/label pairs of a data set, matched by file name.")
-    parser.add_argument("--Data_directory", type=Path, default="./data/ISBC2012", help="holds {train,test}/{imgs,labels}")
-    parser.add_argument("--Datatxt_directory", type=Path, default="./DataTxt", help="folder of the four lists")
-    options = parser.parse_args()
-    pairs = make_lists(options.Data_directory, options.Datatxt_directory)
-    print(f"{len(pairs['train'])} training pairs, {len(pairs['test'])} test pairs listed in {options.Datatxt_directory}")
+    parser.add_argument("--Data_directory", type=Path, default="./data/ISBC2012",
+                        help="holds {train,test}/{imgs,labels}")
+    parser.add_argument("--Datatxt_directory", type=Path, default="./DataTxt",
+                        help="folder of the four lists")
+    return parser
+
+
+def main():
+    args = build_parser().parse_args()
+    pairs = make_lists(args.Data_directory, args.Datatxt_directory)
+    print(f"{len(pairs['train'])} training pairs, {len(pairs['test'])} test pairs listed in "
+          f"{args.Datatxt_directory}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""What a run leaves for people: log, CSV, curves, TensorBoard's events, pictures (and a page: HtmlReport.py).
+"""Draw runs side by side.
 
-    python Report.py --compare logs/Unet_2025-01-31_12-00-00 logs/U2netS_2025-01-31_14-30-00     draws runs side by side
+    python Report.py --compare logs/Unet_2025-01-31_12-00-00 logs/U2netS_2025-01-31_14-30-00
+
+Writes one picture: training loss and scores of every run, and a table of the best epochs.
 """
 import sys
 from pathlib import Path
@@ -12,19 +14,29 @@ from runs.curves import draw_comparison
 from runs.log import read_records
 
 
-def main():
+def build_parser():
     parser = Parser("Draw runs side by side: training loss, IoU, Dice, and their best epochs.")
     parser.add_argument("--compare", type=Path, nargs="+", required=True, metavar="RUN",
-                        help="each a CSV file of Main.py, or its path without .csv")
-    parser.add_argument("--picture", type=picture, default=Path("logs/comparison.png"), help="picture to write")
-    options = parser.parse_args()
-    paths = [path if path.suffix == ".csv" else Path(f"{path}.csv") for path in options.compare]
-    same = len({path.stem for path in paths}) < len(paths)
-    names = [str(path if same else path.stem).replace("$", r"\$") for path in paths]  # to Matplotlib $ is mathematics
-    runs = dict(zip(names, map(read_records, paths)))
-    make_folder(options.picture.parent)
-    draw_comparison(runs, options.picture)
-    print(f"Wrote {options.picture}")
+                        help="runs of Main.py: each the path of a CSV file, with or without .csv")
+    parser.add_argument("--picture", type=picture, default=Path("logs/comparison.png"),
+                        help="picture to write")
+    return parser
+
+
+def name_runs(paths):
+    """The runs' names in the picture: those of their files, or whole paths where two are equal."""
+    stems = [path.stem for path in paths]
+    names = stems if len(set(stems)) == len(stems) else map(str, paths)
+    return [name.replace("$", r"\$") for name in names]  # to Matplotlib $ begins mathematics
+
+
+def main():
+    args = build_parser().parse_args()
+    paths = [path if path.suffix == ".csv" else Path(f"{path}.csv") for path in args.compare]
+    runs = dict(zip(name_runs(paths), map(read_records, paths)))
+    make_folder(args.picture.parent)
+    draw_comparison(runs, args.picture)
+    print(f"Wrote {args.picture}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""How a command ends: with one line and an exit code, never with a traceback for a mistake."""
+"""How a command ends: in one line with an exit code, never with a traceback for a mistake.
+
+A command's last line is `sys.exit(run(main))`.  A mistake in a flag ends it with exit code 2, a
+mistake in the data with exit code 1, each with one line on stderr.
+"""
 import io
 import os
 import signal
@@ -8,11 +12,15 @@ from pathlib import Path
 
 
 class DataError(Exception):
-    """Something that the user gave is not usable: the message is one line that names the file and says what to do."""
+    """Something that the user gave is not usable.
+
+    The message is one line that names the file and says what to do.
+    """
 
 
-# A pool ends its workers by SIGTERM.  A handler in Python, which they would inherit, can come too late: where the signal
-# arrives just before a worker begins to wait for work, the handler waits with it, for ever.
+# A pool ends its workers by SIGTERM.  A handler in Python, which they would inherit, can come too
+# late: where the signal arrives just before a worker begins to wait for work, the handler waits
+# with it, for ever.
 os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
@@ -22,18 +30,26 @@ def mute_output():
 
 
 def say_stopped():
-    """The line of a command that Ctrl-C or SIGTERM ends, and its exit code."""
+    """Say that Ctrl-C or SIGTERM ends this command; returns its exit code."""
     print(f"\n{Path(sys.argv[0]).name}: stopped", file=sys.stderr, flush=True)
     return 130
 
 
+@lru_cache(maxsize=None)
+def say_once(text):
+    """Print a remark to stderr the first time that it is made."""
+    print(text, file=sys.stderr)
+
+
 def run(main):
-    """Call `main()` as a command: returns the exit code, prints errors in one line, never a traceback for a mistake."""
+    """Call `main()` as a command; returns the exit code and prints an error in one line."""
     command = Path(sys.argv[0]).name
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: nothing half-written stays behind
+    # SIGTERM ends a command as Ctrl-C does: nothing half-written stays behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to stop
+            # a name that the terminal cannot show is no reason to stop
+            stream.reconfigure(errors="backslashreplace")
     try:
         return main() or 0
     except DataError as error:
@@ -46,12 +62,6 @@ def run(main):
         return say_stopped()
     except OSError as error:
         advice = "; check its permissions" if isinstance(error, PermissionError) else ""
-        print(f"{command}: error: {error.filename or 'file'}: {error.strerror or error}{advice}", file=sys.stderr)
+        print(f"{command}: error: {error.filename or 'file'}: {error.strerror or error}{advice}",
+              file=sys.stderr)
         return 1
-
-
-# ---------------------------------------------------------------------------------------------------------- image files
-@lru_cache(maxsize=None)
-def say_once(text):
-    """Print a remark to stderr the first time it is made."""
-    print(text, file=sys.stderr)

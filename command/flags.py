@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 
-# ---------------------------------------------------------------------------------------------------- the command line
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows each flag's type, and its default where it has one."""
 
@@ -17,7 +16,10 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """ArgumentParser that shows types and defaults, takes no abbreviations and reports a mistake in one line."""
+    """ArgumentParser that shows types and defaults and takes no abbreviations.
+
+    It reports a mistake in one line.
+    """
 
     def __init__(self, description, **options):
         super().__init__(description=description, allow_abbrev=False,
@@ -27,6 +29,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
+# ------------------------------------------------------------------------------------ flag types
 def boolean(text):
     """`True`, `true`, `1`, `yes` or their opposites -> bool."""
     word = text.strip().lower()
@@ -38,9 +41,11 @@ def boolean(text):
 
 
 def number(kind, low, high=float("inf"), include_low=True):
-    """A flag type: a finite `kind` (int or float) in [low, high), or in (low, high) without `include_low`."""
+    """A flag type: a finite `kind` (int or float) in [low, high), or in (low, high)."""
     name = "a whole number" if kind is int else "a number"
-    bound = f"{'at least' if include_low else 'above'} {low:g}" + (f" and below {high:g}" if high < float("inf") else "")
+    bound = f"{'at least' if include_low else 'above'} {low:g}"
+    if high < float("inf"):
+        bound += f" and below {high:g}"
 
     def parse(text):
         try:
@@ -54,16 +59,20 @@ def number(kind, low, high=float("inf"), include_low=True):
     return parse
 
 
-def tile(text):
-    """A flag type: 'full', 'reference', or a side in pixels."""
-    return text if text in ("full", "reference") else number(int, 16)(text)
-
-
 def picture(text):
     """A flag type: the path of a picture to write, a PNG file."""
+    return _named(text, ".png")
+
+
+def csv_file(text):
+    """A flag type: the path of a table to write, a CSV file."""
+    return _named(text, ".csv")
+
+
+def _named(text, suffix):
     path = Path(text)
-    if path.suffix.lower() != ".png":
-        raise argparse.ArgumentTypeError(f"expected a name that ends in .png, got {text!r}")
+    if path.suffix.lower() != suffix:
+        raise argparse.ArgumentTypeError(f"expected a name that ends in {suffix}, got {text!r}")
     return path
 
 
@@ -74,14 +83,6 @@ def expression(text):
     except re.error as error:
         raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
     if not pattern.groups:
-        raise argparse.ArgumentTypeError(f"expected a regular expression with a group in parentheses, got {text!r}")
+        raise argparse.ArgumentTypeError("expected a regular expression with a group in "
+                                         f"parentheses, got {text!r}")
     return text
-
-
-# ----------------------------------------------------------------------------------------------------- the command line
-def csv_file(text):
-    """A flag type: the path of a table to write, a CSV file."""
-    path = Path(text)
-    if path.suffix.lower() != ".csv":
-        raise argparse.ArgumentTypeError(f"expected a name that ends in .csv, got {text!r}")
-    return path

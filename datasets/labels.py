@@ -10,26 +10,41 @@ IGNORED = -1  # in a class map: a pixel that counts nowhere
 
 
 def load_label(path, n_classes, ignore_label=None):
-    """A label file as (H, W) int32 class indices: `> 0` for two classes, the stored values for more.
+    """A label file as (H, W) int32 class indices: `> 0` for two classes, else the stored values.
 
-    Pixels of the stored value `ignore_label` become IGNORED.  Raises DataError for a value that is no class, and for a
-    lossy file (JPEG) where single values matter: with more than two classes, or with an `ignore_label`.
+    Pixels of the stored value `ignore_label` become IGNORED.  Raises DataError as `check_label`.
     """
     stored = read_label(path)
-    if (n_classes > 2 or ignore_label is not None) and Path(path).suffix.lower() in LOSSY_SUFFIXES:
-        raise DataError(f"{path}: JPEG changes class numbers; store labels as PNG or TIFF")
     classes = (stored > 0 if n_classes == 2 else stored).astype(np.int32)
     if ignore_label is not None:
         classes[stored == ignore_label] = IGNORED
-    if classes.max() >= n_classes:
-        raise DataError(f"{path}: has the value {classes.max()}, but --n_classes {n_classes} allows "
-                        f"0 ... {n_classes - 1}")
+    check_label(path, classes.max(), n_classes, ignore_label)
     return classes
 
 
 def load_test_label(path, n_classes, ignore_label=None):
-    """`load_label` of a label that is to be scored against: a DataError where not one of its pixels counts."""
+    """`load_label` of a label to be scored against; DataError where not one pixel counts."""
     classes = load_label(path, n_classes, ignore_label)
-    if (classes == IGNORED).all():
-        raise DataError(f"{path}: every pixel has the value {ignore_label}, which --ignore_label leaves out")
+    check_some_counts(path, (classes != IGNORED).any(), ignore_label)
     return classes
+
+
+def check_label(path, largest, n_classes, ignore_label):
+    """Raise DataError for a label whose `largest` class index is no class.
+
+    Also for a lossy file (JPEG) where single values matter: with more than two classes, or with an
+    `ignore_label`.
+    """
+    exact = n_classes > 2 or ignore_label is not None
+    if exact and Path(path).suffix.lower() in LOSSY_SUFFIXES:
+        raise DataError(f"{path}: JPEG changes class numbers; store labels as PNG or TIFF")
+    if largest >= n_classes:
+        raise DataError(f"{path}: has the value {largest}, but --n_classes {n_classes} allows "
+                        f"0 ... {n_classes - 1}")
+
+
+def check_some_counts(path, some_counts, ignore_label):
+    """Raise DataError for a test label of which no pixel counts."""
+    if not some_counts:
+        raise DataError(f"{path}: every pixel has the value {ignore_label}, "
+                        "which --ignore_label leaves out")

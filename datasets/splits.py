@@ -1,27 +1,39 @@
-"""Which pairs are held out: by groups, in a seeded order."""
+"""Which pairs are held out: whole groups, in a seeded order."""
 import re
 from collections import Counter
+from typing import NamedTuple
 
 import numpy as np
 
 from command.errors import DataError
+from datasets.copies import Manifest, original_of
+
+
+class HeldBack(NamedTuple):
+    """Training pairs, [(image path, label path)] each, after some were held back."""
+    train: list
+    held: list  # to choose the best model by
 
 
 def group_of(path, pattern):
-    """What the first group of the expression `pattern` matches in a file's stem; the stem itself without a pattern."""
+    """What the first group of the expression `pattern` matches in a file's stem.
+
+    The stem itself without a pattern.  Raises DataError where it does not match.
+    """
     if pattern is None:
         return path.stem
     match = re.search(pattern, path.stem)
     if not match or match[1] is None:
-        raise DataError(f"{path}: --group {pattern} does not match its name; change the expression")
+        raise DataError(f"{path}: --group {pattern} does not match its name; "
+                        "change the expression")
     return match[1]
 
 
 def split_groups(groups, fraction, seed):
     """The groups that are held out: a set of names.
 
-    groups: the group of each pair.  They are taken in a seeded order, as many as bring their share of the pairs nearest to
-    `fraction`; at least one, and not all.
+    groups: the group of each pair.  They are taken in a seeded order, as many as bring their share
+    of the pairs nearest to `fraction`; at least one, and not all.
     """
     sizes = Counter(groups)
     names = sorted(sizes)
@@ -30,22 +42,23 @@ def split_groups(groups, fraction, seed):
     return set(order[:1 + int(np.argmin(np.abs(shares - fraction)))])
 
 
-# ------------------------------------------------------------------------------------------- what is done once for a set
 def hold_back(pairs, fraction, seed, pattern=None):
-    """(pairs to train on, pairs to choose the best model by): about `fraction` of them, whole groups (`MakeTxt.group_of`).
+    """Hold about `fraction` of the pairs back, in whole groups (see `group_of`): HeldBack.
 
-    Copies that DataAugmentation.py made of a pair, also such as were stored anew since, stay out where it is held back, and
-    choose nothing.  Raises DataError where there is only one group.
+    A copy that DataAugmentation.py made, also one that was stored anew since, is left out where
+    its original is held back.  Copies choose nothing.  Raises DataError where there is only one
+    group.
     """
-    from datasets.copies import Manifest, original_of
     made = Manifest(*(path.parent for path in pairs[0])).hashes
     originals = {image.stem: group_of(image, pattern) for image, _ in pairs if image not in made}
     if len(set(originals.values())) < 2:
-        raise DataError(f"{pairs[0][0].parent}: only one {'group' if pattern else 'image'}, nothing to hold back; leave "
-                        "--val_fraction out")
+        what = "group" if pattern else "image"
+        raise DataError(f"{pairs[0][0].parent}: only one {what}, nothing to hold back; "
+                        "leave --val_fraction out")
     held = split_groups(list(originals.values()), fraction, seed)
 
     def is_held(image):
-        return originals.get(original_of(image.stem) if image in made else image.stem) in held
-    return ([pair for pair in pairs if not is_held(pair[0])],
-            [pair for pair in pairs if is_held(pair[0]) and pair[0] not in made])
+        stem = original_of(image.stem) if image in made else image.stem
+        return originals.get(stem) in held
+    return HeldBack([pair for pair in pairs if not is_held(pair[0])],
+                    [pair for pair in pairs if is_held(pair[0]) and pair[0] not in made])

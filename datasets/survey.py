@@ -1,105 +1,269 @@
-"""What is known of each file of a data set."""
+"""What is known of each file of a data set: each file is decoded once, ever.
+
+`Survey(folder)` keeps it in `<folder>/survey.json`, with a key for each file: where one image has
+changed, one image is read again.  Channels, classes, mean and std, sizes, baselines, the digest
+that --resume compares and `MakeData.py check` all come from here.  NumPy only.
+"""
+import dataclasses
 import hashlib
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from command.files import atomic_write, parse_json
-from datasets.label_values import classes_in, count_label_values
-from datasets.pairs import check_pairs
-from images.channels import has_colours
-from images.formats import image_size, read_image
-from images.values import Statistics, load_image
+from datasets.label_values import classes_in, count_values, total_values
+from datasets.pairs import check_sizes
+from images.channels import as_planes, has_colours, to_channels
+from images.formats import check_same_size, read_image, read_label
+from images.values import Statistics
+
+VERSION = 1         # raise it when the facts change
+WORKERS = min(4, os.cpu_count() or 1)
+SMALLEST_STD = 1e-6  # of values in [0, 1]: below it a channel counts as constant
 
 
-class Facts(NamedTuple):
-    """What is to be known of a training set, and of the test set's labels."""
-    n_channels: int
-    n_classes: int     # by the labels to train with
-    test_classes: int  # by those to test with
-    height: int  # px, of the highest and of the widest image
-    width: int
+@dataclass(frozen=True)
+class ImageFacts:
+    """What is known of an image file."""
+    height: int       # px
+    width: int        # px
+    bits: int         # of a value, 8 or 16
+    is_rgb: bool      # stored with three channels
+    is_colour: bool   # its channels differ
+    is_flat: bool     # all its pixels are equal
+    grey_sums: list   # [sum, sum of squares] of its grey values in [0, 1]
+    rgb_sums: list    # the same of red, green and blue: [sums (3), sums of squares (3)]
+    pixels: str       # SHA-256 of shape, kind and pixels
+    content: str      # SHA-256 of the file
+
+    @property
+    def kind(self):
+        """'8-bit grey', '16-bit grey' or '8-bit RGB'."""
+        return f"{self.bits}-bit {'RGB' if self.is_rgb else 'grey'}"
 
 
-def facts_of(pairs, test_labels, ignore_label, datatxt_directory):
-    """The Facts of [(image path, label path)] and of the paths of test labels.
+@dataclass(frozen=True)
+class LabelFacts:
+    """What is known of a label file."""
+    height: int    # px
+    width: int     # px
+    values: dict   # {stored value: how many pixels have it}
+    content: str   # SHA-256 of the file
+    notes: dict = field(default_factory=dict)  # of `Survey.note`
 
-    They are kept in `dataset_facts.json` until a file changes.  Raises DataError for a bad file.
+    def class_counts(self, n_classes, ignore_label=None):
+        """The pixels of each class, (n_classes or more,) int64, as `load_label` tells classes."""
+        counts = np.zeros(n_classes, np.int64)
+        for value, pixels in self.values.items():
+            if value == ignore_label:
+                continue
+            index = int(value > 0) if n_classes == 2 else value
+            if index >= len(counts):
+                counts = np.pad(counts, (0, index + 1 - len(counts)))
+            counts[index] += pixels
+        return counts
+
+
+@dataclass(frozen=True)
+class SetFacts:
+    """What choices are made by."""
+    training_pairs: int  # to train on
+    tested_pairs: int    # of each test after an epoch
+    height: int          # px, of the highest training image
+    width: int           # px, of the widest
+    n_channels: int      # by the training images
+    n_classes: int       # by the labels to train with
+    test_classes: int    # by those to test with
+
+
+# --------------------------------------------------------------------------------------- one file
+def examine_image(path):
+    """Decode an image file: ImageFacts.  Raises DataError where it cannot be read."""
+    content = digest_file(path)
+    pixels = read_image(path)
+    grey = as_planes(to_channels(pixels, 1))
+    grey_sums = sums_of(grey)
+    rgb_sums = sums_of(as_planes(pixels)) if pixels.ndim == 3 else [3 * each for each in grey_sums]
+    bits, (height, width) = 8 * pixels.itemsize, pixels.shape[:2]
+    kind = f"{bits}-bit {'RGB' if pixels.ndim == 3 else 'grey'}"
+    digest = hashlib.sha256(f"{(height, width)} {kind} ".encode() + pixels.tobytes()).hexdigest()
+    return ImageFacts(height, width, bits, pixels.ndim == 3, has_colours(pixels),
+                      bool(pixels.min() == pixels.max()), grey_sums, rgb_sums, digest, content)
+
+
+def sums_of(planes):
+    """[sums, sums of squares] over the pixels of (C, H, W) float32, each a list of C floats."""
+    values = planes.reshape(len(planes), -1).astype(np.float64)
+    return [values.sum(axis=1).tolist(), (values ** 2).sum(axis=1).tolist()]
+
+
+def examine_label(path):
+    """Decode a label file: LabelFacts.  Raises DataError where it cannot be read."""
+    content = digest_file(path)
+    label = read_label(path)
+    return LabelFacts(*label.shape, count_values(label), content)
+
+
+def digest_file(path):
+    """SHA-256 of a file's content; what cannot be opened is told by whoever decodes it."""
+    with suppress(OSError):
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return ""
+
+
+# -------------------------------------------------------------------------------------- all files
+class Survey:
+    """The facts of a data set's files; `image(path)` and `label(path)` decode what is not known.
+
+    folder: where `survey.json` lies; None: nothing is kept.
     """
-    path = Path(datatxt_directory) / "dataset_facts.json"
-    key = files_key([*(file for pair in pairs for file in pair), *test_labels], ignore_label)
-    with suppress(KeyError, TypeError, ValueError):  # damaged
-        kept = read_kept(path, key) or {}
-        return Facts(*(int(kept[name]) for name in Facts._fields))
-    check_pairs(pairs, "full")
-    images, labels = zip(*pairs)
-    bar = tqdm(images, "colours", unit="image", delay=1, leave=False, disable=None)
-    n_channels = 3 if any(has_colours(read_image(image)) for image in bar) else 1
-    classes = (classes_in(count_label_values(paths, ignore_label)) for paths in (labels, test_labels))
-    facts = Facts(n_channels, *classes, *map(max, zip(*map(image_size, images))))
-    keep(path, key, **facts._asdict())
-    return facts
+    EXAMINE = {"image": examine_image, "label": examine_label}
+    FACTS = {"image": ImageFacts, "label": LabelFacts}
+
+    def __init__(self, folder=None):
+        self.path = None if folder is None else Path(folder) / "survey.json"
+        self.stored = {} if self.path is None else _read_stored(self.path)
+        self.facts = {}  # {(kind, path): facts} of files that are as they were
+        self.changed = False
+
+    def image(self, path):
+        return self._ask("image", path)
+
+    def label(self, path):
+        return self._ask("label", path)
+
+    def read(self, pairs):
+        """Decode what is not known of [(image path, label path)], in parallel, with progress.
+
+        Raises DataError for the first file that cannot be read, and where an image and its label
+        differ in size.
+        """
+        asked = [(kind, path) for pair in pairs for kind, path in zip(("image", "label"), pair)]
+        unknown = [each for each in asked if not self._recall(*each)]
+        # by the headers: a mistake is said before a long decoding
+        fresh = {path for _, path in unknown}
+        check_sizes([pair for pair in pairs if not fresh.isdisjoint(pair)])
+        try:
+            self._read_all(unknown)
+        finally:
+            self.save()
+        for image, label in pairs:
+            size, label_size = ((facts.height, facts.width)
+                                for facts in (self.image(image), self.label(label)))
+            check_same_size(image, size, label, label_size)
+
+    def _read_all(self, asked):
+        pool = ThreadPoolExecutor(WORKERS)
+        try:
+            results = pool.map(lambda each: self._ask(*each), asked)
+            for _ in tqdm(results, "reading the data set", len(asked), unit="file", delay=1,
+                          leave=False, disable=None):
+                pass
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def note(self, label_path, name, value):
+        """Keep a text about a label file for as long as that stays as it is."""
+        facts = self.label(label_path)
+        if facts.notes.get(name) != value:
+            self._know("label", label_path, dataclasses.replace(
+                facts, notes={**facts.notes, name: value}))
+
+    def save(self):
+        """Write what was learned.  A folder that cannot be written is no reason to stop."""
+        if self.changed and self.path is not None:
+            with suppress(OSError), atomic_write(self.path) as temporary:
+                temporary.write_text(json.dumps({"version": VERSION, "files": self.stored}))
+            self.changed = False
+
+    # ----------------------------------------------------------------------------- known or not
+    def _ask(self, kind, path):
+        return self._recall(kind, path) or self._know(kind, path, self.EXAMINE[kind](path))
+
+    def _recall(self, kind, path):
+        """The facts of a file that is as it was, or None."""
+        known = self.facts.get((kind, path))
+        if known is None:
+            entry = self.stored.get(_name_of(kind, path))
+            with suppress(OSError, TypeError, KeyError, ValueError, AttributeError):  # damaged
+                if entry["key"] == _key_of(path):
+                    known = self.facts[kind, path] = self._revive(kind, entry["facts"])
+        return known
+
+    def _revive(self, kind, facts):
+        if kind == "label":
+            values = {int(value): int(pixels) for value, pixels in facts["values"].items()}
+            facts = {**facts, "values": values}
+        return self.FACTS[kind](**facts)
+
+    def _know(self, kind, path, facts):
+        self.facts[kind, path] = facts
+        self.stored[_name_of(kind, path)] = {"key": _key_of(path), "facts": asdict(facts)}
+        self.changed = True
+        return facts
 
 
-def files_key(paths, *settings):
-    """A digest of files, by name, size and time of change, and of settings."""
-    files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    return hashlib.sha256(json.dumps([settings, files]).encode()).hexdigest()
+def _name_of(kind, path):
+    """A file's name in survey.json: its path as it was given, as in the lists beside it."""
+    return f"{kind} {Path(path).as_posix()}"
 
 
-def read_kept(path, key):
-    """What `keep` wrote, a dict, or None where there is nothing of this key."""
-    try:
-        kept = parse_json(path.read_text())
-        return kept if kept["key"] == key else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # not there yet, or damaged: it is made anew
+def _key_of(path):
+    """What tells that a file has changed: its size in bytes and its time of change."""
+    status = os.stat(path)
+    return [status.st_size, status.st_mtime_ns]
 
 
-def keep(path, key, **values):
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps({"key": key, **values}, indent=1))
+def _read_stored(path):
+    with suppress(OSError, ValueError, KeyError, TypeError):  # not there, damaged: read anew
+        stored = parse_json(path.read_text())
+        if stored["version"] == VERSION and type(stored["files"]) is dict:
+            return stored["files"]
+    return {}
 
 
-def dataset_statistics(pairs, n_channels, datatxt_directory):
-    """Statistics of the training images, kept in `dataset_stats.json` until the list or one of its files changes."""
-    path = Path(datatxt_directory) / "dataset_stats.json"
-    key = files_key([image for image, _ in pairs], n_channels)
-    with suppress(KeyError, TypeError, ValueError):  # damaged
-        kept = read_kept(path, key) or {}
-        return Statistics(tuple(map(float, kept["mean"])), tuple(map(float, kept["std"])), int(kept["bits"]))
-    images = (load_image(image, n_channels) for image, _ in tqdm(pairs, "mean and std", unit="image", disable=None))
-    statistics = replace(compute_statistics(images), bits=8 * read_image(pairs[0][0]).itemsize)
-    keep(path, key, images=len(pairs), **asdict(statistics))
-    return statistics
-
-
-def content_digest(pairs, datatxt_directory):
-    """A digest of the names and contents of all files, kept in `dataset_digest.json` until one of them changes."""
-    path, files = Path(datatxt_directory) / "dataset_digest.json", [file for pair in pairs for file in pair]
-    key = files_key(files)
-    kept = (read_kept(path, key) or {}).get("digest")
-    if isinstance(kept, str):
-        return kept
-    contents = [(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
-    digest = hashlib.sha256(json.dumps(contents).encode()).hexdigest()
-    keep(path, key, digest=digest)
-    return digest
-
-
-def compute_statistics(images):
-    """Mean and std per channel over all pixels of (C, H, W) arrays, in one pass; a constant channel gets std 1."""
+# --------------------------------------------------------------------------- what follows from it
+def statistics_of(survey, images, n_channels):
+    """The Statistics of image files: mean and std per channel over all pixels."""
     count, total, squares = 0, 0.0, 0.0
-    for image in images:
-        values = image.reshape(len(image), -1).astype(np.float64)
-        count += values.shape[1]
-        total = total + values.sum(axis=1)
-        squares = squares + (values ** 2).sum(axis=1)
+    for path in images:
+        facts = survey.image(path)
+        sums = facts.grey_sums if n_channels == 1 else facts.rgb_sums
+        count += facts.height * facts.width
+        total, squares = total + np.array(sums[0]), squares + np.array(sums[1])
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean ** 2, 0))
-    return Statistics(tuple(mean.tolist()), tuple(np.where(std > 1e-6, std, 1.0).tolist()))
+    std = np.where(std > SMALLEST_STD, std, 1.0)
+    return Statistics(tuple(mean.tolist()), tuple(std.tolist()), survey.image(images[0]).bits)
+
+
+def values_of(survey, labels, ignore_label):
+    """The pixels of each stored value over label files; see `label_values.total_values`."""
+    return total_values((survey.label(path).values for path in labels), ignore_label)
+
+
+def facts_of_set(survey, train_pairs, held_pairs, test_pairs, ignore_label):
+    """The SetFacts of pairs to train on, to hold back, and to test on."""
+    training = [*train_pairs, *held_pairs]
+    images = [survey.image(image) for image, _ in training]
+    n_classes, test_classes = (
+        classes_in(values_of(survey, [label for _, label in pairs], ignore_label))
+        for pairs in (training, test_pairs))
+    return SetFacts(len(train_pairs), len(held_pairs or test_pairs),
+                    max(facts.height for facts in images), max(facts.width for facts in images),
+                    3 if any(facts.is_colour for facts in images) else 1, n_classes, test_classes)
+
+
+def digest_of_set(survey, pairs):
+    """A digest of the names and contents of all files of pairs."""
+    contents = []
+    for image, label in pairs:
+        contents += [(image.name, survey.image(image).content),
+                     (label.name, survey.label(label).content)]
+    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()

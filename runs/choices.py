@@ -1,83 +1,114 @@
-"""What Main.py chooses where no flag says otherwise: from the images, the labels, the net and the machine's memory.
+"""What is chosen where no flag says otherwise: from images, labels, the net and the memory.
 
-Each choice is printed with its reason, and kept with the run: `--resume` does not choose again, but for the first epoch
-that is tested, where the run now ends before it.
+`complete` returns settings without gaps.  Each choice is printed with its reason and kept with the
+run.  `--resume` does not choose again, but for the first tested epoch where the run now ends
+before it.
 """
 import math
+from typing import NamedTuple
 
 import numpy as np
 
 from backend import ranks
-from backend.machine import free_memory, gpu_memory
-from datasets.label_values import MANY, MOST_USUAL, check_classes
-from datasets.survey import facts_of
+from command.errors import DataError
+from datasets.label_values import MOST_USUAL, NUMBERED, check_classes
 from runs.log import ENDLESS
+from runs.settings import Settings
 
 # the flags that can be left to this module
-CHOSEN = ("n_channels", "n_classes", "base_channels", "tile", "Batch_size", "Total_epochs", "Val_epochs")
-CROP = 256             # px: side of the crops in training; docs/ablation.md
-BATCH = 4              # crops per step, where the memory allows
-CROPS = 10_000         # that a run sees, copies that DataAugmentation.py made among them
-EPOCHS = (10, 2500)    # fewest and most: with four images or more, and up to a thousand, that many crops
-TESTED = 0.25          # share of the epochs that are tested, the last ones, where the best come; and most images in these
-                       # tests for each crop that is trained on
+CHOSEN = ("n_channels", "n_classes", "base_channels", "tile", "Batch_size", "Total_epochs",
+          "Val_epochs")
+BATCH = 4            # crops per step, where the memory allows
+CROPS = 10_000       # that a run sees, copies that DataAugmentation.py made among them
+EPOCHS = (10, 2500)  # fewest and most: with four images or more, and up to a thousand, that many
+TESTED = 0.25        # share of the epochs that are tested, the last ones; and most images in these
+                     # tests for each crop that is trained on
 BASE_CHANNELS = {"cpu": 16, "cuda": 64}
-# bytes that a training step takes for each pixel of its input, by benchmarks/results/bench.txt; of the U-Net for each base
-# channel
-BYTES_PER_PIXEL = {"Unet": 72, "U2netS": 5700, "U2net": 10_000}
-LARGEST_SHARE = 0.5    # of the memory that is free
+LARGEST_SHARE = 0.5  # of the memory that is free, for a batch that is left to choose
+LESS_MEMORY = "--tile 256, --protocol fast or fewer --base_channels take less"
 
 
-def step_bytes(args, height, width):
-    """About how many bytes a training step takes for each image of this size (px), the net's own weights aside."""
-    margin = args.geometry.margin
-    per_pixel = BYTES_PER_PIXEL[args.mode] * (args.base_channels if args.mode == "Unet" else 1)
-    return per_pixel * (height + margin) * (width + margin)
+class Device(NamedTuple):
+    """Where a run will train."""
+    is_gpu: bool
+    memory: int  # bytes that are free there
+
+    @property
+    def whose(self):
+        return "of the GPU" if self.is_gpu else "that are free"
 
 
-# ---------------------------------------------------------------------------------------------------------- the choices
-def choose(args, pairs, held, test_pairs, on_gpu):
-    """Set the flags of `args` that are None; returns {flag: why}.
+class Choice(NamedTuple):
+    """Settings without gaps, and why."""
+    settings: Settings
+    reasons: dict  # {flag: why} of what was chosen
 
-    pairs: [(image path, label path)] to train on; held: those that are held back.  Raises DataError as `facts_of` does, and
-    where labels have so many values that they cannot be meant as classes.
+
+def complete(settings, facts, device, crop):
+    """Choose what the settings leave open: Choice.
+
+    facts: datasets.survey.SetFacts.  device: Device.  crop: the tiling for a tile that is left to
+    choose.  Raises DataError where labels have so many values that they cannot be classes.
     """
+    values, reasons = settings.flags(), {}
+
     def settle(name, value, why):
-        if getattr(args, name) is None:
-            setattr(args, name, value)
-            reasons[name] = why
-    reasons = {}
-    if all(getattr(args, name) is not None for name in CHOSEN):  # a run that is resumed
-        return {}
-    facts = facts_of([*pairs, *held], [label for _, label in test_pairs], args.ignore_label, args.Datatxt_directory)
-    settle("n_channels", facts.n_channels, "grey images" if facts.n_channels == 1 else "images in colour")
-    if args.n_classes is None:
-        check_classes(facts.n_classes, pairs[0][1].parent)
-        check_classes(facts.test_classes, test_pairs[0][1].parent)
+        if values[name] is None:
+            values[name], reasons[name] = value, why
+    what = "grey images" if facts.n_channels == 1 else "images in colour"
+    settle("n_channels", facts.n_channels, what)
     n_classes = max(facts.n_classes, facts.test_classes)
-    settle("n_classes", n_classes, "values in the labels" + MANY * (n_classes > MOST_USUAL))
-    settle("base_channels", BASE_CHANNELS["cuda" if on_gpu else "cpu"], "a GPU" if on_gpu else "a CPU")
-    if args.mode != "Unet":
+    doubt = f"; {NUMBERED}" if n_classes > MOST_USUAL else ""
+    settle("n_classes", n_classes, f"values in the labels{doubt}")
+    kind = "cuda" if device.is_gpu else "cpu"
+    settle("base_channels", BASE_CHANNELS[kind], "a GPU" if device.is_gpu else "a CPU")
+    if "base_channels" not in settings.net.row.flags:
         reasons.pop("base_channels", None)  # kept, but of no meaning
-    settle_size(args, settle, facts, on_gpu)
-    if args.Time_budget:
+    settle("tile", crop.for_images(facts.height, facts.width),
+           f"images of up to {facts.height} x {facts.width} px")
+    settle("Batch_size", *choose_batch(settings.replace(**values), facts, device))
+    if values["Time_budget"]:
         settle("Total_epochs", ENDLESS, "the time ends the run")
         settle("Val_epochs", 0, "tests take a tenth of the time")
-    epochs = max(int(np.clip(round(CROPS / len(pairs)), *EPOCHS)), (args.Val_epochs or 0) + 1)
-    settle("Total_epochs", epochs, f"{epochs * len(pairs):,} crops, {len(pairs):,} an epoch")
-    tested = math.ceil(TESTED * args.Total_epochs * min(1, len(pairs) / len(held or test_pairs)))
-    settle("Val_epochs", args.Total_epochs - tested, f"the last {tested} are tested")
-    return reasons
+    pairs = facts.training_pairs
+    epochs = int(np.clip(round(CROPS / pairs), *EPOCHS))
+    epochs = max(epochs, (values["Val_epochs"] or 0) + 1)
+    settle("Total_epochs", epochs, f"{epochs * pairs:,} crops, {pairs:,} an epoch")
+    total = values["Total_epochs"]
+    tested = math.ceil(TESTED * total * min(1, pairs / facts.tested_pairs))
+    settle("Val_epochs", total - tested, f"the last {tested} are tested")
+    return Choice(settings.replace(**values), reasons)
 
 
-def settle_size(args, settle, facts, on_gpu):
-    """The crop and the batch: whole images where these are no larger than a crop."""
-    largest = facts.height, facts.width
-    settle("tile", "full" if max(largest) <= CROP else CROP, f"images of up to {facts.height} x {facts.width} px")
-    side = args.tile if isinstance(args.tile, int) else max(largest)
-    each = step_bytes(args, *(min(length, side) for length in largest))
-    batch, memory = max(BATCH, ranks.size()), gpu_memory() if on_gpu else free_memory()
-    while batch // 2 >= ranks.size() and batch * each > LARGEST_SHARE * memory:
+def check_label_values(settings, facts, train_folder, test_folder):
+    """Raise DataError where classes are to be chosen and labels have too many values for it."""
+    if settings.data.n_classes is None:
+        check_classes(facts.n_classes, train_folder)
+        check_classes(facts.test_classes, test_folder)
+
+
+def choose_batch(settings, facts, device):
+    """(the batch that half of the memory holds, why), of as many images as ranks or more."""
+    each, batch = image_bytes(settings, facts), max(BATCH, ranks.size())
+    while batch // 2 >= ranks.size() and batch * each > LARGEST_SHARE * device.memory:
         batch //= 2
-    whose = "of the GPU" if on_gpu else "that are free"
-    settle("Batch_size", batch, f"{batch * each / 1e9:.1f} GB of {memory / 1e9:.0f} GB {whose}")
+    return batch, (f"{batch * each / 1e9:.1f} GB of {device.memory / 1e9:.0f} GB {device.whose}")
+
+
+def image_bytes(settings, facts):
+    """About how many bytes a training step takes for each image, the net's weights apart."""
+    net, tile = settings.net, settings.training.tile
+    height, width = tile.input_sides(net.geometry, facts.height, facts.width)
+    pixels = tile.inputs_per_image * height * width
+    return net.row.bytes_per_pixel(net.options) * pixels
+
+
+def check_memory(settings, facts, device):
+    """Raise DataError where a training step is estimated not to fit into the free memory."""
+    own = -(-settings.training.Batch_size // ranks.size())  # this process's part of a batch
+    needed = own * image_bytes(settings, facts)
+    if needed > device.memory:
+        sides = settings.training.tile.sides(facts.height, facts.width)
+        raise DataError(f"a training step on {sides[0]} x {sides[1]} px takes about "
+                        f"{needed / 1e9:.1f} GB, but there are {device.memory / 1e9:.1f} GB "
+                        f"{device.whose}; {LESS_MEMORY}")

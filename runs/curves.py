@@ -1,82 +1,108 @@
-"""A run's curves."""
-import itertools
+"""A run's curves, and those of several runs side by side."""
+import math
+
+import numpy as np
 
 from images.figures import figure
-from runs.log import COLUMNS, best_of
+from masks.pixel_scores import DISTINCT, SCORES
+from runs.log import best_of
 
-SCORE_COLOURS = {"iou": "#1f77b4", "dice": "#2ca02c"}
+LOSS_COLOUR = "#c0392b"
+PANEL_ROWS = math.ceil((1 + len(DISTINCT) + 1) / 2)  # of a comparison: a loss, the scores, a table
 
 
-def plot_loss(axis, records):
-    """The training loss over the epochs."""
-    axis.plot([record["epoch"] for record in records], [record["train_loss"] for record in records], color="#c0392b",
-              marker=".", markersize=4)
-    axis.set(title="Training loss", xlabel="epoch, from 0", ylabel="loss (nats per pixel; ce_dice: and its Dice term)")
+# -------------------------------------------------------------------------------------------- a run
+def plot_loss(axis, records, loss_title):
+    """Draw the training loss over the epochs; loss_title: which loss it is, and its unit."""
+    plot_line(axis, records, "train_loss", color=LOSS_COLOUR, markersize=4)
+    label_axis(axis, "Training loss", loss_title)
     axis.grid(alpha=0.3)
-    axis.xaxis.get_major_locator().set_params(integer=True)
 
 
 def plot_scores(axis, records, baseline):
-    """The test scores over the epochs, beside those of a constant answer: baseline, (its name, its scores)."""
+    """Draw the test scores over the epochs, and beside them those of a constant answer.
+
+    baseline: (its name, its scores).
+    """
     name, constant = baseline
-    tested = [record for record in records if "iou" in record]
-    for key, label in (("iou", "IoU"), ("dice", "Dice = F1")):
-        axis.plot([r["epoch"] for r in tested], [r[key] for r in tested], label=label, color=SCORE_COLOURS[key],
-                  marker=".", markersize=4)
-        axis.axhline(constant[key], color=SCORE_COLOURS[key], linestyle=":", linewidth=1, label=f"{label}, {name}")
-    axis.set(title="Scores (mean over images)", xlabel="epoch, from 0", ylabel="score (0 to 1)")
+    for score in DISTINCT:
+        plot_line(axis, records, score.key, label=score.curve, color=score.colour, markersize=4)
+        axis.axhline(constant[score.key], color=score.colour, linestyle=":", linewidth=1,
+                     label=f"{score.curve}, {name}")
+    label_axis(axis, "Scores (mean over images)", "score (0 to 1)")
     axis.legend(fontsize=8)
     axis.grid(alpha=0.3)
+
+
+def plot_line(axis, records, key, **style):
+    """Draw a value over the epochs, of the records that have it; style: options of `Axes.plot`."""
+    shown = [record for record in records if key in record]
+    epochs, values = ([record[name] for record in shown] for name in ("epoch", key))
+    axis.plot(epochs, values, marker=".", **style)
+
+
+def label_axis(axis, title, unit):
+    """Name a panel and what its y axis shows; epochs, from 0, are on its x axis."""
+    axis.set(title=title, xlabel="epoch, from 0", ylabel=unit)
     axis.xaxis.get_major_locator().set_params(integer=True)
 
 
-def draw_curves(records, baseline, path):
-    """Write the curve picture: training loss, and the test scores beside those of a constant answer; see `plot_scores`."""
+def draw_curves(records, baseline, path, loss_title):
+    """Write the picture of a run's curves; parameters: those of `plot_loss` and `plot_scores`."""
     with figure(path, 1, 2, (11, 4), dpi=110) as axes:
-        plot_loss(axes[0, 0], records)
+        plot_loss(axes[0, 0], records, loss_title)
         plot_scores(axes[0, 1], records, baseline)
 
 
-# -------------------------------------------------------------------------------------------------------- runs compared
-def draw_scores(axes, runs, styles, rows, baseline=None):
-    """On three of the 2 x 2 `axes`: IoU and Dice = F1 over the epochs, and a table; the first is left to the caller.
+# ------------------------------------------------------------------------------------ runs compared
+def comparison_figure(path):
+    """`with comparison_figure(path) as axes:` a panel for the loss, and those of `draw_scores`."""
+    return figure(path, PANEL_ROWS, 2, (11, 3.75 * PANEL_ROWS))
 
-    runs: {name: records}; styles: {name: options of `plot`}; rows: the table's strings, its head first.
+
+def draw_scores(axes, runs, styles, rows, baseline=None):
+    """Draw each score of DISTINCT over the epochs on a panel of its own, and a table on the last.
+
+    axes: of `comparison_figure`, whose first panel is left to the caller; runs: {name: records};
+    styles: {name: options of `Axes.plot`}; rows: the table's strings, its head first; baseline:
+    scores of answering foreground everywhere, or None.
     """
-    for axis, key, title in ((axes[0, 1], "iou", "IoU"), (axes[1, 0], "dice", "Dice = F1")):
+    _, *panels, last = np.ravel(axes)
+    for axis, score in zip(panels, DISTINCT):
         for name, records in runs.items():
-            tested = [record for record in records if key in record]
-            axis.plot([record["epoch"] for record in tested], [record[key] for record in tested], marker=".",
-                      label=name, **styles[name])
+            plot_line(axis, records, score.key, label=name, **styles[name])
         if baseline:
-            axis.axhline(baseline[key], color="gray", linestyle="--", linewidth=1, label="all foreground")
-        axis.set(title=f"{title} (mean over the tested images)", xlabel="epoch, from 0", ylabel="score (0 to 1)")
-        axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.axhline(baseline[score.key], color="gray", linestyle="--", linewidth=1,
+                         label="all foreground")
+        label_axis(axis, f"{score.curve} (mean over the tested images)", "score (0 to 1)")
         axis.legend(fontsize=8)
-    axes[1, 1].set_axis_off()
-    axes[1, 1].set_title("best epoch")
+    for axis in (*panels[len(DISTINCT):], last):
+        axis.set_axis_off()
+    last.set_title("best epoch")
     if rows[1:]:
-        widths = [0.36] + [0.64 / (len(rows[0]) - 1)] * (len(rows[0]) - 1)
-        table = axes[1, 1].table(rows[1:], colLabels=rows[0], loc="center", cellLoc="center", colWidths=widths)
-        table.scale(1, 2)
+        others = len(rows[0]) - 1
+        last.table(rows[1:], colLabels=rows[0], loc="center", cellLoc="center",
+                   colWidths=[0.36] + [0.64 / others] * others).scale(1, 2)
 
 
 def best_row(name, records):
-    """A run's row of the table: its name, and of its best epoch the number, loss, IoU, Dice and F1."""
-    best, name = best_of(records), name.replace("_", "\n", 1)  # Unet, and its time below
+    """A run's row of the table, strings: its name; number, loss and scores of its best epoch."""
+    best, name = best_of(records), name.replace("_", "\n", 1)  # the net, and the time below it
+    keys = ("train_loss", *(score.key for score in SCORES))
     if best is None:
-        return [name, *["-"] * 5]
-    return [name, f"{best['epoch']:.0f}", *(f"{best[key]:.4f}" for key in COLUMNS[1:5])]
+        return [name, "-", *("-" for _ in keys)]
+    return [name, f"{best['epoch']:.0f}", *(f"{best[key]:.4f}" for key in keys)]
 
 
 def draw_comparison(runs, path):
-    """Write four panels about {name: records}: training loss, IoU, Dice = F1, and a table of the best epochs."""
-    styles = {name: {"color": f"C{k}", "markersize": 4, "linewidth": 1.2} for k, name in enumerate(runs)}
-    with figure(path, 2, 2, (11, 7.5)) as axes:
+    """Write panels about {name: records}: training loss, scores, and a table of the best epochs."""
+    styles = {name: {"color": f"C{k}", "markersize": 4, "linewidth": 1.2}
+              for k, name in enumerate(runs)}
+    head = ["", "epoch", "loss", *(score.title for score in SCORES)]
+    rows = [best_row(name, records) for name, records in runs.items()]
+    with comparison_figure(path) as axes:
         for name, records in runs.items():
-            axes[0, 0].plot([record["epoch"] for record in records], [record["train_loss"] for record in records],
-                            marker=".", label=name, **styles[name])
-        axes[0, 0].set(title="Training loss", xlabel="epoch, from 0", ylabel="loss (nats per pixel; ce_dice: and its Dice term)")
-        axes[0, 0].xaxis.get_major_locator().set_params(integer=True)
+            plot_line(axes[0, 0], records, "train_loss", label=name, **styles[name])
+        label_axis(axes[0, 0], "Training loss", "loss (compare runs of the same --loss)")
         axes[0, 0].legend(fontsize=8)
-        draw_scores(axes, runs, styles, [["", "epoch", "loss", "IoU", "Dice", "F1"], *itertools.starmap(best_row, runs.items())])
+        draw_scores(axes, runs, styles, [head, *rows])

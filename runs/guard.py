@@ -1,17 +1,24 @@
-"""Which batches a net learns from."""
+"""Which batches a net learns from, and what ends a run whose loss does not recover."""
 import math
 from collections import deque
 
 import numpy as np
 
+from command.errors import DataError
+
+
+class TrainingFailed(DataError):
+    """The loss does not recover; the message says what to try."""
+
 
 class LossGuard:
     """Tells a batch to learn from by its loss: finite, and after `warm_up` steps no outlier.
 
-    An outlier is over 20 times the running median, and over twice the largest of the last accepted losses: where most
-    images are empty, and soon cost next to nothing, those with objects are no outliers.  So the `window` of these losses
-    holds every image: two epochs, but 10,000 losses at most, for their median is taken at each step.  A loss of 0, of pixels
-    that nobody labelled, says nothing and is not among them.
+    An outlier is over `factor` times the running median, and over twice the largest of the last
+    accepted losses.  Where most images are empty and soon cost next to nothing, those with objects
+    are no outliers.  So the `window` of these losses has to hold every image: two epochs, but
+    10,000 losses at most, for their median is taken at each step.  A loss of 0, of pixels that
+    nobody labelled, says nothing and is not among them.
     """
 
     def __init__(self, warm_up=20, factor=20.0, window=100):
@@ -19,9 +26,12 @@ class LossGuard:
         self.accepted = deque(maxlen=window)
 
     def accepts(self, loss):
-        good = math.isfinite(loss) and (len(self.accepted) < self.warm_up
-                                        or loss <= self.factor * float(np.median(self.accepted))
-                                        or loss <= 2 * max(self.accepted))
+        good = math.isfinite(loss) and not self._is_outlier(loss)
         if good and loss:
             self.accepted.append(loss)
         return good
+
+    def _is_outlier(self, loss):
+        return (len(self.accepted) >= self.warm_up
+                and loss > self.factor * float(np.median(self.accepted))
+                and loss > 2 * max(self.accepted))

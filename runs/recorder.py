@@ -1,7 +1,8 @@
-"""What becomes of a run's epochs: log, curves, events, checkpoints, predictions, and in the end the page.
+"""What becomes of a run's epochs: log, curves, events, checkpoints, predictions, the page.
 
-The Trainer calls `on_epoch` and `on_best`, Main.py `save_last` and `finish`.
+The Trainer calls `on_epoch` and `on_best`; Main.py calls `save_last` and `finish`.
 """
+import dataclasses
 import gc
 import math
 import sys
@@ -10,128 +11,215 @@ import time
 from backend import ranks, start
 from command.errors import DataError
 from masks.colours import draw_overview
-from masks.pixel_scores import best_constant, mean_scores
+from masks.pixel_scores import DISTINCT, best_constant, format_scores, mean_scores
 from masks.prediction_files import write_predictions
 from nets.checkpoint import assign_weights, load, save, state_arrays
 from runs.curves import draw_curves
 from runs.events import EventLog
-from runs.log import best_of, duration
-from runs.resume import BEST, LAST, OUTPUT_FOLDERS, as_flags
+from runs.log import RunLog, best_of, duration, run_name
+from runs.resume import BEST, EARLIER, LAST, OUTPUT_FOLDERS, as_texts, as_words
+
+
+class Listener:
+    """What another rank than the first has for a recorder: nothing is said or written twice."""
+
+    def say(self, text):
+        pass
+
+    def on_epoch(self, record):
+        pass
+
+    def on_best(self, epoch, scores, predictions):
+        pass
 
 
 class Recorder:
     """Writes a run's files.
 
-    args: Main.py's flags, settings: the same for people; header: of the checkpoints; run: what a resumed run must have
-    again (Resume.py); data: Main.Data.
+    settings: runs.settings.Settings.  data: DataLoader.Data.  stored: the resume.StoredRun that
+    the run goes on with, or None.  loss_title: the loss, for people, with its unit.
     """
 
-    def __init__(self, args, settings, log, model, header, run, data):
-        self.args, self.settings, self.log, self.model = args, settings, log, model
-        self.header, self.run, self.data = header, run, data
-        self.events, self.predictions = EventLog(log.events_folder), {}
+    def __init__(self, settings, data, model, stored, loss_title):
+        self.settings, self.data, self.model = settings, data, model
+        self.folders, self.loss_title = settings.run, loss_title
+        name = stored.log if stored else run_name(settings.net.mode, self.folders.Log_directory)
+        records = stored.records if stored else []
+        self.log = RunLog(self.folders.Log_directory, name,
+                          [{"train_loss": float("nan"), **record} for record in records])
+        self.events, self.predictions = EventLog(self.log.events_folder), {}
         self.test_scores = {}  # of the best model, where the test images have not chosen it
         self.epoch_started = self.last_saved = time.monotonic()
         self.last_drawn = -math.inf  # there are curves to look at from the first epoch on
-        self.trainer = None  # set once there is one: it takes this recorder's methods
+        self.is_resumed = stored is not None
+        self.trainer = None  # set by `begin`: it takes this recorder
 
+    @property
+    def say(self):
+        return self.log.say
+
+    # ---------------------------------------------------------------------------- while it trains
     def on_epoch(self, record):
         now = time.monotonic()
         record["whole_time"], self.epoch_started = now - self.epoch_started, now
-        self.log.epoch(record, self.args.Total_epochs, self.args.Val_epochs, self.trainer.seconds_left)
+        training = self.settings.training
+        self.log.epoch(record, training.Total_epochs, training.Val_epochs,
+                       self.trainer.clock.seconds_left)
         self.events.epoch(record)
-        amount, unit = self.args.save_every
-        if now - self.last_saved >= 60 * amount if unit == "m" else (record["epoch"] + 1) % amount == 0:
+        if self._save_is_due(record["epoch"], now):
             self.save_last()
             self.last_saved = now
         if now - self.last_drawn > 60:
             self.draw()
             self.last_drawn = now
 
+    def _save_is_due(self, epoch, now):
+        amount, unit = self.settings.run.save_every
+        if unit == "m":
+            return now - self.last_saved >= 60 * amount
+        return (epoch + 1) % amount == 0
+
     def on_best(self, epoch, scores, predictions):
-        save(self.args.Checkpoint_directory / BEST, state_arrays(self.model),
-             {**self.header, "epoch": epoch, "scores": scores})
+        save(self.folders.Checkpoint_directory / BEST, state_arrays(self.model),
+             {**self.header(), "epoch": epoch, "scores": scores})
         if not self.data.holds_back:
             self.show(epoch, predictions)
 
+    def header(self):
+        """What a checkpoint says of the net: all that prediction needs."""
+        settings, statistics = self.settings, self.data.statistics
+        return {"mode": settings.net.mode, "n_channels": settings.data.n_channels,
+                "n_classes": settings.data.n_classes, "options": settings.net.options,
+                "mean": statistics.mean, "std": statistics.std, "bits": statistics.bits,
+                "tile": settings.training.tile.for_prediction}
+
+    def save_last(self):
+        """Write all that --resume needs."""
+        arrays = {name: var.numpy() for name, var in self.trainer.state.vars().items()}
+        records = [{name: value for name, value in record.items() if math.isfinite(value)}
+                   for record in self.log.records]  # JSON has no NaN
+        progress = self.trainer.stored_progress()
+        run = {"settings": as_texts(self.settings.flags()), "data": self.data.digest,
+               "log": self.log.name, "progress": dataclasses.asdict(progress),
+               "records": records}
+        epoch = progress.epoch - (progress.step == 0)  # the last one that was trained in
+        save(self.folders.Checkpoint_directory / LAST, arrays,
+             {**self.header(), "epoch": epoch, "run": run})
+
+    def show(self, epoch, predictions):
+        """Write predictions of the test images, those of `epoch`."""
+        masks = {name: prediction.mask for name, prediction in predictions.items()}
+        write_predictions(self.folders.Result_directory, masks)
+        self.events.predictions(epoch, self.data.test_set, predictions)
+        self.predictions = predictions
+
+    def draw(self):
+        if self.log.records:
+            draw_curves(self.log.records, best_constant(self.data.baselines),
+                        self.log.curves_path, self.loss_title)
+            gc.collect()  # a figure is a ring of references, some MB each
+
+    # ----------------------------------------------------------------------------------- before it
+    def begin(self, trainer):
+        """Begin to record a trainer's run, or go on with it."""
+        self.trainer = trainer
+        if self.is_resumed:
+            line = f"Resumed at epoch {trainer.progress.epoch}, step {trainer.progress.step}"
+            if trainer.finished:
+                line += ": all is done; a larger --Total_epochs or --Time_budget goes further"
+            self.say(line)
+        else:
+            self.set_earlier_aside()
+            self.save_last()  # from now on --resume means this run, however soon it is killed
+
+    def set_earlier_aside(self):
+        """Rename an earlier run's checkpoints: this run has no best model yet.
+
+        Each takes the place of one that was set aside before.
+        """
+        folder = self.folders.Checkpoint_directory
+        earlier = [folder / name for name in (LAST, BEST) if (folder / name).exists()]
+        for path in earlier:
+            path.replace(path.with_name(EARLIER + path.name))
+        if earlier:
+            names = " and ".join(path.stem for path in earlier)
+            begin = "begins" if len(earlier) == 1 else "begin"
+            self.say(f"An earlier run's {names} now {begin} with {EARLIER} in {folder}/")
+
+    # ------------------------------------------------------------------------------------ after it
     def test_once(self):
-        """Score the best model on the test images, which have had no part in choosing it; False when asked to stop."""
+        """Score the best model on the test images, which have had no part in choosing it.
+
+        False when asked to stop.
+        """
         weights, header = self.load_best()
         with self.trainer.stop:
-            predictions = self.trainer.test(self.data.test_set, ranks=1)
+            predictions = self.trainer.test(self.data.test_set, together=False)
         if predictions is None:
             return False
-        self.test_scores = mean_scores([prediction.scores for prediction in predictions.values()])
-        save(self.args.Checkpoint_directory / BEST, weights, {**header, "test_scores": self.test_scores})
+        self.test_scores = mean_scores([each.scores for each in predictions.values()])
+        save(self.folders.Checkpoint_directory / BEST, weights,
+             {**header, "test_scores": self.test_scores})
         self.show(header["epoch"], predictions)
         return True
 
     def load_best(self):
         """Put the best model's weights into the net; (weights, header) of its checkpoint."""
-        path = self.args.Checkpoint_directory / BEST
+        path = self.folders.Checkpoint_directory / BEST
         weights, header = load(path)
         assign_weights(self.model, weights, path)
         return weights, header
 
-    def show(self, epoch, predictions):
-        """Write predictions of the test images, those of `epoch`."""
-        write_predictions(self.args.Result_directory, {name: each.mask for name, each in predictions.items()})
-        self.events.predictions(epoch, self.data.test_set, predictions)
-        self.predictions = predictions
-
-    def save_last(self):
-        """Write all that --resume needs."""
-        arrays = {name: var.numpy() for name, var in self.trainer.state().items()}
-        records = [{name: value for name, value in record.items() if math.isfinite(value)} for record in self.log.records]
-        run = {**self.run, "progress": self.trainer.progress(), "records": records}
-        epoch = self.trainer.epoch - (self.trainer.step == 0)  # the last one that was trained in
-        save(self.args.Checkpoint_directory / LAST, arrays, {**self.header, "epoch": epoch, "run": run})
-
-    def draw(self):
-        if self.log.records:
-            draw_curves(self.log.records, best_constant(self.data.baselines), self.log.curves_path)
-            gc.collect()  # a figure is a ring of references, some MB each, that Python would gather up much later
-
     def finish(self, seconds, outcome):
-        """Draw, log what came out and where it lies, write the page; outcome: "", or why the run ended early."""
+        """Draw, log what came out and where it lies, write the page.
+
+        outcome: "", or why the run ended early.
+        """
         self.draw()
-        best, say, args = self.log.closing_block(), self.log.say, self.args
-        name, constant = best_constant(self.data.baselines)
-        say(f"{name.capitalize()} would score: IoU {constant['iou']:.4f}  Dice {constant['dice']:.4f}")
+        best = self.log.closing_block()
+        self.say(describe_constant(self.data.baselines))
         if self.test_scores:
             scores, (name, constant) = self.test_scores, best_constant(self.data.test_baselines)
-            say(f"Test images, read once: IoU {scores['iou']:.4f}  Dice {scores['dice']:.4f}  F1 {scores['f1']:.4f}  "
-                f"({name}: {constant['iou']:.4f}, {constant['dice']:.4f})")
-        say(f"Whole run: {duration(seconds)}")
-        say(f"Log          {self.log.text_path} and .csv")
+            compared = ", ".join(f"{constant[score.key]:.4f}" for score in DISTINCT)
+            self.say(f"Test images, read once: {format_scores(scores)}  ({name}: {compared})")
+        self.say(f"Whole run: {duration(seconds)}")
+        self.say(f"Log          {self.log.text_path} and .csv")
         if self.log.records:
-            say(f"Curves       {self.log.curves_path} (live: tensorboard --logdir {args.Log_directory})")
-        if self.data.loader.w0 is not None:
-            say(f"Weight maps  {args.Weight_directory}/")
-        say(f"Checkpoints  {args.Checkpoint_directory}/")
+            self.say(f"Curves       {self.log.curves_path} "
+                     f"(live: tensorboard --logdir {self.folders.Log_directory})")
+        if self.data.loader.maps is not None:
+            self.say(f"Weight maps  {self.folders.Weight_directory}/")
+        self.say(f"Checkpoints  {self.folders.Checkpoint_directory}/")
         if best and (self.test_scores or not self.data.holds_back):
-            overview = args.Result_directory / "overview.png"
-            try:
-                draw_overview(self.data.test_set, args.Result_directory, overview)
-                say(f"Predictions  {args.Result_directory}/ (the best epoch's; {overview.name} shows some)")
-            except (FileNotFoundError, ValueError):  # a resumed run's best epoch: its files are elsewhere, or of other data
-                say(f"Predictions  {args.Result_directory}/ has not those of the best epoch, which was before the run was "
-                    "resumed")
+            self.say(f"Predictions  {self.folders.Result_directory}/ {self._draw_overview()}")
         try:
             self.write_page(seconds, outcome)
-            say(f"Page         {self.log.page_path} (all of this in one file)")
-        except Exception as error:  # noqa: BLE001 - all else is on disk: a page is no reason to end in an error
-            say(f"Page         not written: {error}")
+            self.say(f"Page         {self.log.page_path} (all of this in one file)")
+        except Exception as error:  # noqa: BLE001 - all else is on disk: no reason to fail
+            self.say(f"Page         not written: {error}")
+
+    def _draw_overview(self):
+        """Draw some predictions; returns what to say of them."""
+        folder = self.folders.Result_directory
+        try:
+            draw_overview(self.data.test_set, folder, folder / "overview.png")
+        except (FileNotFoundError, ValueError):  # its files are elsewhere, or of other data
+            return "has not those of the best epoch, which was before the run was resumed"
+        return "(the best epoch's; overview.png shows some)"
 
     def command(self):
-        """The words of the command that makes this run from its start, also of one that was resumed."""
-        if not self.args.resume:
+        """The words of the command that makes this run from its start."""
+        if not self.settings.run.resume:
             return [*ranks.launcher(), "python", *sys.argv]
-        folders = {name: [str(getattr(self.args, name))] for name in OUTPUT_FOLDERS}
-        return [*ranks.launcher(), "python", sys.argv[0], *as_flags({**self.run["settings"], **folders})]
+        folders = {name: [str(getattr(self.folders, name))] for name in OUTPUT_FOLDERS}
+        words = as_words({**as_texts(self.settings.flags()), **folders})
+        return [*ranks.launcher(), "python", sys.argv[0], *words]
 
     def repeat_best(self):
-        """The best model's predictions, where they were made before the run was resumed: {} where that model is gone."""
+        """The best model's predictions, where they were made before the run was resumed.
+
+        {} where that model is gone.
+        """
         best = best_of(self.log.records)
         try:
             _, header = self.load_best()
@@ -139,14 +227,29 @@ class Recorder:
             return {}
         if best is None or header.get("epoch") != best["epoch"]:
             return {}
-        return self.trainer.test(self.data.test_set, ranks=1) or {}
+        return self.trainer.test(self.data.test_set, together=False) or {}
+
+    def count_parameters(self):
+        """How many numbers of the net are trained."""
+        from backend.summary import count_parameters
+        return count_parameters(self.model)[0]
 
     def write_page(self, seconds, outcome):
-        from backend.summary import count_parameters
-        from runs import page
+        from runs.page import Run, write_page
         if not self.predictions and not outcome:
             self.predictions = self.repeat_best()
-        page.write_page(self.log.page_path, page.Run(
-            log=self.log, settings=self.settings, outcome=outcome, seconds=seconds,
-            command=self.command(), device=start.device_name(), parameters=count_parameters(self.model)[0],
-            data=self.data, predictions=self.predictions, test_scores=self.test_scores))
+        settings = self.settings
+        data_set = settings.data.Data_directory.resolve().name
+        write_page(self.log.page_path, Run(
+            name=self.log.name, title=f"{settings.net.mode} on {data_set}",
+            records=self.log.records, settings=settings.flags(),
+            total_epochs=settings.training.Total_epochs, loss_title=self.loss_title,
+            parameters=self.count_parameters(), device=start.device_name(),
+            command=self.command(), seconds=seconds, outcome=outcome, data=self.data,
+            predictions=self.predictions, test_scores=self.test_scores))
+
+
+def describe_constant(baselines):
+    """What the best constant answer would score, in one line."""
+    name, constant = best_constant(baselines)
+    return f"{name.capitalize()} would score: {format_scores(constant, DISTINCT)}"

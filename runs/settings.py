@@ -1,7 +1,15 @@
-"""The settings of a run."""
-from typing import NamedTuple
+"""The settings of a run: what the flags of Main.py say, frozen, in four groups.
+
+Fields have their flags' names.  Checkpoint header, --resume and the page keep the same words.
+"""
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Optional
 
 from command.flags import number
+from nets.catalogue import CATALOGUE
+
 
 
 class Every(NamedTuple):
@@ -15,4 +23,106 @@ class Every(NamedTuple):
 
 def save_every(text):
     """A flag type: 'N' epochs or 'Nm' minutes -> Every."""
-    return Every(number(float, 0, include_low=False)(text[:-1]), "m") if text.endswith("m") else Every(number(int, 1)(text), "")
+    if text.endswith("m"):
+        return Every(number(float, 0, include_low=False)(text[:-1]), "m")
+    return Every(number(int, 1)(text), "")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What is trained on; None: left to choose."""
+    Data_directory: Path
+    n_channels: Optional[int]
+    n_classes: Optional[int]
+    ignore_label: Optional[int]
+    val_fraction: float
+    group: Optional[str]
+
+
+@dataclass(frozen=True)
+class NetSettings:
+    """What is trained; None: left to choose."""
+    mode: str
+    bilinear: bool
+    dropout_probs: list
+    base_channels: Optional[int]
+    padding: int
+
+    @property
+    def row(self):
+        """The net's row in the catalogue."""
+        return CATALOGUE[self.mode]
+
+    @property
+    def options(self):
+        """The options of Model.build_model, as the checkpoint keeps them."""
+        return self.row.options(dataclasses.asdict(self))
+
+    @property
+    def geometry(self):
+        return self.row.geometry(self.options)
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How it is trained; None: left to choose, or (Time_budget) no limit."""
+    protocol: str
+    Total_epochs: Optional[int]
+    Val_epochs: Optional[int]
+    Batch_size: Optional[int]
+    tile: Optional[object]        # a MirrorPadding tiling
+    Learning_rate: float
+    optimizer: str
+    lr_schedule: str
+    warm_up: float                # share of the run
+    clip_norm: float              # 0: any
+    loss: str
+    Loss_w0: float
+    Loss_sigma: float             # px
+    augment: str
+    Time_budget: Optional[float]  # minutes
+    seed: int
+
+    @property
+    def budget(self):
+        """Seconds after which the run ends; 0: none."""
+        return 60 * (self.Time_budget or 0)
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Where it runs, where its files go."""
+    Datatxt_directory: Path
+    Log_directory: Path
+    Checkpoint_directory: Path
+    Result_directory: Path
+    Weight_directory: Path
+    device: str
+    save_every: Every
+    resume: bool
+    force: bool
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of a run."""
+    data: DataSettings
+    net: NetSettings
+    training: TrainingSettings
+    run: RunSettings
+
+    @classmethod
+    def of_flags(cls, values):
+        """The settings that {flag: value} holds; other flags are passed over."""
+        return cls(**{group.name: group.type(**{each.name: values[each.name]
+                                                for each in dataclasses.fields(group.type)})
+                      for group in dataclasses.fields(cls)})
+
+    def flags(self):
+        """{flag: value} of all settings."""
+        return {name: value for group in dataclasses.fields(self)
+                for name, value in vars(getattr(self, group.name)).items()}
+
+    def replace(self, **changes):
+        """The same settings, but for these {flag: value}."""
+        return type(self).of_flags({**self.flags(), **changes})

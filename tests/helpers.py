@@ -21,6 +21,14 @@ PLAIN = ("--padding", 0, "--Batch_size", 1, "--loss", "weighted_ce", "--optimize
 SMALL = ("--base_channels", 4, "--Learning_rate", 0.01, "--device", "cpu", *PLAIN)
 
 
+def settings_of(*flags):
+    """The runs.settings.Settings that these flags of Main.py make, nothing chosen yet."""
+    import Main
+    from runs.request import read_request
+    words = [str(flag) for flag in flags]
+    return read_request(words, Main.build_parser, Main.PROTOCOLS, Main.CROP).settings
+
+
 def command(script, *flags, cwd, **environment):
     environment = {**os.environ, **environment}
     return subprocess.run([sys.executable, str(ROOT / script), *map(str, flags)], cwd=cwd, env=environment, text=True,

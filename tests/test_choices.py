@@ -1,23 +1,32 @@
-"""What is chosen for the user: from images and labels by hand-made cases, from the machine's memory, never against a flag."""
-from argparse import Namespace
-
+"""What is chosen for the user: from labels by hand-made cases, from the machine's memory, never against a flag."""
 import numpy as np
 import pytest
+from helpers import settings_of
 from PIL import Image
 
+import Main
 from backend import machine
 from command.errors import DataError
-from datasets import label_values, survey
-from nets.geometry import geometry_of
+from datasets.label_values import classes_in, count_label_values
+from datasets.survey import SetFacts, Survey, facts_of_set
+from MirrorPadding import Tiles, Whole
 from runs import choices
+from runs.choices import Device, check_label_values, check_memory, complete
 
-GREY, COLOUR = np.full((4, 5), 70, np.uint8), np.dstack([np.full((4, 5), value, np.uint8) for value in (70, 70, 71)])
+GREY = np.full((4, 5), 70, np.uint8)
+COLOUR = np.dstack([np.full((4, 5), value, np.uint8) for value in (70, 70, 71)])
+FACTS = SetFacts(training_pairs=3, tested_pairs=3, height=300, width=200, n_channels=1, n_classes=2, test_classes=2)
+CPU, GPU = Device(False, 10 ** 12), Device(True, 8 * 10 ** 9)
 
 
-def flags(folder, **given):
-    chosen = dict.fromkeys(choices.CHOSEN)
-    return Namespace(**{**chosen, "mode": "Unet", "geometry": geometry_of("Unet"), "ignore_label": None, "Time_budget": None,
-                        "Datatxt_directory": folder, **given})
+def facts(**changes):
+    return SetFacts(**{**vars(FACTS), **changes})
+
+
+def chosen(*flags, facts=FACTS, device=CPU):
+    """What is chosen under --protocol fast and these flags: ({flag: value}, reasons)."""
+    choice = complete(settings_of("--protocol", "fast", *flags), facts, device, Main.CROP)
+    return choice.settings.flags(), choice.reasons
 
 
 def pairs_of(folder, images, labels):
@@ -31,11 +40,13 @@ def pairs_of(folder, images, labels):
     return pairs
 
 
+# ------------------------------------------------------------------------------------------------- from the data
 @pytest.mark.parametrize("images, channels", [
-    ([GREY, GREY], 1), ([np.repeat(GREY[..., None], 3, axis=2)], 1), ([GREY.astype(np.uint16) * 100], 1), ([GREY, COLOUR], 3)])
+    ([GREY, GREY], 1), ([np.repeat(GREY[..., None], 3, axis=2)], 1), ([GREY.astype(np.uint16) * 100], 1),
+    ([GREY, COLOUR], 3)])
 def test_colours(images, channels, tmp_path):
     pairs = pairs_of(tmp_path, images, [GREY] * len(images))
-    assert survey.facts_of(pairs, [pairs[0][1]], None, tmp_path).n_channels == channels
+    assert facts_of_set(Survey(), pairs, [], pairs[:1], None).n_channels == channels
 
 
 @pytest.mark.parametrize("values, ignored, classes", [
@@ -43,118 +54,125 @@ def test_colours(images, channels, tmp_path):
     ([0, 17, 130, 255, 255], None, 2), ([0, 5, 32, 255, 255], None, 2),  # masks with soft edges
     ([0, 5, 31, 255, 255], None, 256),
     ([0, 1, 2, 1, 2, 1, 2, 255], None, 256), ([0, 1, 2, 255, 255, 255], None, 256), ([0, 1, 255, 255], None, 256),
-    ([0, 128, 255, 255], None, 256),           # class numbers or a border, and 255: not labelled perhaps, for the user to say
+    ([0, 128, 255, 255], None, 256),  # class numbers or a border, and 255: not labelled perhaps
     ([0, 1, 2, 255], 255, 3), ([0, 1, 2, 9], 300, 10), ([0, 1, 7], 7, 2)])
 def test_classes(values, ignored, classes, tmp_path):
     pairs = pairs_of(tmp_path, [GREY], [np.array([values], np.uint8)])
-    counts = label_values.count_label_values([pairs[0][1]], ignored)
-    assert label_values.classes_in(counts) == classes
-
-
-def test_facts_are_kept_until_a_file_changes(tmp_path, monkeypatch):
-    pairs = pairs_of(tmp_path, [GREY, GREY], [np.eye(4, 5, dtype=np.uint8), np.eye(4, 5, dtype=np.uint8)])
-    assert survey.facts_of(pairs, [pairs[0][1]], None, tmp_path) == (1, 2, 2, 4, 5)
-    with monkeypatch.context() as patch:
-        patch.setattr(choices, "read_label", lambda path: pytest.fail("read again"))
-        assert survey.facts_of(pairs, [pairs[0][1]], None, tmp_path) == (1, 2, 2, 4, 5)
-    Image.fromarray(np.arange(20, dtype=np.uint8).reshape(4, 5)).save(pairs[1][1])
-    assert survey.facts_of(pairs, [pairs[0][1]], None, tmp_path) == (1, 20, 2, 4, 5)
-    (tmp_path / "dataset_facts.json").write_text('{"key": 1')
-    assert survey.facts_of(pairs, [pairs[0][1]], None, tmp_path) == (1, 20, 2, 4, 5)
+    assert classes_in(count_label_values([pairs[0][1]], ignored)) == classes
+    assert facts_of_set(Survey(), pairs, [], pairs, ignored).n_classes == classes
 
 
 def test_a_class_that_only_test_labels_have_counts_too(tmp_path):
+    assert chosen(facts=facts(n_classes=2, test_classes=3))[0]["n_classes"] == 3
+    assert chosen(facts=facts(n_classes=3, test_classes=2))[0]["n_classes"] == 3
     (tmp_path / "test").mkdir()
-    pairs = pairs_of(tmp_path, [GREY], [np.eye(4, 5, dtype=np.uint8)])
-    test_pairs = pairs_of(tmp_path / "test", [GREY], [np.eye(4, 5, dtype=np.uint8) + np.eye(4, 5, 1, dtype=np.uint8) * 2])
-    args = flags(tmp_path)
-    choices.choose(args, pairs, [], test_pairs, on_gpu=False)
-    assert args.n_classes == 3
-    Image.fromarray(np.eye(4, 5, dtype=np.uint8)).save(test_pairs[0][1])
-    args = flags(tmp_path)
-    choices.choose(args, pairs, [], test_pairs, on_gpu=False)
-    assert args.n_classes == 2, "the file has changed"
-    Image.fromarray(255 * np.eye(4, 5, dtype=np.uint8)).save(test_pairs[0][1])
-    args = flags(tmp_path)
-    choices.choose(args, pairs, [], test_pairs, on_gpu=False)
-    assert args.n_classes == 2, "masks of 0 and 1, and masks of 0 and 255"
-    Image.fromarray(np.arange(40, 60, dtype=np.uint8).reshape(4, 5)).save(test_pairs[0][1])
-    with pytest.raises(DataError, match="test: values up to 59"):
-        choices.choose(flags(tmp_path), pairs, [], test_pairs, on_gpu=False)
+    ones = np.eye(4, 5, dtype=np.uint8)
+    pairs = pairs_of(tmp_path, [GREY], [ones])
+    for label, test_classes in ((ones + 2 * np.eye(4, 5, 1, dtype=np.uint8), 3), (ones, 2), (255 * ones, 2)):
+        test_pairs = pairs_of(tmp_path / "test", [GREY], [label])
+        found = facts_of_set(Survey(tmp_path), pairs, [], test_pairs, None)
+        assert (found.n_classes, found.test_classes) == (2, test_classes)
 
 
 def test_numbers_of_objects_are_no_classes(tmp_path):
-    pairs = pairs_of(tmp_path, [np.zeros((10, 10), np.uint8)], [np.arange(100, dtype=np.uint8).reshape(10, 10)])
-    with pytest.raises(DataError, match="values up to 99; give --n_classes"):
-        choices.choose(flags(tmp_path), pairs, [], pairs, on_gpu=False)
-    args = flags(tmp_path, n_classes=2)
-    choices.choose(args, pairs, [], pairs, on_gpu=False)
-    assert args.n_classes == 2
+    settings = settings_of()
+    for many in ({"n_classes": 100}, {"test_classes": 100}):
+        with pytest.raises(DataError, match="values up to 99; give --n_classes"):
+            check_label_values(settings, facts(**many), tmp_path, tmp_path)
+        check_label_values(settings_of("--n_classes", 2), facts(**many), tmp_path, tmp_path)
+        assert chosen("--n_classes", 2, facts=facts(**many))[0]["n_classes"] == 2
+    check_label_values(settings, facts(n_classes=32), tmp_path, tmp_path)
 
 
-def test_everything_is_chosen_and_no_flag_overruled(tmp_path):
-    label = np.zeros((300, 200), np.uint8)
-    label[:9], label[9:20] = 1, 2
-    pairs = pairs_of(tmp_path, [np.dstack([label, label, label + 1])] * 3, [label] * 3)
-    args = flags(tmp_path)
-    reasons = choices.choose(args, pairs, [], pairs, on_gpu=False)
+def test_everything_is_chosen_and_no_flag_overruled():
+    values, reasons = chosen(facts=facts(n_channels=3, n_classes=3))
     assert tuple(reasons) == choices.CHOSEN
-    assert (args.n_channels, args.n_classes, args.base_channels) == (3, 3, choices.BASE_CHANNELS["cpu"])
-    assert (args.tile, args.Batch_size, args.Total_epochs) == (choices.CROP, choices.BATCH, choices.EPOCHS[1])
-    assert args.Val_epochs == 1875
+    assert (values["n_channels"], values["n_classes"]) == (3, 3)
+    assert (values["base_channels"], values["tile"]) == (choices.BASE_CHANNELS["cpu"], Tiles(256))
+    assert (values["Batch_size"], values["Total_epochs"]) == (choices.BATCH, choices.EPOCHS[1])
+    assert values["Val_epochs"] == 1875
     given = dict(n_channels=1, n_classes=5, base_channels=8, tile="full", Batch_size=7, Total_epochs=3, Val_epochs=1)
-    args = flags(tmp_path, **given)
-    assert choices.choose(args, pairs, [], pairs, on_gpu=False) == {}
-    assert args == flags(tmp_path, **given)
+    words = [word for name, value in given.items() for word in (f"--{name}", value)]
+    values, reasons = chosen(*words, facts=facts(n_channels=3, n_classes=3))
+    assert reasons == {} and {name: values[name] for name in given} == {**given, "tile": Whole()}
+
+
+def test_the_papers_protocol_leaves_channels_and_classes_alone_to_choose():
+    for flags in ((), ("--protocol", "default"), ("--protocol", "reference")):
+        choice = complete(settings_of(*flags), FACTS, CPU, Main.CROP)
+        assert set(choice.reasons) == {"n_channels", "n_classes"}
+        assert choice.settings.training.Batch_size == 1 and choice.settings.net.base_channels == 64
+        assert (choice.settings.training.Total_epochs, choice.settings.training.Val_epochs) == (200, 50)
+
+
+@pytest.mark.parametrize("protocol", ["default", "reference", "paper", "fast"])
+@pytest.mark.parametrize("given, total, val", [((), 100_000, 0), (("--Total_epochs", 7), 7, 5),
+                                               (("--Total_epochs", 7, "--Val_epochs", 2), 7, 2),
+                                               (("--Val_epochs", 2), 100_000, 2)])
+def test_a_time_budget_leaves_the_epochs_open_under_every_protocol(protocol, given, total, val):
+    settings = settings_of("--protocol", protocol, "--Time_budget", 5, *given)
+    training = complete(settings, facts(training_pairs=30, tested_pairs=30), CPU, Main.CROP).settings.training
+    assert (training.Total_epochs, training.Val_epochs) == (total, 0 if val == 5 else val)
 
 
 @pytest.mark.parametrize("tests, given, val", [
-    (30, {}, 249), (60, {}, 291), (3000, {}, 332), (7, {}, 249), (60, {"Total_epochs": 8}, 7)])
-def test_tests_take_no_more_images_than_a_quarter_of_the_crops(tests, given, val, tmp_path):
-    args = flags(tmp_path, **given)
-    pair, = pairs_of(tmp_path, [np.zeros((512, 512), np.uint8)], [np.eye(512, dtype=np.uint8)])
-    choices.choose(args, [pair] * 30, [], [pair] * tests, on_gpu=False)
-    assert args.Val_epochs == val
-    args = flags(tmp_path, **given)
-    choices.choose(args, [pair] * 30, [pair] * tests, [pair], on_gpu=False)
-    assert args.Val_epochs == val, "held back, they are tested instead"
+    (30, (), 249), (60, (), 291), (3000, (), 332), (7, (), 249), (60, ("--Total_epochs", 8), 7)])
+def test_tests_take_no_more_images_than_a_quarter_of_the_crops(tests, given, val):
+    values, _ = chosen(*given, facts=facts(training_pairs=30, tested_pairs=tests))
+    assert values["Val_epochs"] == val
 
 
-def test_what_may_be_numbers_of_objects_is_said(tmp_path):
-    for largest, said in ((7, False), (12, True)):
-        pairs = pairs_of(tmp_path, [GREY], [np.minimum(np.arange(20, dtype=np.uint8), largest).reshape(4, 5)])
-        reasons = choices.choose(flags(tmp_path), pairs, [], pairs, on_gpu=False)
-        assert ("if these number objects: --n_classes 2" in reasons["n_classes"]) is said
+def test_held_back_images_are_tested_instead(tmp_path):
+    pair, = pairs_of(tmp_path, [GREY], [GREY])
+    assert facts_of_set(Survey(), [pair] * 30, [pair] * 60, [pair], None).tested_pairs == 60
+
+
+def test_what_may_be_numbers_of_objects_is_said():
+    for n_classes, said in ((8, False), (13, True)):
+        reason = chosen(facts=facts(n_classes=n_classes))[1]["n_classes"]
+        assert ("if these number objects: --n_classes 2" in reason) is said
 
 
 @pytest.mark.parametrize("images, given, total, val", [
     (30, {}, 333, 249), (1, {}, 2500, 1875), (5000, {}, 10, 7), (5000, {"Val_epochs": 40}, 41, 40),
     (30, {"Total_epochs": 1}, 1, 0), (30, {"Total_epochs": 200}, 200, 150), (30, {"Time_budget": 5}, 100_000, 0),
     (30, {"Time_budget": 5, "Total_epochs": 7, "Val_epochs": 2}, 7, 2)])
-def test_epochs(images, given, total, val, tmp_path):
-    args = flags(tmp_path, n_channels=1, n_classes=2, **given)
-    pair, = pairs_of(tmp_path, [GREY], [GREY])
-    choices.choose(args, [pair] * images, [], [pair], on_gpu=False)
-    assert (args.Total_epochs, args.Val_epochs) == (total, val)
+def test_epochs(images, given, total, val):
+    words = [word for name, value in given.items() for word in (f"--{name}", value)]
+    values, _ = chosen(*words, facts=facts(training_pairs=images, tested_pairs=1))
+    assert (values["Total_epochs"], values["Val_epochs"]) == (total, val)
 
 
+# ------------------------------------------------------------------------------------------------- from the machine
 @pytest.mark.parametrize("share, batch", [(0.9, 4), (0.6, 2), (0.3, 1), (0.01, 1)])
-def test_the_batch_fits_into_the_memory(share, batch, tmp_path, monkeypatch):
-    args = flags(tmp_path, base_channels=64)
-    four = 4 * choices.step_bytes(args, choices.CROP, choices.CROP)
-    monkeypatch.setattr(choices, "free_memory", lambda: int(four / choices.LARGEST_SHARE / 0.9 * share))
-    pairs = pairs_of(tmp_path, [np.zeros((512, 600), np.uint8)], [np.eye(512, 600, dtype=np.uint8)])
-    choices.choose(args, pairs, [], pairs, on_gpu=False)
-    assert args.Batch_size == batch
+def test_the_batch_fits_into_the_memory(share, batch):
+    large, flags = facts(height=512, width=600), ("--base_channels", 64)
+    settings = complete(settings_of("--protocol", "fast", *flags), large, CPU, Main.CROP).settings
+    four = 4 * choices.image_bytes(settings, large)
+    assert four == 4 * 72 * 64 * 256 * 256
+    device = Device(False, int(four / choices.LARGEST_SHARE / 0.9 * share))
+    assert chosen(*flags, facts=large, device=device)[0]["Batch_size"] == batch
 
 
-def test_a_gpu_gets_the_papers_width_and_a_batch_for_its_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(choices, "gpu_memory", lambda: 8 * 10 ** 9)
-    args = flags(tmp_path)
-    pairs = pairs_of(tmp_path, [np.zeros((512, 600), np.uint8)], [np.eye(512, 600, dtype=np.uint8)])
-    reasons = choices.choose(args, pairs, [], pairs, on_gpu=True)
-    assert (args.base_channels, args.Batch_size) == (64, 4)
-    assert reasons["base_channels"] == "a GPU" and reasons["Batch_size"] == "3.6 GB of 8 GB of the GPU"
+def test_a_gpu_gets_the_papers_width_and_a_batch_for_its_memory():
+    values, reasons = chosen(facts=facts(height=512, width=600), device=GPU)
+    assert (values["base_channels"], values["Batch_size"]) == (64, 4)
+    assert reasons["base_channels"] == "a GPU" and reasons["Batch_size"] == "1.2 GB of 8 GB of the GPU"
+
+
+def test_a_step_that_does_not_fit_is_refused_with_both_numbers():
+    """An image of 512 px is one of 700 px to the paper's net: 72 bytes for each pixel and base channel."""
+    large = facts(height=512, width=512)
+    settings = complete(settings_of(), large, CPU, Main.CROP).settings
+    needed = 72 * 64 * 700 * 700
+    assert choices.image_bytes(settings, large) == needed
+    check_memory(settings, large, Device(False, needed))
+    with pytest.raises(DataError, match=r"512 x 512 px takes about 2\.3 GB, but there are 2\.0 GB that are free; "
+                                        "--tile 256, --protocol fast or fewer --base_channels"):
+        check_memory(settings, large, Device(False, 2 * 10 ** 9))
+    with pytest.raises(DataError, match=r"takes about 4\.5 GB, but there are 4\.4 GB of the GPU"):
+        check_memory(settings.replace(Batch_size=2), large, Device(True, 44 * 10 ** 8))
+    check_memory(settings.replace(tile=Tiles(128)), large, Device(False, 10 ** 9))
 
 
 def test_the_free_memory_is_the_machines_or_less():

@@ -1,4 +1,4 @@
-"""Common.py: exit codes and one-line errors, flag types at their bounds, every kind of image file, atomic writes."""
+"""The rooms command/ and images/: exit codes and one-line errors, flag types at their bounds, every kind of image file, atomic writes."""
 import argparse
 import io
 import os
@@ -7,14 +7,13 @@ import struct
 import subprocess
 import sys
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+from helpers import ROOT
 from PIL import Image
 
-from command import errors
 from command.errors import DataError, run
 from command.files import atomic_write, make_folder, parse_json
 from command.flags import Parser, boolean, number
@@ -33,7 +32,8 @@ def noise(shape, seed=0, high=256, dtype=np.uint8):
 SCRIPT = """
 import os, signal, sys
 sys.path.insert(0, {root!r})
-from Common import DataError, Parser, boolean, number, run
+from command.errors import DataError, run
+from command.flags import Parser, boolean, number
 
 def main():
     parser = Parser("A command.")
@@ -61,7 +61,7 @@ sys.exit(run(main))
 @pytest.fixture(scope="module")
 def script(tmp_path_factory):
     path = tmp_path_factory.mktemp("command") / "Command.py"
-    path.write_text(SCRIPT.format(root=str(Path(errors.__file__).parent)))
+    path.write_text(SCRIPT.format(root=str(ROOT)))
     return path
 
 
@@ -107,7 +107,6 @@ def test_parser(capsys):
     assert "how many (default: 5)" in help_text and "its name\n" in help_text, "no default, nothing said"
 
 
-ROOT = Path(errors.__file__).parent
 COMMANDS = sorted(path for folder in (".", "alignment", "benchmarks") for path in (ROOT / folder).glob("[!_]*.py")
                   if path.read_text().endswith("sys.exit(run(main))\n"))
 

@@ -1,25 +1,24 @@
 """DataLoader.py: files into arrays, statistics and their file, batches against slow slices, threads that always end."""
-import json
 import os
 import threading
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from command.errors import DataError
-from DataLoader import SegmentationSet, TrainingLoader, crop_input
+from DataLoader import SegmentationSet, TrainingLoader
 from datasets.labels import load_label
-from datasets.pairs import check_pairs
+from datasets.pairs import check_sizes
 from datasets.splits import hold_back
-from datasets.survey import compute_statistics, dataset_statistics
+from datasets.survey import Survey, statistics_of
 from images.formats import write_png
 from images.values import Statistics, load_image
-from MirrorPadding import crop_logits, mirror_pad, pad_for, reference_blocks
+from MirrorPadding import Reference, Whole, crop_input, crop_logits, mirror_pad, pad_for, tiling
 from nets.geometry import U2NET, UNET_BILINEAR
-from WeightMap import compute_weight_map
+from nets.quadrants import reference_blocks
+from WeightMap import WeightMaps, compute_weight_map
 
 NEUTRAL = Statistics((0.0,), (1.0,))
 
@@ -45,7 +44,8 @@ def make_pairs(folder, sizes, values=2):
 
 def make_loader(folder, sizes, geometry=U2NET, **options):
     dataset = SegmentationSet(make_pairs(folder, sizes), 1, 2, NEUTRAL)
-    return TrainingLoader(dataset, geometry, weight_directory=folder / "weight_maps", **options)
+    options["tile"] = tiling(str(options.get("tile", "full")))
+    return TrainingLoader(dataset, geometry, maps=WeightMaps(folder / "weight_maps"), **options)
 
 
 def own_pixels(loader, batch):
@@ -131,58 +131,20 @@ def test_a_jpeg_label_is_cut_at_half(tmp_path, largest, capsys):
         load_label(path, 3)
 
 
-def test_check_pairs(tmp_path):
+def test_check_sizes(tmp_path):
     pairs = make_pairs(tmp_path, [(512, 512), (20, 30)])
-    check_pairs(pairs, "full")
-    check_pairs(pairs[:1], "reference")
-    with pytest.raises(DataError, match=r"imgs/1\.png: 20 x 30 px, but --tile reference is made for 512 x 512 px"):
-        check_pairs(pairs, "reference")
+    check_sizes(pairs)
+    Reference().check_size(pairs[0][0], 512, 512)
+    with pytest.raises(DataError, match=r"imgs/1\.png: 20 x 30 px, but --tile reference is made for "
+                                        "512 x 512 px"):
+        Reference().check_size(pairs[1][0], 20, 30)
     write_png(pairs[1][1], noise((30, 20)))
-    with pytest.raises(DataError, match=r"labels/1\.png: 30 x 20 px .*, but its image .*imgs/1\.png has 20 x 30 px"):
-        check_pairs(pairs, "full")
+    with pytest.raises(DataError, match=r"labels/1\.png: 30 x 20 px .*, but its image .*"
+                                        r"imgs/1\.png has 20 x 30 px"):
+        check_sizes(pairs)
 
 
-# ----------------------------------------------------------------------------------------------------------- statistics
-def test_compute_statistics_equal_numpys():
-    images = [np.random.default_rng(k).normal(k, 1 + k, (3, 5 + k, 9)).astype(np.float32) for k in range(4)]
-    images = [image * np.array([1, 0, 0.1], np.float32)[:, None, None] for image in images]
-    pixels = np.concatenate([image.reshape(3, -1).astype(float) for image in images], axis=1)
-    found = compute_statistics(iter(images))
-    np.testing.assert_allclose(found.mean, pixels.mean(axis=1), rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(found.std, [pixels[0].std(), 1, pixels[2].std()], rtol=1e-9)
-    assert all(type(value) is float for value in found.mean + found.std)
-
-
-def test_dataset_statistics_are_kept_until_something_changes(tmp_path, monkeypatch):
-    pairs, kept = make_pairs(tmp_path, [(8, 9), (10, 7), (6, 6)]), tmp_path / "dataset_stats.json"
-    read = []
-    monkeypatch.setattr(DataLoader, "load_image", lambda path, n: read.append(path) or load_image(path, n))
-
-    def statistics(pairs, channels=1, anew=True):
-        read.clear()
-        found = dataset_statistics(pairs, channels, tmp_path)
-        assert found == replace(compute_statistics(load_image(image, channels) for image, _ in pairs), bits=8)
-        assert read == [image for image, _ in pairs] * anew
-        return found
-    first = statistics(pairs)
-    assert json.loads(kept.read_text())["mean"] == list(first.mean) and statistics(pairs, anew=False) == first
-    assert statistics(pairs[:2]) != first, "another list"
-    statistics(pairs[:2], channels=3)
-    statistics(pairs)
-    write_png(pairs[0][0], noise((8, 9), 50))
-    assert statistics(pairs) != first, "another file"
-    before = pairs[1][0].stat()
-    os.utime(pairs[1][0], ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    statistics(pairs), statistics(pairs, anew=False)
-    whole = kept.read_text()
-    damaged = {key: value for key, value in json.loads(whole).items() if key != "std"}
-    for text in (whole[:40], "", "[]", "null", json.dumps(damaged), json.dumps({**damaged, "std": 5}), b"\xff\xfe"):
-        kept.write_bytes(text if isinstance(text, bytes) else text.encode())
-        statistics(pairs)
-        assert kept.read_text() == whole
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset_stats.json", "imgs", "labels"]
-
-
+# ---------------------------------------------------------------------------------------------- a set
 def test_segmentation_set_normalises(tmp_path):
     pairs = make_pairs(tmp_path, [(8, 9), (10, 7)], values=3)
     data = SegmentationSet(pairs, 3, 3, Statistics((0.1, 0.2, 0.3), (1.0, 2.0, 4.0)))
@@ -191,7 +153,7 @@ def test_segmentation_set_normalises(tmp_path):
     assert len(data) == 2 and data.name(1) == "1" and data.image(1).dtype == np.float32
     assert (data.label(1) == noise((10, 7), 101, 3)).all()
     pairs = [(image, image) for image, _ in pairs]
-    kept = SegmentationSet(pairs, 3, 2, compute_statistics(load_image(image, 3) for image, _ in pairs))
+    kept = SegmentationSet(pairs, 3, 2, statistics_of(Survey(), [image for image, _ in pairs], 3))
     pixels = np.concatenate([kept.image(k).reshape(3, -1) for k in range(2)], axis=1)
     np.testing.assert_allclose([pixels.mean(axis=1), pixels.std(axis=1)], [[0] * 3, [1] * 3], atol=1e-5)
 
@@ -211,7 +173,7 @@ def test_every_sample_once_an_epoch_in_seeded_order(tmp_path, batch_size):
 @pytest.mark.parametrize("tile", ["full", 24])
 def test_any_number_of_workers_gives_the_same_batches(tmp_path, tile):
     loader = make_loader(tmp_path, [(30 + k, 50 - 3 * k) for k in range(6)], batch_size=2, tile=tile)
-    loader.prepare(tmp_path)
+    loader.prepare(Survey(tmp_path))
     assert len(list((tmp_path / "weight_maps").glob("*.npy"))) == 6
     epochs = []
     for loader.workers in (1, 2, 7):
@@ -291,30 +253,49 @@ def test_a_crop_shows_one_place(tmp_path, geometry):
     assert len(places) > 15, "other places in other epochs"
 
 
-def test_a_set_is_prepared_once(tmp_path, monkeypatch):
+def test_a_map_is_made_once(tmp_path, monkeypatch):
+    """And again where its label, the settings or its file have changed, and for that label alone."""
     made = []
     monkeypatch.setattr(TrainingLoader, "weight_map", lambda self, index, label: made.append(index))
     loader = make_loader(tmp_path, [(18, 17), (20, 20)], tile=16)
+    folder = loader.maps.folder
+    folder.mkdir()
     for label in (label for _, label in loader.dataset.pairs):
-        (loader.weight_directory / f"{label.stem}.npy").parent.mkdir(exist_ok=True)
-        (loader.weight_directory / f"{label.stem}.npy").touch()
+        (folder / f"{label.stem}.npy").touch()
 
     def prepared():
         made.clear()
-        loader.prepare(tmp_path)
+        loader.prepare(Survey(tmp_path))
         return made
     assert prepared() == [0, 1] and prepared() == []
     label = loader.dataset.pairs[1][1]
-    for change in (lambda: os.utime(label, ns=(0, 0)), lambda: setattr(loader, "sigma", 4), lambda: setattr(loader, "tile", "full"),
-                   lambda: (loader.weight_directory / f"{label.stem}.npy").unlink(),
-                   lambda: (tmp_path / "checked.json").write_text("{")):
+    for change, again in ((lambda: os.utime(label, ns=(0, 0)), [1]),
+                          (lambda: setattr(loader, "maps", loader.maps.__class__(folder, 10, 4)), [0, 1]),
+                          (lambda: setattr(loader, "tile", Whole()), []),
+                          (lambda: setattr(loader.dataset, "n_classes", 3), [0, 1]),
+                          (lambda: (folder / f"{label.stem}.npy").unlink(), [1]),
+                          (lambda: (tmp_path / "survey.json").write_text("{"), [0, 1])):
         change()
-        assert prepared() == [0, 1]
-        (loader.weight_directory / f"{label.stem}.npy").touch()
+        assert prepared() == again
+        (folder / f"{label.stem}.npy").touch()
         assert prepared() == []
-    write_png(label, noise((7, 7)))
-    with pytest.raises(DataError, match="7 x 7 px"):
-        prepared()
+
+
+def test_maps_that_were_made_are_remembered_when_the_rest_is_stopped(tmp_path, monkeypatch):
+    loader = make_loader(tmp_path, [(18, 17), (20, 20), (9, 9)])
+    (loader.maps.folder).mkdir()
+
+    def stopped(self, index, label):
+        if index == 2:
+            raise KeyboardInterrupt
+        (self.maps.folder / f"{index}.npy").touch()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(TrainingLoader, "weight_map", stopped)
+        loader.prepare(Survey(tmp_path))
+    made = []
+    monkeypatch.setattr(TrainingLoader, "weight_map", lambda self, index, label: made.append(index))
+    loader.prepare(Survey(tmp_path))
+    assert made == [2]
 
 
 @pytest.mark.parametrize("pattern", [None, "^([a-c])"])
@@ -354,24 +335,21 @@ def test_whole_groups_are_held_back(tmp_path, pattern):
 def test_without_weight_maps_every_known_pixel_weighs_the_same(tmp_path):
     pairs = make_pairs(tmp_path, [(24, 30), (20, 20)], values=3)
     dataset = SegmentationSet(pairs, 1, 2, Statistics((0.5,), (0.2,)), ignore_label=2)
-    loader = TrainingLoader(dataset, U2NET, batch_size=2, weight_directory=tmp_path / "weights", w0=None)
-    loader.prepare(tmp_path)
+    loader = TrainingLoader(dataset, U2NET, batch_size=2)
+    loader.prepare(Survey(tmp_path))
     batch = loader.batch([0, 1], 0)
     for k, label in enumerate(map(dataset.label, range(2))):
         weights = batch.weights[k][:label.shape[0], :label.shape[1]]
         np.testing.assert_allclose(weights, (label != -1) * 24 * 30 / np.sum(label != -1), rtol=1e-6)
-    assert not (tmp_path / "weights").exists()
-    read = []
-    loader.weight_map = lambda index, label: read.append(index)
-    loader.prepare(tmp_path)
-    assert not read, "what was checked once is not checked again"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["imgs", "labels"]
 
 
 @pytest.mark.parametrize("tile", ["full", 16])
 def test_the_loss_is_a_mean_over_the_pixels_that_count(tmp_path, tile):
     pairs = make_pairs(tmp_path, [(24, 30), (20, 20)], values=3)
     dataset = SegmentationSet(pairs, 1, 2, Statistics((0.5,), (0.2,)), ignore_label=2)
-    loader = TrainingLoader(dataset, U2NET, tile, batch_size=2, weight_directory=tmp_path / "weights")
+    loader = TrainingLoader(dataset, U2NET, tiling(str(tile)), batch_size=2,
+                            maps=WeightMaps(tmp_path / "weights"))
     batch = loader.batch([0, 1], 0)
     losses = np.random.default_rng(1).random(batch.labels.shape).astype(np.float32)
     for k in range(2):

@@ -12,14 +12,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers import ROOT, SMALL, Page, command, events_in, predictions_of, write_set
+from helpers import ROOT, SMALL, Page, command, events_in, predictions_of, settings_of, write_set
 from PIL import Image
 
 from datasets.pairs import pair_by_name
 from datasets.splits import hold_back
 from masks.colours import HIT
+from MirrorPadding import Reference, Whole
 from nets import checkpoint
-from runs import choices
 from WeightMap import compute_weight_map
 
 COMMANDS = sorted(path.name for path in ROOT.glob("*.py") if "__main__" in path.read_text("utf-8"))
@@ -33,61 +33,71 @@ def test_help(script, tmp_path, no_jittor):
     assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith(f"usage: {script} ")
 
 
-def test_the_documented_defaults(monkeypatch):
-    import Main
-    monkeypatch.setattr(sys, "argv", ["Main.py"])
-    args, resumed = Main.parse_arguments()
-    found = vars(args)
-    assert resumed is None
+def test_the_documented_defaults():
+    """Without --protocol: the U-Net paper, as the system wired it that this one reproduces."""
+    found = settings_of().flags()
     folders = {"Data_directory": "data/ISBC2012", "Datatxt_directory": "DataTxt", "Log_directory": "logs",
                "Checkpoint_directory": "checkpoints", "Result_directory": "results", "Weight_directory": "weight_maps"}
     assert {name: str(found.pop(name)) for name in folders} == folders
-    assert found.pop("geometry").margin == 0
-    assert {found.pop(name) for name in (*choices.CHOSEN, "is_grayscale")} == {None}, "left to the data"
-    assert found == {"ignore_label": None, "bilinear": True, "dropout_probs": [0, 0, 0, 0], "Learning_rate": 0.001,
-                     "Loss_w0": 10.0, "Loss_sigma": 5.0, "mode": "Unet", "device": "auto", "seed": 0, "padding": 1,
-                     "optimizer": "adamw", "lr_schedule": "cosine", "warm_up": 0, "clip_norm": 0, "loss": "ce_dice",
-                     "Time_budget": None, "val_fraction": 0, "group": None, "protocol": "default", "augment": "light",
-                     "save_every": (1, ""), "resume": False, "force": False}
+    assert found == {"n_channels": None, "n_classes": None, "ignore_label": None, "bilinear": True, "base_channels": 64,
+                     "dropout_probs": [0.2, 0.3, 0.4, 0.5], "padding": 0, "tile": Whole(), "Batch_size": 1,
+                     "Total_epochs": 200, "Val_epochs": 50, "Learning_rate": 0.001, "Loss_w0": 10.0, "Loss_sigma": 5.0,
+                     "mode": "Unet", "device": "auto", "seed": 0, "optimizer": "adam", "lr_schedule": "constant",
+                     "warm_up": 0, "clip_norm": 0, "loss": "weighted_ce", "Time_budget": None, "val_fraction": 0,
+                     "group": None, "protocol": None, "augment": "none", "save_every": (1, ""), "resume": False,
+                     "force": False}
+    assert settings_of("--protocol", "default") == settings_of()
 
 
-def test_a_protocol_sets_defaults_and_no_more(monkeypatch):
+def test_the_modern_recipe_is_one_word():
+    found, plain = settings_of("--protocol", "fast").flags(), settings_of().flags()
+    changed = {name: value for name, value in found.items() if value != plain[name]}
+    assert changed == {"protocol": "fast", "padding": 1, "base_channels": None, "tile": None, "Batch_size": None,
+                       "Total_epochs": None, "Val_epochs": None, "loss": "ce_dice", "optimizer": "adamw",
+                       "lr_schedule": "cosine", "augment": "light", "dropout_probs": [0, 0, 0, 0]}
+
+
+def test_a_protocol_sets_defaults_and_no_more():
     import Main
 
     def parsed(*flags):
-        monkeypatch.setattr(sys, "argv", ["Main.py", *flags])
-        return vars(Main.parse_arguments()[0])
+        return settings_of(*flags).flags()
     plain = parsed()
     for name, flags in Main.PROTOCOLS.items():
         found = parsed("--protocol", name)
         assert {key: found[key] for key in flags} == flags
-        assert {key for key in found if found[key] != plain[key]} <= {*flags, "protocol", "geometry"}
+        assert {key for key in found if found[key] != plain[key]} <= {*flags, "protocol"}
     assert parsed("--protocol", "reference", "--Learning_rate", "0.1")["Learning_rate"] == 0.1
     reference = parsed("--protocol", "reference")
-    assert (reference["tile"], reference["loss"], reference["base_channels"]) == ("reference", "weighted_ce", 64)
-    assert parsed("--protocol", "reference", "--mode", "U2netS")["padding"] == 0
-    assert parsed("--protocol", "reference", "--Total_epochs", "30")["Val_epochs"] is None, "as any short run"
-    assert parsed("--protocol", "reference", "--Total_epochs", "51")["Val_epochs"] == 50
+    assert (reference["tile"], reference["loss"], reference["base_channels"]) == (Reference(), "weighted_ce", 64)
+    assert parsed("--protocol", "fast", "--mode", "U2netS")["padding"] == 0
+    assert parsed("--Total_epochs", "30")["Val_epochs"] is None, "a short run: chosen"
+    assert parsed("--Total_epochs", "51")["Val_epochs"] == 50
 
 
 @pytest.mark.parametrize("flags, names, lines", [
-    ("--Loss_w0 10 --Loss_sigma 3", "ab", ["Without effect for --mode Unet --loss ce_dice: --Loss_sigma"]),
+    ("--loss ce_dice --Loss_w0 10 --Loss_sigma 3", "ab",
+     ["Without effect for --mode Unet --loss ce_dice: --Loss_w0, --Loss_sigma"]),
     ("--loss weighted_ce --Loss_sigma 3 --dropout_probs 0 0 0 0.5", "ab", []),
-    ("--mode U2netS --dropout_probs 0 0 0 0.5 --bilinear False", "ab",
-     ["Without effect for --mode U2netS --loss ce_dice: --dropout_probs, --bilinear"]),
-    ("--mode U2netS --protocol paper", "ab", []),
+    ("--mode U2netS --dropout_probs 0.2 0.3 0.4 0.5 --bilinear True", "ab",
+     ["Without effect for --mode U2netS --loss weighted_ce: --bilinear, --dropout_probs"]),
+    ("--mode U2netS --protocol paper", "ab", []), ("--protocol fast", "ab", []),
     ("--val_fraction 0.2", ["a_0", "a_1", "b_0"], ["Names look like parts of slides, which --val_fraction may have split: "
                                                    "--group '(.*)_' keeps those of one name together"]),
     ("--val_fraction 0.2", ["a_0", "a_0-0", "a_1", "a_1-10"], []),  # slices, and their copies
     ("--val_fraction 0.2 --group (.*)_", ["a_0", "a_1", "b_0"], []), ("", ["a_0", "a_1", "b_0"], []),
     ("--val_fraction 0.2", ["a_0", "a_1", "a_2"], []), ("--val_fraction 0.2", ["a_0", "b_1"], [])])
-def test_what_may_not_be_meant_is_said(flags, names, lines, monkeypatch):
+def test_what_may_not_be_meant_is_said(flags, names, lines):
     import Main
-    monkeypatch.setattr(sys, "argv", ["Main.py", *flags.split()])
-    args, _ = Main.parse_arguments()
+    from runs.greeting import doubts
+    from runs.request import read_request
+    request = read_request(flags.split(), Main.build_parser, Main.PROTOCOLS, Main.CROP)
+    settings = request.settings
     pairs = [(Path(f"{name}.png"), Path(f"{name}.tif")) for name in names]
-    data = SimpleNamespace(loader=SimpleNamespace(dataset=SimpleNamespace(pairs=pairs)), holds_back=args.val_fraction > 0)
-    assert list(Main.oddities(args, data)) == lines
+    maps = "maps" if settings.training.loss == "weighted_ce" else None
+    data = SimpleNamespace(loader=SimpleNamespace(dataset=SimpleNamespace(pairs=pairs), maps=maps),
+                           holds_back=settings.data.val_fraction > 0)
+    assert list(doubts(settings, request.given, data)) == lines
 
 
 @pytest.mark.parametrize("flags, message", [
@@ -184,6 +194,70 @@ def test_what_the_machine_cannot_do(refused, tmp_path):
     assert refused("--Log_directory", "file/logs").startswith("file/logs: cannot make this folder")
     assert refused("--device", "cuda", nvcc_path="").startswith("--device cuda: the environment variable nvcc_path is")
     assert f"{tmp_path}/file/.cache/jittor: not writable" in refused(HOME=str(tmp_path / "file"))
+
+
+# ---------------------------------------------------------------------------------------- the paper's run, word for word
+REFERENCE_AUGMENTATION = """
+python DataAugmentation.py \\
+    --img_path "./data/ISBC2012/train/imgs" \\
+    --mask_path "./data/ISBC2012/train/labels" \\
+    --sum 2 \\
+    --alpha_lv 2.0 \\
+    --sigma_lv 0.08 \\
+    --alpha_affine_lv 0.08
+"""
+REFERENCE_TRAINING = """
+python Main.py \\
+    --Data_directory "./data/ISBC2012" \\
+    --Datatxt_directory "./DataTxt" \\
+    --Log_directory "./logs" \\
+    --Checkpoint_directory "./checkpoints" \\
+    --Result_directory "./results" \\
+    --is_grayscale True \\
+    --n_channels 1 \\
+    --n_classes 2 \\
+    --Total_epochs 200 \\
+    --Val_epochs 50 \\
+    --Batch_size 1 \\
+    --bilinear True \\
+    --dropout_probs 0.2 0.3 0.4 0.5 \\
+    --Learning_rate 0.00001 \\
+    --Loss_w0 10 \\
+    --Loss_sigma 5 \\
+    --mode "Unet"
+"""
+
+
+def words_of(text):
+    return shlex.split(text.replace("\\\n", " "))[1:]
+
+
+def test_the_references_command_asks_for_the_references_system():
+    """All flags that it gives, and for the others what they mean there, on the full tile."""
+    assert settings_of(*words_of(REFERENCE_TRAINING)[1:]) == settings_of("--n_channels", 1, "--n_classes", 2,
+                                                                         "--Learning_rate", 1e-5)
+
+
+@pytest.mark.jittor
+def test_the_references_commands_train_the_references_system(tmp_path):
+    """Word for word, epochs apart, on a picture of 512 px that the project draws."""
+    drawn = command("MakeData.py", "sample", "--Data_directory", "data/ISBC2012", "--size", 512, "--train", 1, "--test", 1,
+                    cwd=tmp_path)
+    assert drawn.returncode == 0, drawn.stderr
+    augmented = command(*words_of(REFERENCE_AUGMENTATION), cwd=tmp_path)
+    assert augmented.returncode == 0, augmented.stderr
+    few = REFERENCE_TRAINING.replace("--Total_epochs 200", "--Total_epochs 1").replace("--Val_epochs 50", "--Val_epochs 0")
+    done = command(*words_of(few), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Unet on data/ISBC2012: 3 training pairs, 1 test pairs" in done.stdout
+    assert ("17,266,306 trainable parameters; 512 x 512 px of an image are an input of 700 x 700 px; "
+            "loss: weighted cross entropy (nats per pixel)\n") in done.stdout
+    assert "Without effect" not in done.stdout and "Chosen:" not in done.stdout
+    labels = {path.stem for path in (tmp_path / "data/ISBC2012/train/labels").iterdir()}
+    assert len(labels) == 3 and {path.stem for path in (tmp_path / "weight_maps").glob("*.npy")} == labels
+    header = checkpoint.load(tmp_path / "checkpoints" / "last_model.safetensors")[1]
+    assert header["options"] == {"bilinear": True, "dropout_probs": [0.2, 0.3, 0.4, 0.5], "base_channels": 64, "padding": 0}
+    assert header["tile"] == "full" and header["run"]["settings"]["optimizer"] == ["adam"]
 
 
 # ------------------------------------------------------------------------------------------------------- complete runs

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from command.errors import DataError
-from datasets.lists import make_lists, read_list
+from datasets.lists import current_pairs, make_lists, read_list
 
 ROOT = Path(__file__).resolve().parents[1]
-LISTS = ("test_image.txt", "test_label.txt", "train_image.txt", "train_label.txt")
+LISTS = ("lists.json", "test_image.txt", "test_label.txt", "train_image.txt", "train_label.txt")
 
 
 def write_images(folder, names):
@@ -176,3 +176,101 @@ def test_read_list_mistakes(data, tmp_path):
         (lists / name).write_text("\n")
     with pytest.raises(DataError, match="empty list"):
         read_list(lists, "test")
+
+
+# ------------------------------------------------------------------------------------ lists that a person edited
+@pytest.fixture
+def edited(data, tmp_path):
+    """The lists of `data`, of which a person has taken a training pair away."""
+    lists = tmp_path / "lists"
+    make_lists(data, lists)
+    for kind in ("image", "label"):
+        path = lists / f"train_{kind}.txt"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    return lists
+
+
+def test_an_edited_list_is_honoured(data, edited):
+    before = snapshot(edited)
+    found = current_pairs(data, edited)
+    assert found.train == read_list(edited, "train") and len(found.train) == 3 and len(found.test) == 1
+    assert found.remarks == [f"{edited}/train_*.txt was edited: 3 pairs are listed, 4 are in the folder; "
+                             "`python MakeTxt.py` renews it"]
+    assert current_pairs(data, edited) == found, "again and again"
+    assert {name: content for name, content in snapshot(edited).items() if name.name != "lists.json"} == {
+        name: content for name, content in before.items() if name.name != "lists.json"}
+
+
+def test_the_other_split_is_renewed(data, edited):
+    for kind in ("imgs", "labels"):
+        write_images(data / "test" / kind, ["y.png"])
+    found = current_pairs(data, edited)
+    assert len(found.train) == 3 and len(found.test) == 2 and len(read_list(edited, "test")) == 2
+
+
+def test_one_list_of_two_edited(data, edited):
+    """Line k of one belongs to line k of the other."""
+    (edited / "train_label.txt").write_text((edited / "train_label.txt").read_text() * 2)
+    with pytest.raises(DataError, match="6 labels for 3 images"):
+        current_pairs(data, edited)
+
+
+@pytest.mark.parametrize("renew", ["MakeTxt", "undo"])
+def test_a_list_that_is_as_it_was_is_no_edited_one(data, edited, renew):
+    if renew == "MakeTxt":
+        make_lists(data, edited)
+    else:
+        whole = sorted((data / "train" / "imgs").iterdir()), sorted((data / "train" / "labels").iterdir())
+        for kind, paths in zip(("image", "label"), whole):
+            stems = sorted(paths, key=lambda path: [p.stem for p in whole[0]].index(path.stem))
+            (edited / f"train_{kind}.txt").write_text("".join(f"{path.as_posix()}\n" for path in stems))
+    for kind in ("imgs", "labels"):
+        write_images(data / "train" / kind, ["new.png"])
+    found = current_pairs(data, edited)
+    assert len(found.train) == 5 and found.remarks == [] and len(read_list(edited, "train")) == 5
+
+
+@pytest.mark.parametrize("digests", [None, "", "{", "[]", '{"train_image.txt": 5}'])
+def test_lists_without_a_digest_are_renewed(data, edited, digests):
+    (edited / "lists.json").unlink()
+    if digests is not None:
+        (edited / "lists.json").write_text(digests)
+    found = current_pairs(data, edited)
+    assert len(found.train) == 4 and found.remarks == []
+
+
+def test_an_edited_list_of_another_set_is_refused(data, edited, tmp_path):
+    write_images(tmp_path / "other" / "train" / "imgs", ["a.png"])
+    write_images(tmp_path / "other" / "train" / "labels", ["a.png"])
+    (data / "test").rename(tmp_path / "other" / "test")
+    before = snapshot(edited)
+    with pytest.raises(DataError, match="an edited list names .*, outside .*other; give another --Datatxt_directory"):
+        current_pairs(tmp_path / "other", edited)
+    assert snapshot(edited) == before
+
+
+def test_a_kill_between_two_lists_looks_like_no_edit(data, tmp_path, monkeypatch):
+    """Whichever lists have their new content by then, the next run renews them."""
+    import os
+    lists = tmp_path / "lists"
+    make_lists(data, lists)
+    replace = os.replace
+    for killed_at in range(6):
+        for kind in ("imgs", "labels"):
+            write_images(data / "train" / kind, [f"new_{killed_at}.png"])
+        done = []
+
+        def dying(source, target):
+            if len(done) == killed_at:
+                raise KeyboardInterrupt
+            done.append(target)
+            replace(source, target)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", dying)
+            if killed_at < 5:
+                with pytest.raises(KeyboardInterrupt):
+                    current_pairs(data, lists)
+            else:
+                current_pairs(data, lists)
+        found = current_pairs(data, lists)
+        assert found.remarks == [] and len(found.train) == 5 + killed_at

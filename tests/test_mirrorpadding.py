@@ -9,11 +9,12 @@ from PIL import Image
 
 import MirrorPadding
 from command.errors import DataError, run
-from MirrorPadding import (crop_logits, draw, mirror_pad, mirror_padding, overlap_tile, pad_for,
-                           reference_blocks, stitch_reference, tiled_logits)
+from MirrorPadding import (Reference, Tiles, Whole, crop_logits, draw_padding, mirror_pad,
+                           mirror_padding, overlap_tile, pad_for, tiling)
+from nets.catalogue import CATALOGUE
 from nets.geometry import (U2NET, UNET_ALIGNED, UNET_BILINEAR, UNET_PADDED, UNET_TRANSPOSED,
-                           Geometry, automatic_tile, blended_starts, check_tile, exact_spans,
-                           gaussian_window, geometry_of)
+                           Geometry, blended_starts, exact_spans, gaussian_window)
+from nets.quadrants import reference_blocks, stitch_reference
 
 GEOMETRIES = [UNET_BILINEAR, UNET_TRANSPOSED, UNET_PADDED, U2NET]
 VALID = [UNET_BILINEAR, UNET_TRANSPOSED]
@@ -77,24 +78,53 @@ def test_sizes_of_the_paper():
     assert [geometry.output_side(1) for geometry in GEOMETRIES] == [4, 4, 32, 64]
 
 
-def test_geometry_of():
-    assert geometry_of("Unet") is UNET_BILINEAR and geometry_of("Unet", bilinear=False) is UNET_TRANSPOSED
-    assert geometry_of("Unet", padding=1) is UNET_PADDED and geometry_of("U2netS") is geometry_of("U2net") is U2NET
+def geometry_of(mode, **options):
+    return CATALOGUE[mode].geometry(options)
+
+
+def test_geometry_of_each_net():
+    assert geometry_of("Unet") is UNET_BILINEAR
+    assert geometry_of("Unet", bilinear=False) is UNET_TRANSPOSED
+    assert geometry_of("Unet", padding=1) is UNET_PADDED
+    assert geometry_of("U2netS") is geometry_of("U2net") is U2NET
     assert geometry_of("Unet", align_corners=True) is UNET_ALIGNED and UNET_ALIGNED.edge is None
     assert geometry_of("Unet", bilinear=False, align_corners=True) is UNET_TRANSPOSED
 
 
-def test_automatic_tile():
-    """Exact tiles are free; others are blended, which changes the answer, only where one pass would take too much."""
-    assert [automatic_tile(UNET_BILINEAR, *size) for size in ((50, 60), (3000, 20))] == [1024, 1024]
-    assert [automatic_tile(U2NET, *size) for size in ((50, 60), (1024, 2048), (1024, 2049))] == ["full", "full", 1024]
+def test_the_word_of_a_tiling():
+    for text, tile in (("full", Whole()), ("reference", Reference()), ("52", Tiles(52))):
+        assert tiling(text) == tile and str(tile) == text
+    assert (Whole().for_prediction, Tiles(52).for_prediction) == ("full", "full")
+    assert Reference().for_prediction == "reference"
 
 
-def test_check_tile():
-    for tile, geometry in (("full", UNET_BILINEAR), (52, UNET_BILINEAR), (20, UNET_TRANSPOSED), (16, U2NET)):
-        check_tile(tile, geometry)
+def test_a_tiling_that_is_left_to_choose():
+    """Exact tiles are free.  Others change the answer: only where one pass would take too much."""
+    whole = Whole()
+    for tile in (whole.automatic(UNET_BILINEAR, 50, 60), whole.automatic(UNET_BILINEAR, 3000, 20),
+                 whole.automatic(U2NET, 1024, 2049), Tiles(52).for_testing(U2NET, 1024, 2049)):
+        assert tile == Tiles(1024)
+    for tile in (whole.automatic(U2NET, 50, 60), whole.automatic(U2NET, 1024, 2048),
+                 Tiles(52).for_testing(U2NET, 50, 60), Tiles(60).for_images(60, 50)):
+        assert tile == whole
+    assert whole.for_testing(UNET_BILINEAR, 3000, 3000) == whole
+    assert Tiles(52).automatic(U2NET, 50, 60) == Tiles(52)
+    assert Tiles(59).for_images(52, 60) == Tiles(59)
+    assert Reference().automatic(U2NET, 512, 512) == Reference().for_testing(U2NET, 512, 512) == Reference()
+
+
+def test_tiles_that_are_too_small():
+    for tile, geometry in ((Whole(), UNET_BILINEAR), (Tiles(52), UNET_BILINEAR),
+                           (Tiles(20), UNET_TRANSPOSED), (Tiles(16), U2NET)):
+        tile.check(geometry)
     with pytest.raises(DataError, match="^--tile 36: too small for this net, 52 is the smallest$"):
-        check_tile(36, UNET_BILINEAR)
+        Tiles(36).check(UNET_BILINEAR)
+
+
+def test_which_tiles_are_blended():
+    assert Tiles(64).blends(U2NET, 65, 3) and Tiles(64).blends(UNET_ALIGNED, 3, 65)
+    assert not Tiles(64).blends(U2NET, 64, 64) and not Tiles(64).blends(UNET_BILINEAR, 99, 99)
+    assert not Whole().blends(U2NET, 9999, 9999) and not Reference().blends(U2NET, 512, 512)
 
 
 # ---------------------------------------------------------------------------------------------------------- mirroring
@@ -159,9 +189,9 @@ def test_exact_tiles_equal_the_whole_image(geometry, size, tiles):
     assert whole.shape == (2, *size) and whole.dtype == np.float32
     assert (overlap_tile(image, centre, geometry) == image).all()
     for tile in tiles:
-        tiled = overlap_tile(image, net, geometry, tile)
+        tiled = overlap_tile(image, net, geometry, Tiles(tile))
         assert tiled.shape == whole.shape and tiled.dtype == np.float32 and (tiled == whole).all()
-        assert (overlap_tile(image, centre, geometry, tile) == image).all()
+        assert (overlap_tile(image, centre, geometry, Tiles(tile)) == image).all()
 
 
 def test_the_stand_in_notices_shifted_tiles():
@@ -182,7 +212,7 @@ def test_every_tile_sees_real_pixels(geometry):
     def watching(inputs):
         seen.append(inputs[0, 0].astype(int))
         return centre(inputs)
-    overlap_tile(numbered(1, height, width), watching, geometry, 68)
+    overlap_tile(numbered(1, height, width), watching, geometry, Tiles(68))
     assert len(seen) > 6 and {view.shape for view in seen} == {(68 + 184, 68 + 184)}
     for view in seen:
         rows, columns = view[:, 0] // width, view[0] % width
@@ -217,7 +247,7 @@ def test_blended_tiles_of_a_pointwise_function(geometry, size):
         seen.append(inputs.shape)
         return np.stack([inputs[:, 0] + 3 * inputs[:, 1], inputs[:, 1] ** 2, -inputs[:, 0]], axis=1)
     for tile in ("full", 64, 90):
-        logits = overlap_tile(image, pointwise, geometry, tile)
+        logits = overlap_tile(image, pointwise, geometry, tiling(str(tile)))
         assert logits.dtype == np.float32
         np.testing.assert_allclose(logits, pointwise(image[None])[0], rtol=1e-5)
         side = geometry.output_side(tile) if tile != "full" else 10 ** 6
@@ -232,7 +262,7 @@ def test_blended_tiles_trust_their_middle():
         answer = np.ones_like(inputs)
         answer[..., 20:-20, 20:-20] = 0
         return answer
-    logits = overlap_tile(noise(1, 256, 256), edges, U2NET, 128)[0]
+    logits = overlap_tile(noise(1, 256, 256), edges, U2NET, Tiles(128))[0]
     assert (logits[:20] == 1).all() and logits[21:-21, 21:-21].max() < 0.1
 
 
@@ -240,7 +270,7 @@ def test_blended_tiles_trust_their_middle():
 def test_blended_tiles_of_a_valid_net(size):
     """A U-Net with `align_corners`: each tile is given the 92 px around its output."""
     image = noise(1, *size)
-    np.testing.assert_allclose(overlap_tile(image, centre, UNET_ALIGNED, 68), image, rtol=1e-5)
+    np.testing.assert_allclose(overlap_tile(image, centre, UNET_ALIGNED, Tiles(68)), image, rtol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------- parts, rows, batches
@@ -271,7 +301,7 @@ def test_parts_of_a_source(geometry, tile, batch, size):
     source, found = Rows(image), np.full((2, *size), np.nan, np.float32)
     done = 0
     right = 0
-    for top, left, part in tiled_logits(source, forward, geometry, tile, batch):
+    for top, left, part in tiling(str(tile)).parts(source, forward, geometry, batch):
         bottom = top + part.shape[1]
         assert np.isnan(found[:, top:bottom, left:left + part.shape[2]]).all(), "each logit once"
         assert left == right and top == done, "in reading order, row by row"
@@ -287,7 +317,7 @@ def test_parts_of_a_source(geometry, tile, batch, size):
 @pytest.mark.parametrize("geometry", VALID)
 def test_batches_change_nothing(geometry):
     image, net = noise(1, 150, 233), valid_net(geometry.edge)
-    parts = [list(tiled_logits(image, net, geometry, 52, batch)) for batch in (1, 4, 100)]
+    parts = [list(Tiles(52).parts(image, net, geometry, batch)) for batch in (1, 4, 100)]
     for one, four, all_of_a_row in zip(*parts):
         assert one[:2] == four[:2] == all_of_a_row[:2]
         assert np.array_equal(one[2], four[2]) and np.array_equal(one[2], all_of_a_row[2])
@@ -324,7 +354,7 @@ def test_reference_protocol(geometry):
     def forward(inputs):
         return inputs[..., cut:side - cut, cut:side - cut]
     expected = stitch_slowly(forward(blocks))
-    np.testing.assert_allclose(overlap_tile(image, forward, geometry, "reference"), expected, atol=1e-6)
+    np.testing.assert_allclose(overlap_tile(image, forward, geometry, Reference()), expected, atol=1e-6)
 
 
 def test_stitch_reference_of_two_images():
@@ -338,7 +368,7 @@ def test_stitch_reference_of_two_images():
 @pytest.mark.parametrize("size", [(512, 511), (256, 256), (513, 512)])
 def test_reference_protocol_takes_one_size(size):
     with pytest.raises(DataError, match=f"not for {size[0]} x {size[1]}; use --tile full"):
-        overlap_tile(noise(1, *size), centre, UNET_BILINEAR, "reference")
+        overlap_tile(noise(1, *size), centre, UNET_BILINEAR, Reference())
 
 
 # --------------------------------------------------------------------------------------------------------- the command
@@ -379,7 +409,7 @@ def test_mistake_as_a_process(tmp_path):
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (7, 1, 3)])
 def test_pictures_of_thin_images(tmp_path, shape):
     for pad in (0, 184):
-        draw(np.full(shape, 9, np.uint8), Geometry(pad, 1, 0, 1, None, 0), tmp_path / "thin.png")
+        draw_padding(np.full(shape, 9, np.uint8), Geometry(pad, 1, 0, 1, None, 0), tmp_path / "thin.png")
         with Image.open(tmp_path / "thin.png") as picture:
             assert picture.width > 500
 

@@ -21,6 +21,7 @@ from images.values import Statistics
 from masks.answers import probabilities
 from masks.colours import overlay
 from masks.objects import instances
+from MirrorPadding import tiling
 from nets import checkpoint
 from nets.geometry import UNET_ALIGNED, UNET_BILINEAR, UNET_PADDED
 
@@ -57,7 +58,7 @@ def predict(here, monkeypatch, capsys):
     def run(*flags):
         monkeypatch.setattr(sys, "argv", ["Predict.py", *map(str, flags)])
         try:
-            code = errors.run(Predict.main)
+            code = run(Predict.main)
         except SystemExit as stop:
             code = stop.code
         found = capsys.readouterr()
@@ -70,7 +71,7 @@ def refused(predict, monkeypatch):
     """A function that runs the command up to Jittor's start: (exit code, its one line on stderr)."""
     def must_not_start(*_):
         raise AssertionError("Jittor was started")
-    monkeypatch.setattr(start, "start", must_not_start)
+    monkeypatch.setattr(start, "import_jittor", must_not_start)
     try:
         start.check_machine("cpu")
     except DataError as error:
@@ -165,12 +166,15 @@ def test_what_others_weights_do_not_show(here, monkeypatch):
     def net(*flags, **state):
         save_file(state, "others.safetensors")
         monkeypatch.setattr(sys, "argv", ["Predict.py", "--Input", "x", "--Checkpoint", "others.safetensors", *flags])
-        return Predict.read_net(*Predict.parse_arguments())[0]
+        parser = Predict.build_parser()
+        args = parser.parse_args()
+        Predict.check_flags(args, parser)
+        return Predict.read_net(args, parser)[0]
     biased = weights(3)
     plain = {name: array for name, array in biased.items() if not name.endswith("bias")}
     found = net(**biased)
     assert (found.options["padding"], found.options["align_corners"], found.geometry) == (0, False, UNET_BILINEAR)
-    assert found.statistics == Statistics((0.0,) * 3, (1.0,) * 3) and not found.saliency and found.tile == "full"
+    assert found.statistics == Statistics((0.0,) * 3, (1.0,) * 3) and not found.is_saliency and found.tile == "full"
     found = net(**plain)
     assert (found.options["padding"], found.options["align_corners"], found.geometry) == (1, True, UNET_PADDED)
     assert net("--preset", "milesial", **plain) == found
@@ -214,7 +218,7 @@ def normalised(pixels, white=255):
 def logits_of(model, pixels, geometry=UNET_BILINEAR, tile="full"):
     """By the path on which Main.py tests."""
     from Process import predict_image
-    return predict_image(model, pixels, geometry, tile)
+    return predict_image(model, pixels, geometry, tiling(tile))
 
 
 def read(path):

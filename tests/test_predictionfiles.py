@@ -1,4 +1,4 @@
-"""PredictionFiles.py: what pairs with what, and which files are refused."""
+"""Files of predictions: what pairs with what, and which files are refused."""
 import io
 import os
 import pickle
@@ -10,7 +10,8 @@ from PIL import Image
 from command.errors import DataError, say_once
 from datasets.labels import IGNORED
 from images.formats import write_png
-from masks.prediction_files import find_pairs, read_instances, read_pair, read_probability
+from masks.prediction_files import (PredictedPair, pair_predictions, read_answers, read_instances,
+                                    read_probability)
 
 PIXELS = np.zeros((4, 5), np.uint8)
 
@@ -29,35 +30,41 @@ def refused(call, *arguments):
     return str(caught.value)
 
 
-# ---------------------------------------------------------------------------------------------------------------- pairs
+# -------------------------------------------------------------------------------------------- pairs
 def test_predictions_are_found_by_their_suffix(tmp_path):
     labels = make_files(tmp_path / "labels", "b.png", "a.tif", "a_instances.tif")
-    predictions = make_files(tmp_path / "results", "a_pred.png", "b_pred.tif", "a_instances.tif", "overview.png")
-    assert find_pairs(predictions, labels) == [("a", predictions / "a_pred.png", labels / "a.tif"),
-                                               ("b", predictions / "b_pred.tif", labels / "b.png")]
+    predictions = make_files(tmp_path / "results", "a_pred.png", "b_pred.tif", "a_instances.tif",
+                             "overview.png")
+    assert pair_predictions(predictions, labels) == [
+        ("a", predictions / "a_pred.png", labels / "a.tif"),
+        ("b", predictions / "b_pred.tif", labels / "b.png")]
     plain = make_files(tmp_path / "plain", "b.bmp", "a.png", "b_instances.tif")
-    assert find_pairs(plain, labels) == [("a", plain / "a.png", labels / "a.tif"), ("b", plain / "b.bmp", labels / "b.png")]
+    assert pair_predictions(plain, labels) == [("a", plain / "a.png", labels / "a.tif"),
+                                               ("b", plain / "b.bmp", labels / "b.png")]
 
 
 def test_a_file_without_its_partner_is_named(tmp_path):
     labels = make_files(tmp_path / "labels", "a.png", "b.png")
-    assert "labels/b.png: no prediction b_pred.png or b.*" in refused(
-        find_pairs, make_files(tmp_path / "few", "a_pred.png", "b.png"), labels)
-    assert "many/c_pred.png: no label c.*" in refused(
-        find_pairs, make_files(tmp_path / "many", "a_pred.png", "b_pred.png", "c_pred.png"), labels)
-    assert "empty: no images here" in refused(find_pairs, make_files(tmp_path / "empty"), labels)
-    assert "empty: no images here" in refused(find_pairs, labels, tmp_path / "empty")
-    assert "nowhere: no such folder" in refused(find_pairs, tmp_path / "nowhere", labels)
+    few = make_files(tmp_path / "few", "a_pred.png", "b.png")
+    message = refused(pair_predictions, few, labels)
+    assert "labels/b.png: no prediction b_pred.png or b.*" in message
+    many = make_files(tmp_path / "many", "a_pred.png", "b_pred.png", "c_pred.png")
+    assert "many/c_pred.png: no label c.*" in refused(pair_predictions, many, labels)
+    empty = make_files(tmp_path / "empty")
+    assert "empty: no images here" in refused(pair_predictions, empty, labels)
+    assert "empty: no images here" in refused(pair_predictions, labels, tmp_path / "empty")
+    assert "nowhere: no such folder" in refused(pair_predictions, tmp_path / "nowhere", labels)
 
 
-# -------------------------------------------------------------------------------------------------------- probabilities
+# ------------------------------------------------------------------------------------ probabilities
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_probabilities_of_each_shape(tmp_path, dtype):
     p = np.random.default_rng(0).random((4, 5)).astype(dtype)
     for stored in (p, p[None], np.stack([1 - p, p]), np.asfortranarray(p)):
         np.save(tmp_path / "p.npy", stored)
         found = read_probability(tmp_path / "p.npy", (4, 5), 2)
-        assert found.shape == (2, 4, 5) and (found[1] == p).all() and np.allclose(found.sum(axis=0), 1)
+        assert found.shape == (2, 4, 5) and (found[1] == p).all()
+        assert np.allclose(found.sum(axis=0), 1)
     three = np.stack([p / 2, p / 2, 1 - p])
     np.save(tmp_path / "p.npy", three)
     assert (read_probability(tmp_path / "p.npy", (4, 5), 3) == three).all()
@@ -84,14 +91,17 @@ GOOD = np.full((4, 5), 0.5, np.float32)
 
 
 @pytest.mark.parametrize("content, words", [
-    (b"", "not a readable .npy"), (b"nonsense", "not a readable .npy"), (npy(GOOD)[:-1], "not a readable .npy"),
+    (b"", "not a readable .npy"), (b"nonsense", "not a readable .npy"),
+    (npy(GOOD)[:-1], "not a readable .npy"),
     (npy(GOOD)[:40], "not a readable .npy"), (npz(), "not an array of floats"),
     (npy(np.array([[Bomb()]], object), allow_pickle=True), "not a readable .npy"),
     (pickle.dumps(Bomb()), "not a readable .npy"),
-    (npy(GOOD > 0), "not an array of floats"), (npy((GOOD * 510).astype(np.uint8)), "not an array of floats"),
+    (npy(GOOD > 0), "not an array of floats"),
+    (npy((GOOD * 510).astype(np.uint8)), "not an array of floats"),
     (npy(GOOD.T), r"shape (5, 4), but --n_classes 2 and its label want (2, 4, 5) or (4, 5)"),
-    (npy(np.stack([GOOD] * 3)), "shape (3, 4, 5)"), (npy(GOOD[:0]), "p.npy"), (npy(GOOD * np.nan), "NaN"),
-    (npy(GOOD * 3), "outside 0 ... 1"), (npy(-GOOD), "outside 0 ... 1")])
+    (npy(np.stack([GOOD] * 3)), "shape (3, 4, 5)"), (npy(GOOD[:0]), "p.npy"),
+    (npy(GOOD * np.nan), "NaN"), (npy(GOOD * 3), "outside 0 ... 1"),
+    (npy(-GOOD), "outside 0 ... 1")])
 def test_bad_probabilities_are_refused(tmp_path, monkeypatch, content, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "p.npy").write_bytes(content)
@@ -100,57 +110,71 @@ def test_bad_probabilities_are_refused(tmp_path, monkeypatch, content, words):
     assert not (tmp_path / "the-bomb-went-off").exists()
 
 
-# ------------------------------------------------------------------------------------------------------------ instances
+# ---------------------------------------------------------------------------------------- instances
 def test_where_instances_come_from(tmp_path):
     path, numbers = tmp_path / "a_pred.png", np.array([[0, 700, 700, 3, 3]], np.uint16)
     write_png(path, (numbers > 0).astype(np.uint8) * 255)
-    assert read_instances(path, "a", numbers > 0, 2).tolist() == [[0, 1, 1, 1, 1]], "components"
+
+    def found(n_classes):
+        return read_instances(path, "a", numbers > 0, n_classes).tolist()
+    assert found(2) == [[0, 1, 1, 1, 1]], "components"
     write_png(path, numbers)
-    assert read_instances(path, "a", numbers > 0, 2).tolist() == numbers.tolist(), "16 bits, several numbers"
-    assert read_instances(path, "a", numbers > 0, 701).tolist() == [[0, 1, 1, 1, 1]], "numbers of classes"
+    assert found(2) == numbers.tolist(), "16 bits, several numbers"
+    assert found(701) == [[0, 1, 1, 1, 1]], "numbers of classes"
     write_png(path, (numbers > 0).astype(np.uint16) * 65535)
-    assert read_instances(path, "a", numbers > 0, 2).tolist() == [[0, 1, 1, 1, 1]], "16 bits, but a mask"
-    Image.fromarray(numbers[:, ::-1].copy()).save(tmp_path / "a_instances.tif", compression="tiff_adobe_deflate")
-    assert read_instances(path, "a", numbers > 0, 2).tolist() == numbers[:, ::-1].tolist(), "a file of its own"
+    assert found(2) == [[0, 1, 1, 1, 1]], "16 bits, but a mask"
+    mirrored = numbers[:, ::-1].copy()
+    Image.fromarray(mirrored).save(tmp_path / "a_instances.tif", compression="tiff_adobe_deflate")
+    assert found(2) == mirrored.tolist(), "a file of its own"
     Image.fromarray(numbers[:, 1:].copy()).save(tmp_path / "a_instances.tif")
     assert "a_instances.tif: 1 x 4 px" in refused(read_instances, path, "a", numbers > 0, 2)
 
 
 def test_instances_of_a_label_lie_where_makedata_puts_them(tmp_path, monkeypatch, capsys):
-    """Classes in labels/, numbered nuclei in instances/: two that touch stay two; other folders have no such neighbour."""
+    """Classes in labels/, numbered nuclei in instances/: two that touch stay two.
+
+    Folders of other names have no such neighbour.
+    """
     say_once.cache_clear()
-    numbers, classes = np.array([[0, 700, 700, 3, 3]], np.uint16), np.array([[0, 2, 2, 4, 4]], np.uint8)
+    numbers = np.array([[0, 700, 700, 3, 3]], np.uint16)
+    classes = np.array([[0, 2, 2, 4, 4]], np.uint8)
     for folder in ("labels", "instances", "results"):
         (tmp_path / folder).mkdir()
     write_png(tmp_path / "instances" / "a.png", numbers)
     for folder, expected in (("labels", numbers.tolist()), ("results", [[0, 1, 1, 1, 1]])):
         write_png(tmp_path / folder / "a.png", classes)
         assert read_instances(tmp_path / folder / "a.png", "a", classes, 5).tolist() == expected
-    assert capsys.readouterr().err == (f"{tmp_path}/results: no numbered objects (<stem>_instances.tif, or labels of 16 bits): each "
-                                       "connected component counts as one\n")
+    assert capsys.readouterr().err == (
+        f"{tmp_path}/results: no numbered objects (<stem>_instances.tif, or labels of 16 bits): "
+        "each connected component counts as one\n")
     write_png(tmp_path / "instances" / "a.png", numbers[:, 1:])
-    assert "instances/a.png: 1 x 4 px" in refused(read_instances, tmp_path / "labels" / "a.png", "a", classes, 5)
+    message = refused(read_instances, tmp_path / "labels" / "a.png", "a", classes, 5)
+    assert "instances/a.png: 1 x 4 px" in message
 
 
-# ---------------------------------------------------------------------------------------------------------------- a pair
+# ------------------------------------------------------------------------------------------- a pair
 def test_a_pair(tmp_path):
     stored = np.array([[0, 255, 128, 255, 0]], np.uint8)
     write_png(tmp_path / "a.png", stored)
     write_png(tmp_path / "a_pred.png", stored)
     np.save(tmp_path / "a_prob.npy", stored / 255)
-    files = ("a", tmp_path / "a_pred.png", tmp_path / "a.png")
-    answer, truth = read_pair(*files, 2, 128, True, True)
-    assert answer.classes.tolist() == [[0, 1, 1, 1, 0]] and truth.classes.tolist() == [[0, 1, IGNORED, 1, 0]]
-    assert answer.instances.tolist() == [[0, 1, 1, 1, 0]] and truth.instances.tolist() == [[0, 1, IGNORED, 2, 0]]
+    pair = PredictedPair("a", tmp_path / "a_pred.png", tmp_path / "a.png")
+    answer, truth = read_answers(pair, 2, 128, with_instances=True, with_probability=True)
+    assert answer.classes.tolist() == [[0, 1, 1, 1, 0]]
+    assert truth.classes.tolist() == [[0, 1, IGNORED, 1, 0]]
+    assert answer.instances.tolist() == [[0, 1, 1, 1, 0]]
+    assert truth.instances.tolist() == [[0, 1, IGNORED, 2, 0]]
     assert (answer.probability[1] == stored / 255).all() and truth.probability is None
-    answer, truth = read_pair(*files, 2, None, False, False)
-    assert truth.classes.tolist() == [[0, 1, 1, 1, 0]] and answer.instances is answer.probability is truth.instances is None
+    answer, truth = read_answers(pair, 2)
+    assert truth.classes.tolist() == [[0, 1, 1, 1, 0]]
+    assert answer.instances is answer.probability is truth.instances is None
 
 
 def test_a_pair_that_does_not_fit(tmp_path):
     write_png(tmp_path / "a.png", PIXELS)
     write_png(tmp_path / "a_pred.png", PIXELS[:3])
-    files = ("a", tmp_path / "a_pred.png", tmp_path / "a.png")
-    message = refused(read_pair, *files, 2, None, False, False)
-    assert "a_pred.png: 3 x 5 px (height x width), but" in message and "a.png has 4 x 5 px" in message
-    assert "every pixel has the value 0" in refused(read_pair, *files, 2, 0, False, False)
+    pair = PredictedPair("a", tmp_path / "a_pred.png", tmp_path / "a.png")
+    message = refused(read_answers, pair, 2)
+    assert "a_pred.png: 3 x 5 px (height x width), but" in message
+    assert "a.png has 4 x 5 px" in message
+    assert "every pixel has the value 0" in refused(read_answers, pair, 2, 0)

@@ -3,9 +3,12 @@ import io
 import os
 import signal
 import threading
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers import settings_of
 from PIL import Image
 
 pytestmark = pytest.mark.jittor
@@ -30,19 +33,29 @@ def dataset(tmp_path):
     return write
 
 
-def make_trainer(model, dataset, tmp_path, loader=None, optimizer="adam", rate=0.01, epochs=(3, 0), plan={}, **options):
-    """A Trainer whose callbacks append to its lists `records` and `bests`; plan: what it differs in from the plain one."""
+def make_trainer(model, dataset, tmp_path, loader=None, optimizer="adam", rate=0.01, epochs=(3, 0),
+                 changes={}, **options):
+    """A Trainer whose recorder appends to the trainer's lists `records`, `bests` and `said`.
+
+    changes: {flag: value} of its settings.
+    """
     from backend.optimizers import build_optimizer
     from DataLoader import TrainingLoader
-    from nets.geometry import geometry_of
+    from nets.catalogue import CATALOGUE
     from Process import Trainer
-    from runs.plan import Plan
-    geometry = geometry_of("Unet" if hasattr(model, "inc") else "U2netS", getattr(model, "bilinear", True))
-    loader = (loader or TrainingLoader)(dataset, geometry, weight_directory=tmp_path / "weights", **options)
-    records, bests = [], []
-    trainer = Trainer(model, build_optimizer(optimizer, model, rate), loader, dataset, *epochs, records.append,
-                      lambda *best: bests.append(best), plan=Plan(**plan))
-    trainer.records, trainer.bests = records, bests
+    from WeightMap import WeightMaps
+    mode, options_of_net = "U2netS", {}
+    if hasattr(model, "inc"):
+        mode, options_of_net = "Unet", {"bilinear": getattr(model, "bilinear", True)}
+    geometry = CATALOGUE[mode].geometry(options_of_net)
+    loader = (loader or TrainingLoader)(dataset, geometry, maps=WeightMaps(tmp_path / "weights"), **options)
+    settings = settings_of("--Learning_rate", rate).replace(
+        **{"Total_epochs": epochs[0], "Val_epochs": epochs[1], **changes}).training
+    records, bests, said = [], [], []
+    recorder = SimpleNamespace(on_epoch=records.append, on_best=lambda *best: bests.append(best),
+                               say=said.append)
+    trainer = Trainer(model, build_optimizer(optimizer, model, rate), loader, dataset, settings, recorder)
+    trainer.records, trainer.bests, trainer.said = records, bests, said
     return trainer
 
 
@@ -164,7 +177,7 @@ def test_a_bad_batch_leaves_no_trace(build, dataset, tmp_path, poisoned, optimiz
             if "running" not in name:
                 var.assign(rng.normal(0, 0.2, var.shape).astype(np.float32))
         snapshots = []
-        trainer.on_epoch = lambda record, trainer=trainer, to=snapshots: to.append((record, copy_of(trainer)))
+        trainer.recorder.on_epoch = lambda record, trainer=trainer, to=snapshots: to.append((record, copy_of(trainer)))
         assert trainer.run() is True
         ends.append(snapshots)
     (_, good), (last, _) = ends[0]
@@ -182,7 +195,7 @@ def test_three_bad_batches_bring_the_epochs_start_back(build, dataset, tmp_path,
     trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset(*[(20, 20)] * 4), tmp_path,
                            poisoned(lambda epoch, k: epoch == 1 and k > 0 or epoch == 2 and k != 2), epochs=(3, 0))
     snapshots = []
-    trainer.on_epoch = lambda record: snapshots.append((record["skipped"], copy_of(trainer)))
+    trainer.recorder.on_epoch = lambda record: snapshots.append((record["skipped"], copy_of(trainer)))
     assert trainer.run() is True
     assert [skipped for skipped, _ in snapshots] == [0, 3, 3]
     assert differing(snapshots[0][1], snapshots[1][1]) == set()
@@ -192,12 +205,12 @@ def test_three_bad_batches_bring_the_epochs_start_back(build, dataset, tmp_path,
 
 
 def test_a_loss_that_never_recovers_ends_the_run(build, dataset, tmp_path, poisoned):
-    from Process import TrainingFailed
+    from runs.guard import TrainingFailed
     trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset(*[(20, 20)] * 2), tmp_path,
                            poisoned(lambda epoch, k: epoch > 0), epochs=(99, 98))
     states = []
     start = copy_of(trainer)
-    trainer.on_epoch = lambda record: states.append((record["skipped"], copy_of(trainer)))
+    trainer.recorder.on_epoch = lambda record: states.append((record["skipped"], copy_of(trainer)))
     with pytest.raises(TrainingFailed, match=r"^epoch 3: the loss stays at nan, .*--Learning_rate[^\n]*$"):
         trainer.run()
     assert [skipped for skipped, _ in states] == [0, 2, 2]
@@ -209,14 +222,14 @@ def test_bad_batches_right_after_a_resume_bring_back_what_it_began_with(build, d
     trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset(*[(20, 20)] * 4), tmp_path,
                            poisoned(lambda epoch, k: epoch == 1 and k < 3), epochs=(2, 1))
     assert trainer.train_epoch()["skipped"] == 0
-    trainer._begin_epoch(1)
-    progress, before = trainer.progress(), copy_of(trainer)
+    trainer.progress.begin_epoch(1)
+    progress, before = replace(trainer.stored_progress()), copy_of(trainer)
     resumed = make_trainer(trainer.model, trainer.test_set, tmp_path, type(trainer.loader), epochs=(2, 1))
-    for name, var in trainer.state().items():
-        resumed.state()[name].assign(var)
+    for name, var in trainer.state.vars().items():
+        resumed.state.vars()[name].assign(var)
     resumed.resume(progress)
     said, steps = [], []
-    resumed.say, step = said.append, resumed.optimizer.step
+    resumed.recorder.say, step = said.append, resumed.optimizer.step
     resumed.optimizer.step = lambda: (steps.append(differing(copy_of(resumed), before)), step())
     assert resumed.run() is True
     assert said == ["epoch 1: 3 bad batches in a row (loss nan): back to the last good state"]
@@ -225,12 +238,12 @@ def test_bad_batches_right_after_a_resume_bring_back_what_it_began_with(build, d
 
 def test_a_run_that_keeps_diverging_ends(build, dataset, tmp_path):
     """Each return is followed by good batches, on the way to the next explosion: that is no recovery."""
-    from Process import TrainingFailed
+    from runs.guard import TrainingFailed
     trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset(*[(20, 20)] * 8), tmp_path, rate=1e30,
                            epochs=(99, 98))
     with pytest.raises(TrainingFailed):
         trainer.run()
-    assert trainer.epoch < 3
+    assert trainer.progress.epoch < 3
     assert all(np.isfinite(array).all() for array in copy_of(trainer).values()), "back in the last good state"
 
 
@@ -247,6 +260,8 @@ def test_a_bad_batch_takes_only_its_own_statistics_away(build, dataset, tmp_path
 # ------------------------------------------------------------------------------------------------------------- the loss
 def test_the_gradient_of_a_batch_is_the_mean_over_its_images(build, jt, dataset, tmp_path):
     """Of different sizes: the smaller image's canvas is larger than itself, and weighs nothing there."""
+    from Loss import weighted_cross_entropy
+    from MirrorPadding import Whole
     from Process import batch_loss
     model = build("Unet", 1, 2, bilinear=False, base_channels=2, dropout_probs=[0] * 4)
     for module in model.modules():
@@ -255,7 +270,7 @@ def test_the_gradient_of_a_batch_is_the_mean_over_its_images(build, jt, dataset,
     assert trainer.loader.batch([0, 1], 0).labels.shape == (2, 36, 36)
     found = []
     for indices in ([0, 1], [0], [1]):
-        loss = batch_loss(model, trainer.loader.batch(indices, 0))
+        loss = batch_loss(model, trainer.loader.batch(indices, 0), Whole(), weighted_cross_entropy)
         gradients = jt.grad(loss, trainer.optimizer.param_groups[0]["params"])
         found.append([loss.item(), *(gradient.numpy() for gradient in gradients)])
     assert len(found[0]) == 1 + 2 * (18 + 18 + 4 + 1)  # weights and biases: 3 x 3, BatchNorm, transposed, 1 x 1
@@ -270,6 +285,8 @@ def numpy_loss(logits, batch):
 
 
 def test_deep_supervision_sums_the_losses_of_all_side_outputs(build, jt, dataset, tmp_path):
+    from Loss import weighted_cross_entropy
+    from MirrorPadding import Whole
     from Process import batch_loss
     trainer = make_trainer(build("U2netS", 1, 2, side_outputs=True), dataset((40, 50)), tmp_path)
     trainer.model.eval()
@@ -277,11 +294,11 @@ def test_deep_supervision_sums_the_losses_of_all_side_outputs(build, jt, dataset
     outputs = [output.numpy().astype(np.float64) for output in trainer.model(jt.array(batch.inputs))]
     assert [output.shape for output in outputs] == [(1, 2, 64, 64)] * 7
     expected = sum(numpy_loss(output[:, :, 12:52, 7:57], batch) for output in outputs)
-    assert batch_loss(trainer.model, batch).item() == pytest.approx(expected, rel=1e-4)
+    assert batch_loss(trainer.model, batch, Whole(), weighted_cross_entropy).item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_stitching_vars_equals_stitching_arrays(jt):
-    from MirrorPadding import stitch_reference
+    from nets.quadrants import stitch_reference
     logits = np.random.default_rng(6).normal(size=(8, 2, 260, 260)).astype(np.float32)
     expected = stitch_reference(logits, np.concatenate)
     assert np.array_equal(stitch_reference(jt.array(logits), jt.concat).numpy(), expected)
@@ -299,14 +316,14 @@ def test_a_run_learns_and_tests_from_val_epochs_on(jt, build, dataset, tmp_path)
     assert ["iou" in record for record in trainer.records] == [False] * 10 + [True] * 2
     assert all(record["throughput"] * record["epoch_time"] == pytest.approx(2) for record in trainer.records)
     best = max(trainer.records[10:], key=lambda record: record["iou"])
-    assert trainer.bests[-1][0] == best["epoch"] and trainer.bests[-1][1]["iou"] == best["iou"] == trainer.best_iou
+    assert trainer.bests[-1][0] == best["epoch"] and trainer.bests[-1][1]["iou"] == best["iou"] == trainer.progress.best_iou
 
 
 def test_only_a_new_best_is_reported(build, dataset, tmp_path):
     trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset((20, 20), (36, 20)), tmp_path)
     bias = trainer.model.outc.conv.bias
     expected = np.mean([110 / (20 * 20), 110 / (36 * 20)])
-    for trainer.epoch, (foreground, reported) in enumerate([(-1e3, 1), (1e3, 2), (-1e3, 2), (1e3, 2)]):
+    for trainer.progress.epoch, (foreground, reported) in enumerate([(-1e3, 1), (1e3, 2), (-1e3, 2), (1e3, 2)]):
         bias.assign(np.array([0, foreground], np.float32))
         assert trainer.validate_epoch()["iou"] == pytest.approx(expected if foreground > 0 else 0)
         assert len(trainer.bests) == reported
@@ -327,14 +344,14 @@ def test_only_a_new_best_is_reported(build, dataset, tmp_path):
 def test_a_best_that_could_not_be_written_is_none(build, dataset, tmp_path):
     """After the full disk a resumed run meets the same epoch as a new best again."""
     trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset((20, 20)), tmp_path)
-    written = trainer.on_best
+    written = trainer.recorder.on_best
 
     def full(*_):
         raise OSError(28, "No space left on device")
-    trainer.on_best = full
+    trainer.recorder.on_best = full
     with pytest.raises(OSError):
         trainer.validate_epoch()
-    trainer.on_best = written
+    trainer.recorder.on_best = written
     trainer.validate_epoch()
     assert len(trainer.bests) == 1
 
@@ -344,33 +361,34 @@ def test_a_best_that_could_not_be_written_is_none(build, dataset, tmp_path):
     ("constant", 0, 0.01, 1), ("constant", 0, 1, 1), ("constant", 0.1, 0.05, 0.5), ("constant", 0.1, 0.2, 1),
     ("cosine", 0, 0.5, 0.5), ("cosine", 0, 1 / 3, 0.75), ("cosine", 0, 1, 0), ("cosine", 0.5, 0.25, 0.5 * (1 + 0.5 ** 0.5) / 2)])
 def test_the_schedule(schedule, warm_up, done, expected):
-    from runs.plan import Plan
-    assert Plan(schedule=schedule, warm_up=warm_up).rate(done) == pytest.approx(expected)
+    from runs.schedule import learning_rate
+    settings = settings_of("--lr_schedule", schedule, "--warm_up", warm_up, "--Learning_rate", 0.5).training
+    assert learning_rate(settings, done) == pytest.approx(0.5 * expected)
 
 
 def test_every_step_has_its_place_in_the_schedule(build, dataset, tmp_path):
     """Two epochs of three steps, the second resumed after its first step."""
     rates = []
 
-    def watched(plan, **progress):
+    def watched(**progress):
         trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset((20, 20), (20, 20), (20, 20)), tmp_path, rate=0.5,
-                               epochs=(2, 1), plan=plan)
+                               epochs=(2, 1), changes={"lr_schedule": "cosine"})
         step = trainer.optimizer.step
         trainer.optimizer.step = lambda: (rates.append(trainer.optimizer.lr), step())
-        trainer.resume({**trainer.progress(), **progress})
+        trainer.resume(replace(trainer.stored_progress(), **progress))
         assert trainer.run() is True
-    watched({"schedule": "cosine"})
+    watched()
     assert rates == pytest.approx([0.25 * (1 + np.cos(np.pi * k / 6)) for k in np.arange(6) + 0.5])
-    watched({"schedule": "cosine"}, epoch=1, step=1)
+    watched(epoch=1, step=1)
     assert rates[6:] == pytest.approx(rates[4:6])
 
 
 @pytest.mark.parametrize("largest", [0.01, 1e6])
 def test_a_long_gradient_is_cut_and_keeps_its_direction(build, jt, dataset, tmp_path, largest):
     moves = []
-    for plan in ({}, {"clip_norm": largest}):
+    for changes in ({}, {"clip_norm": largest}):
         jt.set_global_seed(0)
-        trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset((20, 20)), tmp_path, optimizer="sgd", plan=plan)
+        trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset((20, 20)), tmp_path, optimizer="sgd", changes=changes)
         before = copy_of(trainer)
         trainer.train_step(trainer.loader.batch([0], 0))
         after = copy_of(trainer)
@@ -385,23 +403,24 @@ def test_a_long_gradient_is_cut_and_keeps_its_direction(build, jt, dataset, tmp_
 def test_a_run_ends_with_its_time(build, dataset, tmp_path):
     """However many epochs there were to be: the learning rate is down, and the last epoch is tested."""
     trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset((20, 20), (20, 20)), tmp_path, rate=0.5,
-                           epochs=(10 ** 6, 10 ** 5), plan={"schedule": "cosine", "time_budget": 3})
+                           epochs=(10 ** 6, 10 ** 5), changes={"lr_schedule": "cosine", "Time_budget": 3 / 60})
     trainer.train_step(trainer.loader.batch([0], 0))  # compiles
-    trainer.seconds = 0
+    trainer.clock.go_on_after(0)
     assert trainer.run() is True and trainer.finished
-    assert trainer.seconds >= 3 and 2 < trainer.epoch < 10 ** 5
-    assert ["iou" in record for record in trainer.records] == [False] * (trainer.epoch - 1) + [True]
+    assert trainer.clock.seconds >= 3 and 2 < trainer.progress.epoch < 10 ** 5
+    assert ["iou" in record for record in trainer.records] == [False] * (trainer.progress.epoch - 1) + [True]
     assert trainer.optimizer.lr < 0.05
     steps = trainer.optimizer.n_step
-    trainer.resume(trainer.progress())
+    trainer.resume(replace(trainer.stored_progress()))
     assert trainer.run() is True and trainer.optimizer.n_step == steps, "no time is left"
 
 
 @pytest.fixture
 def timed(build, dataset, tmp_path, monkeypatch):
     """A Trainer whose steps (two an epoch), tests and `on_epoch` take the seconds that they are told to, by its clock."""
+    from runs.clock import Clock
     clock = [0.0]
-    monkeypatch.setattr(ranks, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(Clock, "now", lambda self: clock[0])
 
     def after(seconds, function):
         def timed_function(*words):
@@ -411,10 +430,10 @@ def timed(build, dataset, tmp_path, monkeypatch):
 
     def make(budget, step=0.0, test=0.0, on_epoch=0.0):
         trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset((20, 20), (20, 20)), tmp_path,
-                               epochs=(10 ** 6, 0), plan={"schedule": "cosine", "time_budget": budget})
+                               epochs=(10 ** 6, 0), changes={"lr_schedule": "cosine", "Time_budget": budget / 60})
         trainer.train_step = after(step, lambda batch: 0.5)
         trainer.predict = after(test / 2, trainer.predict)
-        trainer.on_epoch = after(on_epoch, trainer.on_epoch)
+        trainer.recorder.on_epoch = after(on_epoch, trainer.recorder.on_epoch)
         return trainer
     return make
 
@@ -424,36 +443,37 @@ def test_the_time_may_end_between_two_epochs(timed):
     trainer = timed(budget=6.0, step=1.0, test=0.5, on_epoch=0.75)
     assert trainer.run() is True
     assert ["iou" in record for record in trainer.records] == [True, False, True]
-    assert trainer.seconds == pytest.approx(2 + 0.5 + 0.75 + 2 + 0.75 + 1 + 0.5 + 0.75)
+    assert trainer.clock.seconds == pytest.approx(2 + 0.5 + 0.75 + 2 + 0.75 + 1 + 0.5 + 0.75)
 
 
 def test_tests_take_a_tenth_of_the_time(timed):
     trainer = timed(budget=60.0, step=0.5, test=1.0)
-    assert trainer.run() is True and trainer.seconds == pytest.approx(60)
+    assert trainer.run() is True and trainer.clock.seconds == pytest.approx(60)
     assert sum("iou" in record for record in trainer.records) == 60 / 10
     assert "iou" in trainer.records[0] and "iou" in trainer.records[-1]
 
 
 def test_the_schedule_follows_the_time_with_the_last_test_in_it(timed):
     trainer = timed(budget=10.0, step=1.0)
-    trainer.seconds, trainer.test_seconds = 3.0, 2.0
-    assert trainer.done() == 0.5
+    trainer.clock.go_on_after(3.0)
+    trainer.clock.last_test = 2.0
+    assert trainer.share_done() == 0.5
 
 
 def test_asked_to_stop_in_the_last_test_a_run_is_not_complete(timed):
     trainer = timed(budget=3.0, step=1.0)
-    trainer.val_epochs, test = 1, trainer.test
+    trainer.settings, test = replace(trainer.settings, Val_epochs=1), trainer.test
     trainer.test = lambda *_: setattr(trainer.stop, "requested", signal.SIGINT)
     assert trainer.run() is False and trainer.records[1:] == []
     trainer.test = test
-    trainer.resume(trainer.progress())
+    trainer.resume(replace(trainer.stored_progress()))
     assert trainer.run() is True and "iou" in trainer.records[-1]
 
 
 def test_the_last_epoch_is_tested_where_tests_take_longer_than_their_share(build, dataset, tmp_path):
     trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset((20, 20), (20, 20)), tmp_path, epochs=(4, 0),
-                           plan={"time_budget": 3600})
-    trainer.test = lambda *_, test=trainer.test: (test(*_), setattr(trainer, "test_seconds", 600.0))[0]
+                           changes={"Time_budget": 60})
+    trainer.test = lambda *_, test=trainer.test: (test(*_), setattr(trainer.clock, "last_test", 600.0))[0]
     assert trainer.run() is True
     assert ["iou" in record for record in trainer.records] == [True, False, False, True]
 
@@ -480,19 +500,20 @@ def test_foreground_probability(n_classes):
 # -------------------------------------------------------------------------------------------------------- being stopped
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_asks_and_the_second_acts(number, capsys):
+    from runs.clock import Clock
     from runs.stop import StopSignal
     numbers = signal.SIGINT, signal.SIGTERM
     before = [signal.getsignal(each) for each in numbers]
     try:
         for each in numbers:
             signal.signal(each, signal.default_int_handler)
-        with StopSignal() as stop:
+        with StopSignal(Clock()) as stop:
             assert stop.requested is None
             os.kill(os.getpid(), number)
             assert stop.requested == number and "Stopping after this step" in capsys.readouterr().err
             with pytest.raises(KeyboardInterrupt):
                 os.kill(os.getpid(), number)
-        with StopSignal():
+        with StopSignal(Clock()):
             assert signal.getsignal(number) != signal.default_int_handler
         assert [signal.getsignal(each) for each in numbers] == [signal.default_int_handler] * 2
     finally:
@@ -501,11 +522,12 @@ def test_the_first_signal_asks_and_the_second_acts(number, capsys):
 
 
 def test_a_thread_leaves_the_handlers_alone():
+    from runs.clock import Clock
     from runs.stop import StopSignal
     found = []
 
     def work():
-        with StopSignal() as stop:
+        with StopSignal(Clock()) as stop:
             found.append((stop.requested, signal.getsignal(signal.SIGINT)))
     thread = threading.Thread(target=work)
     thread.start()
@@ -518,10 +540,10 @@ def test_a_stop_during_the_tests_ends_them(build, dataset, tmp_path):
     tested = []
     read = trainer.test_set.image
     trainer.test_set.image = lambda index: (tested.append(index), os.kill(os.getpid(), signal.SIGTERM), read(index))[-1]
-    trainer.train_epoch = lambda: {"epoch": trainer.epoch}
+    trainer.train_epoch = lambda: {"epoch": trainer.progress.epoch}
     assert trainer.run() is False
     assert (tested, trainer.records, trainer.bests) == ([0], [], []), "half a test set is no score"
-    assert trainer.epoch == 0, "to be tested when the run goes on"
+    assert trainer.progress.epoch == 0, "to be tested when the run goes on"
 
 
 @pytest.mark.parametrize("at, steps, epochs", [((1, 0), 3, 1), (None, 4, 2)])
@@ -531,8 +553,36 @@ def test_a_stopped_run_ends_its_step(build, dataset, tmp_path, poisoned, at, ste
                            poisoned(lambda epoch, k: (epoch, k) == at and os.kill(os.getpid(), signal.SIGTERM)),
                            epochs=(9, 8))
     if at is None:
-        trainer.on_epoch = lambda record: (trainer.records.append(record),
+        trainer.recorder.on_epoch = lambda record: (trainer.records.append(record),
                                            record["epoch"] == 1 and os.kill(os.getpid(), signal.SIGINT))
     assert trainer.run() is False
-    assert (trainer.optimizer.n_step, trainer.epoch, len(trainer.records)) == (steps, epochs, epochs)
-    assert trainer.step == steps - 2 * epochs
+    assert (trainer.optimizer.n_step, trainer.progress.epoch, len(trainer.records)) == (steps, epochs, epochs)
+    assert trainer.progress.step == steps - 2 * epochs
+
+
+# ---------------------------------------------------------------------------------------- what a run will take
+def forecast(*flags, seconds=(60, 9, 10, 11, 12), steps_per_epoch=30, epoch=0):
+    """The lines that a Forecast says after steps that took so long."""
+    from runs.clock import Forecast
+    clock, lines = Forecast(settings_of(*flags).training, steps_per_epoch), []
+    for step, each in enumerate(seconds, 1):
+        lines.append(clock.add_step(each, epoch, step))
+    assert not any(lines[:4]) and not any(lines[5:]), "said once, after the first steps"
+    return lines[4]
+
+
+def test_a_run_of_hours_says_so_with_the_remedy():
+    """The first step has compiled: of the others the median counts, 10.5 s, 200 epochs of 30 steps."""
+    line, = forecast(seconds=(60, 9, 10, 11, 12, 13, 14))
+    assert line.startswith("At 10 s a step this run takes about 17 hours on this machine: ")
+    assert "--protocol fast" in line and "--Time_budget" in line
+    assert forecast("--Total_epochs", 22, "--Val_epochs", 3) == [], "22 epochs take 1.9 hours"
+    assert forecast(epoch=180) == [], "of a resumed run the rest counts"
+    assert forecast(seconds=(6000, 1, 1, 1, 1)) == []
+
+
+def test_a_budget_that_ends_before_the_first_test_says_so():
+    line, = forecast("--Time_budget", 30, "--Total_epochs", 200, "--Val_epochs", 50)
+    assert line == ("At 10 s a step --Time_budget 30 ends before epoch --Val_epochs 50: only the last epoch is tested")
+    assert forecast("--Time_budget", 300, "--Total_epochs", 200, "--Val_epochs", 50) == []
+    assert forecast("--Time_budget", 300, "--Total_epochs", 2000, "--Val_epochs", 0) == []

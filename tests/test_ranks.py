@@ -46,17 +46,17 @@ def arrays_of(path):
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 9, 16])
 def test_each_sample_counts_once(monkeypatch, size, count):
-    monkeypatch.setattr(ranks, "size", size)
+    monkeypatch.setattr(ranks, "size", lambda: size)
     shares = []
     for rank in range(size):
-        monkeypatch.setattr(ranks, "rank", rank)
+        monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
         shares.append(ranks.deal(np.arange(count)))
     assert {len(dealt) for dealt, _ in shares} == {-(-count // size)}, "the same shapes everywhere"
     assert sorted(index for dealt, counting in shares for index in dealt[:counting]) == list(range(count))
 
 
 def test_one_process_has_nothing_to_share():
-    assert ranks.agree(1.5, 0) == [1.5, 0] and ranks.shared("it") == "it" and ranks.gathered(3) == [3]
+    assert ranks.means(1.5, 0) == [1.5, 0] and ranks.shared("it") == "it" and ranks.gathered(3) == [3]
     assert ranks.all_samples(5) == 5 and ranks.launcher() == []
     done = subprocess.run([sys.executable, "-c", "import Main, sys; sys.exit('jittor' in sys.modules)"], cwd=ROOT)
     assert done.returncode == 0
@@ -79,7 +79,7 @@ def steps(folder, data, ranks, **config):
     """What rank_steps.py writes, of each rank."""
     path = folder / "configuration.json"
     path.write_text(json.dumps({"data": str(data), "epochs": 2, "dropout": 0, **config}))
-    done = python(ROOT / "tests" / "rank_steps.py", path, ranks=ranks, cwd=folder)
+    done = python(ROOT / "tests" / "rank_steps.py", path, ranks=ranks, cwd=folder, PYTHONPATH=str(ROOT))
     assert done.returncode == 0, done.stderr
     return [arrays_of(folder / f"{ranks}.{rank}.npz") for rank in range(ranks)]
 
@@ -122,17 +122,17 @@ def test_a_batchs_canvas_is_that_of_all_ranks(monkeypatch, data, tmp_path):
     from DataLoader import SegmentationSet, TrainingLoader
     from datasets.pairs import pair_by_name
     from images.values import Statistics
-    from nets.geometry import geometry_of
+    from nets.geometry import UNET_BILINEAR
     from Transforms import augmentation
     pairs = pair_by_name(data / "train" / "imgs", data / "train" / "labels")
-    loader = TrainingLoader(SegmentationSet(pairs, 1, 2, Statistics((0.4,), (0.25,))), geometry_of("Unet", True, 0), "full", 7,
-                            w0=None, augment=augmentation("full"))  # which turns some images
+    dataset = SegmentationSet(pairs, 1, 2, Statistics((0.4,), (0.25,)))
+    loader = TrainingLoader(dataset, UNET_BILINEAR, batch_size=7, augment=augmentation("full"))  # which turns some images
     whole, = loader.epoch(0)
     assert whole.labels.shape[0] == loader.images(0) == 7
-    monkeypatch.setattr(ranks, "size", 3)
+    monkeypatch.setattr(ranks, "size", lambda: 3)
     total = 0
     for rank in range(3):
-        monkeypatch.setattr(ranks, "rank", rank)
+        monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
         part, = loader.epoch(0)
         counting = len(whole.labels[rank::3])
         assert part.labels.shape == (3, *whole.labels.shape[1:])

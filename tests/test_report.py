@@ -1,4 +1,4 @@
-"""Report.py and HtmlReport.py: the log against values made by hand; pictures, events and page read back."""
+"""What a run leaves: the log against values made by hand; pictures, events, page read back."""
 import csv
 import io
 import os
@@ -20,27 +20,30 @@ from command.errors import DataError
 from command.files import make_folder
 from DataLoader import SegmentationSet, TrainingLoader
 from datasets.copies import Manifest
+from images.figures import figure
 from images.formats import png_bytes, write_png
 from images.values import Statistics
 from Main import Data
-from masks.colours import (EXTRA, HIT, MISSED, PASSED_OVER, compare, draw_overview, panels,
-                           shown_image, shown_label)
+from masks.colours import (EXTRA, HIT, MISSED, PASSED_OVER, colour_errors, draw_overview,
+                           show_image, show_label, show_test)
 from masks.pixel_scores import constant_baselines, scores
 from masks.prediction_files import write_predictions
 from runs.curves import best_row, draw_curves
 from runs.events import EventLog
-from runs.log import COLUMNS, RunLog, duration, read_records, run_name
-from runs.page import Run, chosen, write_page
+from runs.log import CSV_COLUMNS, RunLog, duration, read_records, run_name
+from runs.page import Run, write_page
+from runs.page_pictures import choose_examples
 from WeightMap import compute_weight_map
 
 ROOT = Path(__file__).resolve().parent.parent
 BASELINE = {"iou": 0.7, "dice": 0.82, "f1": 0.82}
+LOSS = "weighted cross entropy (nats per pixel)"
 
 
 def record(epoch, iou=None, seconds=2.0, throughput=1.5, loss=0.25, skipped=0, whole=None):
     tested = {} if iou is None else {"iou": iou, "dice": iou + 0.1, "f1": iou + 0.05}
-    return {"epoch": epoch, "train_loss": loss, "epoch_time": seconds, "throughput": throughput, "skipped": skipped,
-            "whole_time": whole or seconds + 1, **tested}
+    return {"epoch": epoch, "train_loss": loss, "epoch_time": seconds, "throughput": throughput,
+            "skipped": skipped, "whole_time": whole or seconds + 1, **tested}
 
 
 @pytest.fixture
@@ -51,14 +54,16 @@ def log(tmp_path):
 def lines(log):
     """The log file's lines without the time that each begins with."""
     time = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  (.*)"
-    found = [re.fullmatch(time, line) for line in log.text_path.read_text(encoding="utf-8").splitlines()]
+    text = log.text_path.read_text(encoding="utf-8")
+    found = [re.fullmatch(time, line) for line in text.splitlines()]
     assert all(found)
     return [match[1] for match in found]
 
 
-@pytest.mark.parametrize("seconds, text", [(0, "0.0 s"), (43.21, "43.2 s"), (89.9, "89.9 s"), (90, "2 min"),
-                                           (720, "12 min"), (89 * 60, "89 min"), (90 * 60, "1 h 30 min"),
-                                           (11100, "3 h 05 min"), (7199, "2 h 00 min"), (360000, "100 h 00 min")])
+@pytest.mark.parametrize("seconds, text", [
+    (0, "0.0 s"), (43.21, "43.2 s"), (89.9, "89.9 s"), (90, "2 min"), (720, "12 min"),
+    (89 * 60, "89 min"), (90 * 60, "1 h 30 min"), (11100, "3 h 05 min"), (7199, "2 h 00 min"),
+    (360000, "100 h 00 min")])
 def test_duration(seconds, text):
     assert duration(seconds) == text
 
@@ -72,12 +77,13 @@ def test_run_name(tmp_path):
     assert len(set(names)) == 5
 
 
-# ------------------------------------------------------------------------------------------------------------- the log
+# ------------------------------------------------------------------------------------------ the log
 def test_log_and_screen_say_the_same(tmp_path, capsys):
     log = RunLog(tmp_path, "Unet_now")
-    for line in ("细胞: 30 training pairs", "", "--tile full"):
+    said = ["细胞: 30 training pairs", "", "--tile full"]
+    for line in said:
         log.say(line)
-    assert lines(log) == capsys.readouterr().out.splitlines() == ["细胞: 30 training pairs", "", "--tile full"]
+    assert lines(log) == capsys.readouterr().out.splitlines() == said
 
 
 def test_two_logs_do_not_mix(tmp_path, capsys):
@@ -89,8 +95,12 @@ def test_two_logs_do_not_mix(tmp_path, capsys):
 
 
 def test_a_log_goes_on_where_nobody_reads_the_screen(tmp_path):
-    program = f"from Report import RunLog; log = RunLog({str(tmp_path)!r}, 'a'); [log.say('word ' * 9) for _ in range(5000)]"
-    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    program = ("from runs.log import RunLog\n"
+               f"log = RunLog({str(tmp_path)!r}, 'a')\n"
+               "for _ in range(5000):\n"
+               "    log.say('word ' * 9)\n")
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE) as process:
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b""
@@ -98,34 +108,40 @@ def test_a_log_goes_on_where_nobody_reads_the_screen(tmp_path):
 
 
 def test_epochs_in_log_and_csv(log):
-    assert log.csv_path.read_text() == ",".join(COLUMNS) + "\n"
+    assert log.csv_path.read_text() == ",".join(CSV_COLUMNS) + "\n"
     log.epoch(record(0, whole=10), 12, 10)
     log.epoch(record(1, skipped=2, loss=float("nan"), whole=20), 12, 10)
     log.epoch(record(2, iou=0.7, seconds=2.345678912, throughput=12.0, whole=90), 12, 10)
     log.epoch(record(3, whole=20), 12, 10, time_left=60)
-    assert lines(log) == [  # left: 11 x 10 s, 10 x 15 s, 7 x 15 s and 2 tested x 90 s, less than 6 x 20 s and 2 x 90 s
+    # left: 11 x 10 s, 10 x 15 s, 7 x 15 s and 2 tested x 90 s, less than 6 x 20 s and 2 x 90 s
+    assert lines(log) == [
         "epoch   0 (1/12)  loss 0.2500  2.0 s  1.5000 images/s  left: 2 min",
         "epoch   1 (2/12)  loss nan  2 batches skipped  2.0 s  1.5000 images/s  left: 2 min",
-        "epoch   2 (3/12)  loss 0.2500  IoU 0.7000  Dice 0.8000  F1 0.7500  2.3 s  12.0000 images/s  left: 5 min",
+        "epoch   2 (3/12)  loss 0.2500  IoU 0.7000  Dice 0.8000  F1 0.7500  2.3 s  12.0000 images/s"
+        "  left: 5 min",
         "epoch   3 (4/12)  loss 0.2500  2.0 s  1.5000 images/s  left: 60.0 s"]
     with open(log.csv_path, newline="") as file:
         rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == COLUMNS == ("epoch", "train_loss", "iou", "dice", "f1", "epoch_time", "throughput")
+    assert tuple(rows[0]) == CSV_COLUMNS
+    assert CSV_COLUMNS == ("epoch", "train_loss", "iou", "dice", "f1", "epoch_time", "throughput")
     assert [list(row.values()) for row in rows] == [
         ["0", "0.25", "", "", "", "2", "1.5"], ["1", "nan", "", "", "", "2", "1.5"],
         ["2", "0.25", "0.7", "0.8", "0.75", "2.34568", "12"], ["3", "0.25", "", "", "", "2", "1.5"]]
 
 
-@pytest.mark.parametrize("count, middle", [(1, [0]), (2, [0, 1]), (3, [0, 1, 2]), (4, [1, 2]), (5, [1, 2, 3]),
-                                           (8, [2, 3, 4, 5]), (11, [2, 3, 4, 5, 6, 7, 8])])
+@pytest.mark.parametrize("count, middle", [
+    (1, [0]), (2, [0, 1]), (3, [0, 1, 2]), (4, [1, 2]), (5, [1, 2, 3]), (8, [2, 3, 4, 5]),
+    (11, [2, 3, 4, 5, 6, 7, 8])])
 def test_closing_block_means_the_middle_half(log, count, middle):
     for k in range(count):
         log.epoch(record(k, seconds=2.0 ** k, throughput=100.0 / (k + 1)), count, 0)
     assert log.closing_block() is None
-    seconds, throughput = sum(2.0 ** k for k in middle) / len(middle), sum(100 / (k + 1) for k in middle) / len(middle)
+    seconds = sum(2.0 ** k for k in middle) / len(middle)
+    throughput = sum(100 / (k + 1) for k in middle) / len(middle)
     assert lines(log)[count:] == [
         "-" * 72, f"Mean epoch time (middle half of {count} epochs): {seconds:.4f} s",
-        f"Mean throughput (middle half of {count} epochs): {throughput:.4f} images/s", "No epoch was tested."]
+        f"Mean throughput (middle half of {count} epochs): {throughput:.4f} images/s",
+        "No epoch was tested."]
 
 
 def test_closing_block_names_the_best_epoch(log):
@@ -139,7 +155,7 @@ def test_closing_block_of_nothing(log):
     assert log.closing_block() is None and lines(log) == ["No epoch was finished."]
 
 
-# ---------------------------------------------------------------------------------------------------------- the curves
+# --------------------------------------------------------------------------------------- the curves
 def shares(path, *colours):
     """The picture's size, and how many of its pixels are of each colour."""
     with Image.open(path) as picture:
@@ -150,35 +166,103 @@ def shares(path, *colours):
 
 def test_draw_curves(tmp_path):
     red, blue, green = (0xc0, 0x39, 0x2b), (0x1f, 0x77, 0xb4), (0x2c, 0xa0, 0x2c)
-    records = [record(0), record(1, loss=float("nan"))] + [record(k, iou=k / 10, loss=1 / k) for k in (2, 3, 5, 6)]
-    counts, pictures = [], set()
-    for tested, baseline in ((records, BASELINE), (records[:1], BASELINE), (records[:1], {**BASELINE, "dice": 0.3})):
-        draw_curves(tested, ("all background", baseline), tmp_path / "curves.png")
-        size, counted = shares(tmp_path / "curves.png", red, blue, green)
+    records = [record(0), record(1, loss=float("nan"))]
+    records += [record(k, iou=k / 10, loss=1 / k) for k in (2, 3, 5, 6)]
+    path, counts, pictures = tmp_path / "curves.png", [], set()
+    for tested, baseline in ((records, BASELINE), (records[:1], BASELINE),
+                             (records[:1], {**BASELINE, "dice": 0.3})):
+        draw_curves(tested, ("all background", baseline), path, LOSS)
+        size, counted = shares(path, red, blue, green)
         assert size == (440, 1210) and min(counted) > 0
         counts.append(counted)
-        pictures.add((tmp_path / "curves.png").read_bytes())
+        pictures.add(path.read_bytes())
     assert all(many > few for many, few in zip(*counts[:2])), "a curve where there are scores"
     assert len(pictures) == 3, "the baselines show without any tested epoch"
+    draw_curves(records[:1], ("all background", BASELINE), path, "cross entropy")
+    assert path.read_bytes() not in pictures, "the axis names the loss"
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
 
 
-# --------------------------------------------------------------------------------------------------------- the overview
+def test_a_figure_that_fails_leaves_the_old_one(tmp_path):
+    path = tmp_path / "picture.png"
+    with figure(path, 1, 1, (2, 1), dpi=50) as axes:
+        axes[0, 0].plot([1, 2])
+    before = path.read_bytes()
+    assert shares(path)[0] == (50, 100)
+    with pytest.raises(ZeroDivisionError), figure(path, 1, 2, (2, 1)) as axes:
+        axes[0, 1].plot([1, 1 / 0])
+    assert path.read_bytes() == before and [each.name for each in tmp_path.iterdir()] == [path.name]
+    content = io.BytesIO()
+    with figure(content, 2, 3, (3, 2)) as axes:
+        assert axes.shape == (2, 3)
+    assert ElementTree.fromstring(content.getvalue()).tag.endswith("svg")
+
+
+def test_a_new_score_is_one_row(tmp_path):
+    """It appears in the CSV, the log, the events, the curves, the comparison and on the page."""
+    source = (ROOT / "masks" / "pixel_scores.py").read_text()
+    row = """    Score("recall", "Recall", recall, "scores/Recall", "#ff00ff", "Recall"),
+)
+DISTINCT = """
+    assert source.count(")\nDISTINCT = ") == 1
+    changed = source.replace(")\nDISTINCT = ", row).replace("class Score(", """def recall(counts):
+    return counts.hits / counts.actual if counts.actual else 0.0
+
+
+class Score(""")
+    (tmp_path / "pixel_scores.py").write_text(changed)
+    program = """
+import sys
+import masks
+import pixel_scores
+sys.modules["masks.pixel_scores"] = masks.pixel_scores = pixel_scores
+import numpy as np
+from runs import curves, log, page
+from runs.events import TAGS
+label = np.array([[0, 1, 1, 1]])
+tested = pixel_scores.scores(np.array([[1, 1, 1, 0]]), label)
+assert tested["recall"] == 2 / 3
+run = log.RunLog(".", "run")
+for epoch in range(3):
+    run.epoch({"epoch": epoch, "train_loss": 0.5, "epoch_time": 1.0, "whole_time": 1.0,
+               "throughput": 1.0, "skipped": 0, **tested}, 3, 0)
+run.closing_block()
+assert TAGS["recall"] == "scores/Recall"
+assert log.read_records(run.csv_path)[2]["recall"] == 0.666667
+constant = pixel_scores.best_constant(pixel_scores.constant_baselines([label]))
+curves.draw_curves(run.records, constant, "curves.png", "loss")
+curves.draw_comparison({"run": run.records}, "comparison.png")
+print(page.tabulate_epochs(run.records))
+import Metrics
+print(Metrics.METRICS["pixel"], *Metrics.class_columns(np.eye(2, dtype=int)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True,
+                          text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    assert "F1 0.6667  Recall 0.6667  1.0 s" in done.stdout
+    assert "head=['epoch', 'IoU', 'Dice', 'F1', 'Recall', 'training loss'" in done.stdout
+    assert "'recall': 'Recall'" in done.stdout and "recall_0 iou_1" in done.stdout
+    assert "f1,recall,epoch_time" in (tmp_path / "run.csv").read_text()
+    size, (count,) = shares(tmp_path / "curves.png", (0xff, 0, 0xff))
+    assert size == (440, 1210) and count > 100
+    assert shares(tmp_path / "comparison.png")[0] == (1125, 1100), "a row of panels more"
+
+
+# ------------------------------------------------------------------------------------- the overview
 def test_compare():
     label = np.array([[0, 1, 1, 0], [2, 2, 2, 0]])
     prediction = np.array([[0, 1, 0, 1], [2, 1, 0, 2]])
     nothing = (0, 0, 0)
-    picture = compare(label, prediction)
+    picture = colour_errors(label, prediction)
     assert picture.dtype == np.uint8
-    assert [[tuple(pixel) for pixel in row] for row in picture.tolist()] == [[nothing, HIT, MISSED, EXTRA],
-                                                                             [HIT, EXTRA, MISSED, EXTRA]]
+    assert (picture == [[nothing, HIT, MISSED, EXTRA], [HIT, EXTRA, MISSED, EXTRA]]).all()
 
 
 def test_ignored_pixels_are_neither_right_nor_wrong():
     label, prediction = np.array([[-1, -1, 1, 0]]), np.array([[0, 1, 1, 0]])
-    shown = [[PASSED_OVER, PASSED_OVER, HIT, (0, 0, 0)]]
-    assert (compare(label, prediction) == shown).all()
-    assert (shown_label(label, 2, 100) == [[PASSED_OVER, PASSED_OVER, (255, 255, 255), (0, 0, 0)]]).all()
+    black, white = (0, 0, 0), (255, 255, 255)
+    assert (colour_errors(label, prediction) == [[PASSED_OVER, PASSED_OVER, HIT, black]]).all()
+    assert (show_label(label, 2, 100) == [[PASSED_OVER, PASSED_OVER, white, black]]).all()
 
 
 def test_write_predictions(tmp_path):
@@ -191,7 +275,10 @@ def test_write_predictions(tmp_path):
 
 
 def make_set(folder, names, n_classes, size=(40, 60)):
-    """Grey images whose left half is foreground; the predictions, in the folder itself, have it 10 rows lower."""
+    """Grey images whose left half is foreground.
+
+    The predictions lie in the folder itself and have it 10 rows lower.
+    """
     pairs = []
     for name in names:
         label = np.zeros(size, np.uint8)
@@ -212,7 +299,8 @@ def test_draw_overview(tmp_path, n_classes, count, rows):
     shown = min(count, rows)
     (height, width), (hit, extra, missed) = shares(tmp_path / "overview.png", HIT, EXTRA, MISSED)
     assert width == 1000 and height == 260 * shown
-    assert hit > 1000 * shown and hit == pytest.approx(extra, rel=0.1) and hit == pytest.approx(missed, rel=0.1)
+    assert hit > 1000 * shown
+    assert hit == pytest.approx(extra, rel=0.1) and hit == pytest.approx(missed, rel=0.1)
 
 
 def test_draw_overview_without_predictions(tmp_path):
@@ -223,31 +311,40 @@ def test_draw_overview_without_predictions(tmp_path):
     assert not (tmp_path / "overview.png").exists()
 
 
-# ------------------------------------------------------------------------------------------------------ shown pictures
+# ----------------------------------------------------------------------------------- shown pictures
 def test_shown_image(tmp_path):
     """8 bits stay as they are, 16 bits are stretched, large files shrink, grey becomes RGB."""
-    small, deep = np.array([[3, 9], [200, 100]], np.uint8), np.array([[1000, 1510], [1255, 2020]], np.uint16)
-    for name, pixels in (("small", small), ("deep", deep), ("flat", deep * 0 + 7), ("large", np.zeros((90, 300), np.uint8))):
+    small = np.array([[3, 9], [200, 100]], np.uint8)
+    deep, large = np.array([[1000, 1510], [1255, 2020]], np.uint16), np.zeros((90, 300), np.uint8)
+    stored = {"small": small, "deep": deep, "flat": deep * 0 + 7, "large": large}
+    for name, pixels in stored.items():
         write_png(tmp_path / f"{name}.png", pixels)
-    shown = {path.stem: shown_image(path, 100) for path in tmp_path.iterdir()}
+    shown = {path.stem: show_image(path, 100) for path in tmp_path.iterdir()}
     assert all(pixels.dtype == np.uint8 and pixels.shape[2] == 3 for pixels in shown.values())
     assert (shown["small"] == small[..., None]).all()
     assert shown["deep"][..., 0].tolist() == [[0, 128], [64, 255]] and not shown["flat"].any()
     assert shown["large"].shape == (30, 100, 3)
 
 
+def colours_in(picture):
+    return {tuple(pixel) for pixel in picture.reshape(-1, 3).tolist()}
+
+
 def test_shown_label():
     """Shrinking blends no two classes, and each class has a colour of its own."""
     label = np.random.default_rng(1).integers(0, 4, (300, 200))
-    colours = {tuple(pixel) for pixel in shown_label(np.arange(4)[None], 4, 100)[0].tolist()}
+    colours = colours_in(show_label(np.arange(4)[None], 4, 100))
     assert len(colours) == 4
-    shown = shown_label(label, 4, 150)
-    assert shown.shape == (150, 100, 3) and {tuple(pixel) for pixel in shown.reshape(-1, 3).tolist()} == colours
-    assert shown_label(np.array([[0, 1]]), 2, 9).tolist() == [[[0, 0, 0], [255, 255, 255]]]
+    shown = show_label(label, 4, 150)
+    assert shown.shape == (150, 100, 3) and colours_in(shown) == colours
+    assert show_label(np.array([[0, 1]]), 2, 9).tolist() == [[[0, 0, 0], [255, 255, 255]]]
 
 
 def predicted(dataset):
-    """{name: what Process.Prediction holds} of a set: each image's label, moved to the right by 2 px an image."""
+    """{name: what answers.Prediction holds} of a set.
+
+    The prediction of image k is its label, moved to the right by 2 k px.
+    """
     found = {}
     for index in range(len(dataset)):
         label = dataset.label(index)
@@ -255,7 +352,8 @@ def predicted(dataset):
         mask = classes * (255 if dataset.n_classes == 2 else 1)
         probability = np.clip(200 * (classes > 0) + np.arange(label.shape[1]) % 40, 0, 255)
         found[dataset.name(index)] = SimpleNamespace(
-            mask=png_bytes(mask.astype(np.uint8)), probability=png_bytes(probability.astype(np.uint8)),
+            mask=png_bytes(mask.astype(np.uint8)),
+            probability=png_bytes(probability.astype(np.uint8)),
             scores=scores(classes, label, dataset.n_classes))
     return found
 
@@ -263,18 +361,17 @@ def predicted(dataset):
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_panels(tmp_path, n_classes):
     dataset = make_set(tmp_path, ["a", "b", "c"], n_classes)
-    shown = panels(dataset, 2, predicted(dataset)["c"], 512)
+    shown = show_test(dataset, 2, predicted(dataset)["c"], 512)
     assert list(shown) == ["image", "label", "probability", "errors"]
     label = dataset.label(2)
     assert (shown["image"] == np.asarray(Image.open(dataset.pairs[2][0]))[..., None]).all()
     assert (shown["label"].any(axis=2) == (label > 0)).all()
     assert shown["probability"][0, :, 0].tolist() == [k % 40 for k in range(60)]
-    assert (shown["errors"] == compare(label, np.roll(label, 4, axis=1))).all()
-    small = panels(dataset, 2, predicted(dataset)["c"], 21)
+    assert (shown["errors"] == colour_errors(label, np.roll(label, 4, axis=1))).all()
+    small = show_test(dataset, 2, predicted(dataset)["c"], 21)
     assert [pixels.shape for pixels in small.values()] == [(14, 21, 3)] * 4
     for what in ("label", "errors"):  # no colour between two others
-        assert ({tuple(pixel) for pixel in small[what].reshape(-1, 3).tolist()}
-                <= {tuple(pixel) for pixel in shown[what].reshape(-1, 3).tolist()})
+        assert colours_in(small[what]) <= colours_in(shown[what])
 
 
 def test_events_are_there_after_each_epoch(tmp_path):
@@ -284,12 +381,13 @@ def test_events_are_there_after_each_epoch(tmp_path):
         events.epoch(each)
         head, *found = events_in(tmp_path / "logs" / "run")
         assert head.file_version == "brain.Event:2"
-        assert [event.step for event in found] == list(range(count)), "live: nothing waits to be written"
+        assert [event.step for event in found] == list(range(count)), "live: nothing waits"
     assert abs(found[0].wall_time - time.time()) < 600
-    first, second = ({value.tag: value.simple_value for value in event.summary.value} for event in found)
+    first, second = ({value.tag: value.simple_value for value in event.summary.value}
+                     for event in found)
     assert first.keys() == {"train/loss", "train/images_per_s"} and np.isnan(first["train/loss"])
-    assert second == pytest.approx({"train/loss": 0.25, "train/images_per_s": 12.5, "scores/IoU": 0.7, "scores/Dice": 0.8,
-                                    "scores/F1": 0.75})
+    assert second == pytest.approx({"train/loss": 0.25, "train/images_per_s": 12.5,
+                                    "scores/IoU": 0.7, "scores/Dice": 0.8, "scores/F1": 0.75})
 
 
 def test_events_show_predictions(tmp_path):
@@ -303,44 +401,60 @@ def test_events_show_predictions(tmp_path):
     for index, value in enumerate(event.summary.value):
         pixels = np.asarray(Image.open(io.BytesIO(value.image.encoded_image_string)))
         assert pixels.shape == (value.image.height, value.image.width, 3) == (20, 120, 3)
-        assert (pixels == np.hstack(list(panels(dataset, index, predictions[names[index]], 30).values()))).all()
+        pictures = show_test(dataset, index, predictions[names[index]], 30)
+        assert (pixels == np.hstack(list(pictures.values()))).all()
 
 
 def test_events_do_without_pytorch(tmp_path):
     """It is not imported where it is installed, and can be afterwards."""
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("print('torch')")
-    program = "from Report import EventLog; EventLog('events'); print('made'); import torch"
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"})
+    program = "from runs.events import EventLog; EventLog('events'); print('made'); import torch"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True,
+                          text=True, env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"})
     assert (done.stdout, done.returncode) == ("made\ntorch\n", 0), done.stderr
 
 
-# ----------------------------------------------------------------------------------------------------------- the page
-VOID = {"meta", "img", "br", "hr", "link", "input"}
+# ----------------------------------------------------------------------------------------- the page
 NAMES = ["<script>alert('1')<", "细胞 \"quoted\" & more", "a&amp;b", "plain"]
 
 
-def make_run(folder, log, names=NAMES, n_classes=2, predictions=True, copies=0, outcome="", held_back=(), test_scores={}):
-    """A Run with test images of these names; its training set has `copies` of each image, listed as augmented ones;
-    held_back: the names of training images that choose the best model."""
+def make_run(folder, log, names=NAMES, n_classes=2, predictions=True, copies=0, outcome="",
+             held_back=(), test_scores={}):
+    """A Run with test images of these names.
+
+    copies: of each image of the training set, listed as augmented ones; held_back: the names of
+    training images that choose the best model.
+    """
     for part in ("train", "test"):
         (folder / part).mkdir()
-    test_set, train_set = make_set(folder / "test", names, n_classes), make_set(folder / "train", ["<1>", "2"], n_classes)
+    test_set = make_set(folder / "test", names, n_classes)
+    train_set = make_set(folder / "train", ["<1>", "2"], n_classes)
     manifest = Manifest(*(path.parent for path in train_set.pairs[0]))
     for image, label in list(train_set.pairs):
         for k in range(copies):
             paths = [path.with_name(f"{path.stem}-{k}.png") for path in (image, label)]
             manifest.write_files(paths, [path.read_bytes() for path in (image, label)])
             train_set.pairs.insert(0, tuple(paths))
-    choosing = make_set(make_folder(folder / "held"), held_back, n_classes) if held_back else test_set
-    baselines = [constant_baselines(map(each.label, range(len(each))), n_classes) for each in (choosing, test_set)]
+    choosing = test_set
+    if held_back:
+        choosing = make_set(make_folder(folder / "held"), held_back, n_classes)
+    baselines = [constant_baselines(map(each.label, range(len(each))), n_classes)
+                 for each in (choosing, test_set)]
     loader = TrainingLoader(train_set, None, weight_directory=folder / "weights")
-    settings = {"Data_directory": folder, "mode": "Unet", "Total_epochs": 5, "dropout_probs": [0.2, 0.5], "tile": "<N>"}
-    return Run(log=log, settings=settings, outcome=outcome, seconds=754.0,
-               command=["python", "Main.py", "--Data_directory", "my 'own' <data>", "--tile", "64"], device="A & B <CPU>",
-               parameters=17266306, data=Data(loader, choosing, test_set, *baselines, statistics=None),
+    settings = {"Data_directory": folder, "mode": "Unet", "Total_epochs": 5,
+                "dropout_probs": [0.2, 0.5], "tile": "<N>"}
+    words = ["python", "Main.py", "--Data_directory", "my 'own' <data>", "--tile", "64"]
+    return Run(name=log.name, title=f"Unet on {folder.name}", records=log.records,
+               settings=settings, total_epochs=5, loss_title=LOSS, parameters=17266306,
+               device="A & B <CPU>", command=words, seconds=754.0, outcome=outcome,
+               data=Data(loader, choosing, test_set, *baselines, statistics=None),
                predictions=predicted(test_set) if predictions else {}, test_scores=test_scores)
+
+
+def spaced(text):
+    """A text as a browser shows it: with one space for each gap."""
+    return " ".join(text.split())
 
 
 @pytest.fixture(scope="module")
@@ -358,13 +472,16 @@ def page(tmp_path_factory):
 def test_a_page_asks_nobody_for_anything(page):
     found, _ = page
     for tag, name, value in found.attributes:
-        assert not name.startswith("on") and name not in ("href", "srcset", "action", "data", "poster")
+        assert not name.startswith("on")
+        assert name not in ("href", "srcset", "action", "data", "poster")
         assert name != "src" or value.startswith("data:"), (tag, value)
         assert name != "style" or "url" not in value
-    assert not {"script", "link", "iframe", "object", "form"} & ({tag for tag, *_ in found.attributes} | set(found.texts))
+    tags = {tag for tag, *_ in found.attributes} | set(found.texts)
+    assert not {"script", "link", "iframe", "object", "form"} & tags
     (style,) = found.texts["style"]
     assert "url" not in style and "@import" not in style
-    assert ("meta", "content", "default-src 'none'; img-src data:; style-src 'unsafe-inline'") in found.attributes
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert ("meta", "content", policy) in found.attributes
 
 
 def test_a_pages_pictures_can_be_decoded(page):
@@ -373,30 +490,37 @@ def test_a_pages_pictures_can_be_decoded(page):
     for image in found.images[:2]:
         curve = ElementTree.fromstring(decoded(image["src"], "image/svg+xml"))
         assert curve.tag == "{http://www.w3.org/2000/svg}svg"
-        links = [value for each in curve.iter() for name, value in each.attrib.items() if name.endswith("href")]
+        links = [value for each in curve.iter() for name, value in each.attrib.items()
+                 if name.endswith("href")]
         assert links and all(link.startswith("#") for link in links)
     for image in found.images[2:]:
         assert Image.open(io.BytesIO(decoded(image["src"], "image/png"))).size == (60, 40)
     index = NAMES.index("plain")
     shown = found.pictures("plain")
-    expected = panels(made.data.test_set, index, made.predictions["plain"], 512)
-    assert shown.keys() == expected.keys() and all((shown[what] == expected[what]).all() for what in shown)
+    expected = show_test(made.data.test_set, index, made.predictions["plain"], 512)
+    assert shown.keys() == expected.keys()
+    assert all((shown[what] == expected[what]).all() for what in shown)
 
 
 @pytest.mark.parametrize("tested", [True, False])
 def test_a_page_tells_which_images_chose_the_model(tmp_path, tested):
     log = RunLog(tmp_path, "Unet_now")
     log.epoch(record(0, 0.75), 1, 0)
-    scores = {"iou": 0.6125, "dice": 0.7125, "f1": 0.7126}
-    made = make_run(tmp_path, log, predictions=tested, held_back=["a", "b"], test_scores=scores if tested else {})
+    scores = {"iou": 0.6125, "dice": 0.7125, "f1": 0.7126} if tested else {}
+    made = make_run(tmp_path, log, predictions=tested, held_back=["a", "b"], test_scores=scores)
     write_page(log.page_path, made)
     found = Page(log.page_path)
-    assert "IoU / Dice 0.7500 / 0.8500" in found.text and "of 2 held-back training images chose epoch 0" in found.text
+    (verdict,) = [text for text in map(spaced, found.texts["p"]) if "chose epoch" in text]
+    chosen = re.fullmatch(r"(Test .*\. )?IoU / Dice 0.7500 / 0.8500 \(all foreground .*\) of "
+                          r"2 held-back training images chose epoch 0; 1 of 5 epochs in 13 min\.",
+                          verdict)
+    assert chosen and bool(chosen[1]) == tested
     assert found.table("mean over held-back training images")[0][:2] == ["best epoch, 0", "0.7500"]
-    assert ("Test IoU / Dice, read once: 0.6125 / 0.7125" in found.text) == tested
+    assert ("Test IoU / Dice, read once: 0.6125 / 0.7125 (all foreground" in verdict) == tested
     if tested:
-        rows = found.table("mean over test images, read once")
-        assert rows[0] == ["best model", "0.6125", "0.7125", "0.7126"] and rows[1][1] == f"{made.data.test_baselines[rows[1][0]]['iou']:.4f}"
+        best, constant, *_ = found.table("mean over test images, read once")
+        assert best == ["best model", "0.6125", "0.7125", "0.7126"]
+        assert constant[1] == f"{made.data.test_baselines[constant[0]]['iou']:.4f}"
         assert found.pictures(NAMES[0]), "test images are shown, not those that chose"
 
 
@@ -405,54 +529,70 @@ def test_a_page_shows_names_as_they_are(page):
     rows = {row[0]: row[1:] for row in found.table("image")}
     assert set(rows) == set(NAMES)
     for name in NAMES:
-        assert rows[name] == [f"{made.predictions[name].scores[key]:.4f}" for key in ("iou", "dice", "f1")]
-    assert "A & B <CPU>" in found.text and "<N>" in found.text and made.settings["Data_directory"].name in found.texts["h1"][0]
+        expected = made.predictions[name].scores
+        assert rows[name] == [f"{expected[key]:.4f}" for key in ("iou", "dice", "f1")]
+    assert "A & B <CPU>" in found.text and "<N>" in found.text and "0.2 0.5" in found.text
+    assert found.texts["h1"] == [made.title] and "<page>" in made.title
+    assert found.texts["title"] == [f"{made.title}: Unet_now"]
     assert shlex.split("".join(found.texts["pre"])) == made.command
+
+
+def test_a_page_takes_no_name_for_a_template(tmp_path, log):
+    names = ["{{ 7 * 7 }}", "{% include 'page.css' %}", "{# nothing #}"]
+    write_page(log.page_path, make_run(tmp_path, log, names, outcome="{{ run }}"))
+    found = Page(log.page_path)
+    assert [row[0] for row in found.table("image")] == names
+    assert "Not complete: {{ run }}" in found.texts["p"]
 
 
 def test_a_pages_numbers_are_the_csvs(page):
     found, made = page
-    with open(made.log.csv_path, newline="") as file:
-        written = [[row[key] for key in ("epoch", "iou", "dice", "f1", "train_loss", "epoch_time", "throughput")]
-                   for row in csv.DictReader(file)]
+    with open(made.settings["Data_directory"] / f"{made.name}.csv", newline="") as file:
+        keys = ("epoch", "iou", "dice", "f1", "train_loss", "epoch_time", "throughput")
+        written = [[row[key] for key in keys] for row in csv.DictReader(file)]
     shown = found.table("epoch")
     assert len(shown) == len(written) == 5
     for row, expected in zip(shown, written):
         assert row[0] == expected[0]
         for one, other in zip(row[1:], expected[1:]):
-            assert one == other == "" or float(one) == pytest.approx(float(other), abs=5.1e-3 if one == row[5] else 5.1e-5)
+            rounding = 5.1e-3 if one == row[5] else 5.1e-5
+            assert one == other == "" or float(one) == pytest.approx(float(other), abs=rounding)
     best, last, foreground, background = found.table("mean over test images")
     assert best == ["best epoch, 2", "0.8123", "0.9123", "0.8623", "0.2000"]
     assert last == ["last epoch, 4", "0.5000", "0.6000", "0.5500", "0.1429"]
-    assert foreground == ["all foreground", "0.2500", "0.4000", "0.4000", ""], "20 x 30 px of 40 x 60"
+    # 20 x 30 px of 40 x 60
+    assert foreground == ["all foreground", "0.2500", "0.4000", "0.4000", ""]
     assert background == ["all background", "0.0000", "0.0000", "0.0000", ""]
-    (verdict,) = [text for text in found.texts["p"] if text.startswith("Best ")]
-    assert verdict == ("Best IoU / Dice: 0.8123 / 0.9123 at epoch 2 (all foreground 0.2500 / 0.4000, all background "
-                       "0.0000 / 0.0000); 5 of 5 epochs in 13 min.")
+    (verdict,) = [text for text in map(spaced, found.texts["p"]) if text.startswith("Best ")]
+    assert verdict == ("Best IoU / Dice: 0.8123 / 0.9123 at epoch 2 (all foreground 0.2500 / "
+                       "0.4000, all background 0.0000 / 0.0000); 5 of 5 epochs in 13 min.")
     assert "2.12 s per epoch, 1.5000 images/s" in found.text, "of epochs 1, 2 and 3"
-    assert "17,266,306 trainable parameters; 8 training images, 4 test images" in found.text
+    facts = "17,266,306 trainable parameters; 8 training images, 4 test images"
+    assert facts in map(spaced, found.texts["p"])
 
 
 def test_a_page_is_in_the_order_of_interest(page):
-    assert page[0].texts["h2"] == ["Curves", "Scores", "Best, median and worst test image", "What the net learns from",
-                                   "Settings", "Machine, software and speed", "To repeat this run"]
+    assert page[0].texts["h2"] == [
+        "Curves", "Scores", "Best, median and worst test image", "What the net learns from",
+        "Settings", "Machine, software and speed", "To repeat this run"]
 
 
 def test_a_page_shows_the_best_the_median_and_the_worst(page):
     """The k-th prediction is off by 2 k px: they get worse in the order of the names."""
     found, _ = page
-    captions = [text for text in found.texts["figcaption"] if "test image" in text and "by IoU" in text]
-    assert captions == ["Best test image by IoU, ", "Median test image by IoU, ", "Worst test image by IoU, "]
+    captions = [text for text in found.texts["figcaption"] if "test image by IoU" in text]
+    assert captions == [f"{rank} test image by IoU, " for rank in ("Best", "Median", "Worst")]
     assert found.texts["b"][:3] == [NAMES[0], NAMES[2], NAMES[3]]
 
 
 @pytest.mark.parametrize("ious, expected", [
     ([0.3], ["Best 0"]), ([0.3, 0.4], ["Best 1", "Worst 0"]), ([0.4, 0.4], ["Best 0", "Worst 1"]),
-    ([0.1, 0.3, 0.2], ["Best 1", "Median 2", "Worst 0"]), ([0.5, 0.1, 0.2, 0.9], ["Best 3", "Median 2", "Worst 1"]),
+    ([0.1, 0.3, 0.2], ["Best 1", "Median 2", "Worst 0"]),
+    ([0.5, 0.1, 0.2, 0.9], ["Best 3", "Median 2", "Worst 1"]),
     ([0.5, 0.1, 0.2, 0.9, 0.0], ["Best 3", "Median 2", "Worst 4"])])
 def test_chosen(ious, expected):
     predictions = {str(k): SimpleNamespace(scores={"iou": iou}) for k, iou in enumerate(ious)}
-    assert [f"{rank} {name}" for rank, name in chosen(predictions)] == expected
+    assert [f"{rank} {name}" for rank, name in choose_examples(predictions)] == expected
 
 
 def test_a_page_shows_weights_and_augmented_copies(page):
@@ -463,7 +603,10 @@ def test_a_page_shows_weights_and_augmented_copies(page):
     assert [name for name in names if found.pictures(name)] == ["<1>-2", "<1>-1", "<1>"]
     assert found.texts["b"][3:] == ["<1>", "<1>-2", "<1>-1"]
     weights = compute_weight_map(made.data.loader.dataset.label(6))
-    assert f"weight {weights.min():.2f} {weights.max():.2f}" in " ".join(" ".join(found.texts["span"]).split())
+    legend = f"weight {weights.min():.2f} {weights.max():.2f}"
+    assert legend in spaced(" ".join(found.texts["span"]))
+    caption = spaced("|".join(text for text in found.texts["figcaption"] if "warped" in text))
+    assert caption == "; warped copies:"
     shown = found.pictures("<1>")["weight"]
     assert (shown[weights == weights.min()] == [68, 1, 84]).all(), "viridis from end to end"
     assert (shown[weights == weights.max()] == [253, 231, 36]).all()
@@ -471,7 +614,7 @@ def test_a_page_shows_weights_and_augmented_copies(page):
 
 @pytest.mark.parametrize("tested", [False, True])
 def test_a_page_of_a_stopped_run(tmp_path, log, tested):
-    """With nothing tested, or nothing at all, it tells of the rest; and what it says of the end is escaped."""
+    """With nothing tested, or nothing at all, it tells of the rest; what it says is escaped."""
     if tested:
         log.epoch(record(0), 5, 0)
     made = make_run(tmp_path, log, ["a"], predictions=False, outcome="a <bad> end & more")
@@ -479,8 +622,12 @@ def test_a_page_of_a_stopped_run(tmp_path, log, tested):
     found = Page(log.page_path)
     assert "Not complete: a <bad> end & more" in found.texts["p"]
     assert f"No epoch was tested; {int(tested)} of 5 epochs in 13 min." in found.texts["p"]
-    assert ("Curves" in found.texts["h2"]) == tested and "Best, median and worst test image" not in found.texts["h2"]
-    assert set(found.pictures("<1>")) == {"image", "label", "weight"} and found.texts["b"] == ["<1>"]
+    assert ("Curves" in found.texts["h2"]) == tested
+    assert "Best, median and worst test image" not in found.texts["h2"]
+    assert set(found.pictures("<1>")) == {"image", "label", "weight"}
+    assert found.texts["b"] == ["<1>"]
+    caption = spaced("".join(found.texts["figcaption"]))
+    assert caption.endswith(". Each with its label and the weight of its pixels in the loss.")
 
 
 def test_a_page_of_three_classes_and_colours(tmp_path, log):
@@ -489,7 +636,8 @@ def test_a_page_of_three_classes_and_colours(tmp_path, log):
     Image.new("RGB", (60, 40), (10, 200, 30)).save(made.data.test_set.pairs[0][0])
     write_page(log.page_path, made)
     found = Page(log.page_path)
-    assert "false positive or wrong class" in found.text and "ignored" not in found.text and "class 2" in found.text
+    assert "false positive or wrong class" in found.text and "class 2" in found.text
+    assert "ignored" not in found.text
     made.data.test_set.ignore_label = 7
     write_page(log.page_path, made)
     assert "ignored" in Page(log.page_path).text
@@ -504,13 +652,14 @@ def test_a_page_that_fails_leaves_the_old_one(tmp_path, log):
     before = set(tmp_path.iterdir())
     with pytest.raises(DataError, match="a.png: no such file"):
         write_page(log.page_path, made)
-    assert log.page_path.read_text() == "old" and set(tmp_path.iterdir()) - before <= {tmp_path / "weights"}
+    assert log.page_path.read_text() == "old"
+    assert set(tmp_path.iterdir()) - before <= {tmp_path / "weights"}
 
 
-# ------------------------------------------------------------------------------------------------------- runs compared
+# ------------------------------------------------------------------------------------ runs compared
 def report(*flags, cwd):
-    return subprocess.run([sys.executable, str(ROOT / "Report.py"), *map(str, flags)], cwd=cwd, capture_output=True,
-                          text=True, encoding="utf-8")
+    return subprocess.run([sys.executable, str(ROOT / "Report.py"), *map(str, flags)], cwd=cwd,
+                          capture_output=True, text=True, encoding="utf-8")
 
 
 def write_run(folder, name, ious, loss=0.5):
@@ -523,15 +672,21 @@ def write_run(folder, name, ious, loss=0.5):
 
 def test_a_csv_gives_its_records_back(tmp_path):
     log = write_run(tmp_path, "Unet_a", [None, 0.25, 0.75])
-    expected = [{key: value for key, value in each.items() if key in COLUMNS} for each in log.records]
+    expected = [{key: value for key, value in each.items() if key in CSV_COLUMNS}
+                for each in log.records]
     assert read_records(log.csv_path) == [pytest.approx(each, rel=1e-5) for each in expected]
-    assert best_row("Unet_a_b", log.records) == ["Unet\na_b", "2", "0.1667", "0.7500", "0.8500", "0.8000"]
+    row = best_row("Unet_a_b", log.records)
+    assert row == ["Unet\na_b", "2", "0.1667", "0.7500", "0.8500", "0.8000"]
     assert best_row("x", log.records[:1]) == best_row("x", []) == ["x", *"-----"]
 
 
 def test_runs_are_compared(tmp_path):
-    """CSVs, or their paths without .csv; a colour for each run; those of one name in two folders stay apart."""
-    for folder, name, ious in (("logs", "Unet_a", [None, 0.3, 0.8]), ("logs", "U2netS_$^$", [0.2, 0.5, 0.4]),
+    """CSVs, or their paths without .csv; a colour for each run.
+
+    Those of one name in two folders stay apart.
+    """
+    for folder, name, ious in (("logs", "Unet_a", [None, 0.3, 0.8]),
+                               ("logs", "U2netS_$^$", [0.2, 0.5, 0.4]),
                                ("other", "Unet_a", [None] * 3)):
         write_run(tmp_path / folder, name, ious)
     colours = (0x1f, 0x77, 0xb4), (0xff, 0x7f, 0x0e), (0x2c, 0xa0, 0x2c)
@@ -539,19 +694,25 @@ def test_runs_are_compared(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "Wrote logs/comparison.png\n", "")
     size, (one, two, three) = shares(tmp_path / "logs" / "comparison.png", *colours)
     assert size == (750, 1100) and min(one, two) > 300 and three == 0
-    done = report("--compare", "logs/Unet_a", "logs/U2netS_$^$", "other/Unet_a", "--picture", "new/细胞.png", cwd=tmp_path)
+    done = report("--compare", "logs/Unet_a", "logs/U2netS_$^$", "other/Unet_a",
+                  "--picture", "new/细胞.png", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert min(shares(tmp_path / "new" / "细胞.png", *colours)[1]) > 100
 
 
+HEAD = ",".join(CSV_COLUMNS).encode() + b"\n"
+
+
 @pytest.mark.parametrize("content, message", [
     (None, "run.csv: no such file; name a run's CSV, or its log without .log"),
-    (b"", "run.csv: not a run's CSV, whose first line is epoch,train_loss,iou,dice,f1,epoch_time,throughput"),
+    (b"", "run.csv: not a run's CSV, whose first line is "
+          "epoch,train_loss,iou,dice,f1,epoch_time,throughput"),
     (b"a,b\n1,2\n", "run.csv: not a run's CSV, whose first line"),
     (b"\xff\xfe\0", "run.csv: not a run's CSV ("),
-    (",".join(COLUMNS).encode() + b"\n0,0.5,,,,1,2\n1,bad,,,,1,2\n", "run.csv: not a run's CSV (could not convert"),
-    (",".join(COLUMNS).encode() + b"\n0,0.5,,,,1,2\n1,0.4\n", "run.csv: not a run's CSV ("),
-    (",".join(COLUMNS).encode() + b"\n0,0.5,,,,1,2\n1,0.4,0.5,,,1,2\n", "run.csv: line 3 is not complete; delete this line")])
+    (HEAD + b"0,0.5,,,,1,2\n1,bad,,,,1,2\n", "run.csv: not a run's CSV (could not convert"),
+    (HEAD + b"0,0.5,,,,1,2\n1,0.4\n", "run.csv: not a run's CSV ("),
+    (HEAD + b"0,0.5,,,,1,2\n1,0.4,0.5,,,1,2\n",
+     "run.csv: line 3 is not complete; delete this line")])
 def test_what_is_no_run(tmp_path, content, message):
     if content is not None:
         (tmp_path / "run.csv").write_bytes(content)

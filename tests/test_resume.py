@@ -4,20 +4,18 @@ import os
 import shlex
 import shutil
 import signal
-import sys
 import time
 
 import numpy as np
 import pytest
-from helpers import (FLAGS, Page, assert_same, command, end, results, rows_of, start_command,
-                     write_set)
+from helpers import (FLAGS, Page, assert_same, command, end, results, rows_of, settings_of,
+                     start_command, write_set)
 from PIL import Image
 
 from command.errors import DataError
 from command.files import atomic_write, lock_folder
-from Main import build_parser
 from nets import checkpoint
-from runs.resume import settings_of
+from runs.resume import as_texts
 
 pytestmark = pytest.mark.usefixtures("machine")
 
@@ -103,10 +101,10 @@ def test_the_page_of_a_resumed_run(unbroken, folder):
     for name, mask in masks.items():
         probability = found.pictures(name)["probability"][..., 0]
         assert ((probability > 127) != (mask > 0)).mean() < 0.01
-    again = build_parser().parse_args(shlex.split("".join(found.texts["pre"]))[2:])
-    chosen = ("--n_channels", "1", "--is_grayscale", "True", "--n_classes", "2")
-    assert settings_of(again) == settings_of(build_parser().parse_args([*FLAGS, *chosen]))
-    assert again.resume is False
+    again = settings_of(*shlex.split("".join(found.texts["pre"]))[2:])
+    chosen = ("--n_channels", "1", "--n_classes", "2")
+    assert as_texts(again.flags()) == as_texts(settings_of(*FLAGS, *chosen).flags())
+    assert again.run.resume is False
 
 
 # -------------------------------------------------------------------------------------------------------- what is refused
@@ -147,21 +145,37 @@ def test_force_overrides(finished):
 
 def test_a_shorter_run_and_other_channels(finished, monkeypatch):
     """What nobody typed stands in nobody's way: the first tested epoch, and whether images are grey."""
-    import Main
     path = finished / "checkpoints" / "last_model.safetensors"
     arrays, header = checkpoint.load(path)
     header["run"]["settings"].update(Total_epochs=["333"], Val_epochs=["249"])
     path.unlink()
     checkpoint.save(path, arrays, header)
 
-    def parsed(*flags):
-        monkeypatch.setattr(sys, "argv", ["Main.py", "--resume", *flags])
-        return Main.parse_arguments()[0]
+    def first_tested(*flags):
+        return settings_of("--resume", *flags).training.Val_epochs
     monkeypatch.chdir(finished)
-    assert parsed().Val_epochs == 249 and parsed("--Total_epochs", "250").Val_epochs == 249
-    assert parsed("--Total_epochs", "249").Val_epochs is None, "chosen anew"
-    assert parsed("--Total_epochs", "249", "--Val_epochs", "7").Val_epochs == 7
-    assert parsed("--n_channels", "3", "--force").n_channels == 3
+    assert first_tested() == first_tested("--Total_epochs", "250") == 249
+    assert first_tested("--Total_epochs", "249") is None, "chosen anew"
+    assert first_tested("--Total_epochs", "249", "--Val_epochs", "7") == 7
+    assert settings_of("--resume", "--n_channels", "3", "--force").data.n_channels == 3
+
+
+@pytest.mark.parametrize("stored, read", [(["default"], "fast"), (["fast"], "fast"), (["paper"], "paper"), (None, None)])
+def test_a_run_of_before_the_papers_defaults_goes_on_as_fast(finished, monkeypatch, stored, read):
+    """All its settings are stored: the word alone had another meaning."""
+    path = finished / "checkpoints" / "last_model.safetensors"
+    arrays, header = checkpoint.load(path)
+    settings = header["run"]["settings"]
+    settings.pop("protocol", None)
+    if stored:
+        settings["protocol"] = stored
+    path.unlink()
+    checkpoint.save(path, arrays, header)
+    monkeypatch.chdir(finished)
+    for flags in ((), ("--protocol", "default"), *([("--protocol", read)] if read else [])):
+        resumed = settings_of("--resume", *flags)
+        assert resumed.training.protocol == read and resumed.training.optimizer == settings["optimizer"][0]
+        assert resumed.net.base_channels == 24 and str(resumed.training.tile) == "52"
 
 
 def test_a_new_run_sets_the_earlier_ones_checkpoints_aside(finished):
@@ -195,13 +209,11 @@ def test_force_alone(folder, no_jittor):  # noqa: F811
     lambda run: run["progress"].update(epoch_started=3), lambda run: run["progress"].pop("skipped"),
     lambda run: run.update(progress=None), lambda run: run.update(data=None)])
 def test_damaged_runs(unbroken, tmp_path, monkeypatch, change):
-    import Main
     _, header = checkpoint.load(unbroken / "checkpoints" / "last_model.safetensors")
     change(header["run"])
     checkpoint.save(tmp_path / "last_model.safetensors", {"a": np.zeros(3, np.float32)}, header)
-    monkeypatch.setattr(sys, "argv", ["Main.py", "--resume", "--Checkpoint_directory", str(tmp_path), "--Total_epochs", "9"])
     with pytest.raises(DataError, match="last_model.safetensors: holds no run to resume"):
-        Main.parse_arguments()
+        settings_of("--resume", "--Checkpoint_directory", tmp_path, "--Total_epochs", "9")
 
 
 def test_a_label_that_was_changed(finished, unbroken, no_jittor):  # noqa: F811

@@ -1,0 +1,82 @@
+"""A row for each net: its options, the sizes that it takes, its memory, how its weights look.
+
+Whatever differs from net to net stands here and in the net's class in Model.py.  The rest of the
+project asks the row and never for a name.  NumPy only: nothing here needs Jittor.
+"""
+from dataclasses import dataclass
+from typing import Callable, NamedTuple
+
+from nets.geometry import U2NET, UNET_ALIGNED, UNET_BILINEAR, UNET_PADDED, UNET_TRANSPOSED
+
+
+class Recognised(NamedTuple):
+    """What names and shapes of weights tell of a net."""
+    mode: str        # the row's name
+    n_channels: int
+    n_classes: int
+    options: dict    # {option: value} for Model.build_model
+
+
+@dataclass(frozen=True)
+class Net:
+    """What the project has to know of a net besides its class."""
+    name: str                  # the word of --mode, and the key of Model.NETS
+    flags: tuple               # the options of its class that are flags of Main.py
+    training_options: dict     # options that it is always trained with
+    unseen_options: tuple      # options that leave no trace in its weights
+    geometry: Callable         # options -> the Geometry
+    bytes_per_pixel: Callable  # options -> bytes that a training step takes per pixel of its input
+                               # (benchmarks/results/bench.txt)
+    recognise: Callable        # shape(name) of weights -> Recognised, or None if they are others'
+
+    def options(self, flags):
+        """The options to build it with, from {flag: value}."""
+        return {**{name: flags[name] for name in self.flags}, **self.training_options}
+
+
+# ------------------------------------------------------------------------------------------ U-Net
+def unet_geometry(options):
+    """The Geometry of a U-Net with these options, those of Model.UNet by default."""
+    if options.get("padding"):
+        return UNET_PADDED
+    if not options.get("bilinear", True):
+        return UNET_TRANSPOSED
+    return UNET_ALIGNED if options.get("align_corners") else UNET_BILINEAR
+
+
+def recognise_unet(shape):
+    first, last = shape("inc.double_conv.0.weight"), shape("outc.conv.weight")
+    if not (first and last):
+        return None
+    options = {"base_channels": first[0], "bilinear": shape("up1.up.weight") is None,
+               "conv_bias": shape("inc.double_conv.0.bias") is not None}
+    return Recognised("Unet", first[1], last[0], options)
+
+
+# ---------------------------------------------------------------------------------------- U-2-Net
+def recognise_u2net(name, middle_channels):
+    """A function that recognises the U-2-Net whose first block has so many middle channels."""
+    def recognise(shape):
+        first, last = shape("stage1.rebnconvin.conv_s1.weight"), shape("outconv.weight")
+        middle = shape("stage1.rebnconv1.conv_s1.weight")
+        if not (first and middle and last) or middle[0] != middle_channels:
+            return None
+        return Recognised(name, first[1], last[0], {})
+    return recognise
+
+
+# ------------------------------------------------------------------------------------------- rows
+CATALOGUE = {net.name: net for net in (
+    Net("Unet", flags=("bilinear", "dropout_probs", "base_channels", "padding"),
+        training_options={}, unseen_options=("padding", "align_corners"),
+        geometry=unet_geometry,
+        bytes_per_pixel=lambda options: 72 * options.get("base_channels", 64),
+        recognise=recognise_unet),
+    Net("U2net", flags=(), training_options={"side_outputs": True},
+        unseen_options=("align_corners",), geometry=lambda options: U2NET,
+        bytes_per_pixel=lambda options: 10_000, recognise=recognise_u2net("U2net", 32)),
+    Net("U2netS", flags=(), training_options={"side_outputs": True},
+        unseen_options=("align_corners",), geometry=lambda options: U2NET,
+        bytes_per_pixel=lambda options: 5_700, recognise=recognise_u2net("U2netS", 16)),
+)}
+NET_FLAGS = tuple(dict.fromkeys(flag for net in CATALOGUE.values() for flag in net.flags))

@@ -1,0 +1,110 @@
+"""What there is to know of a trained net before it is built, from a checkpoint or from flags."""
+import math
+from dataclasses import dataclass
+from typing import NamedTuple, Optional
+
+from command.errors import DataError
+from images.values import Statistics
+from nets.catalogue import CATALOGUE
+
+# the published weights' nets, by their words
+PRESETS = {"u2net": "U2net", "u2netp": "U2netS", "milesial": "Unet"}
+SALIENCY_PRESETS = ("u2net", "u2netp")  # predicted by U-2-Net's own protocol
+
+
+@dataclass(frozen=True)
+class TrainedNet:
+    """A net and how its images were prepared."""
+    mode: str
+    n_channels: int
+    n_classes: int
+    options: dict
+    statistics: Statistics
+    tile: str = "full"         # how images are cut: the word of --tile
+    is_saliency: bool = False  # by U-2-Net's own protocol
+
+    @property
+    def geometry(self):
+        return CATALOGUE[self.mode].geometry(self.options)
+
+    def __str__(self):
+        return describe(self.mode, self.n_channels, self.n_classes, self.options)
+
+
+class OthersFlags(NamedTuple):
+    """What flags say of weights that are not Main.py's; None: not given."""
+    preset: Optional[str]
+    padding: Optional[int]
+    align_corners: Optional[bool]
+    mean: Optional[list]
+    std: Optional[list]
+
+
+def describe(mode, n_channels, n_classes, options):
+    """A net for people: 'Unet, n_channels 1, n_classes 2, base_channels 64, ...'."""
+    said = {"n_channels": n_channels, "n_classes": n_classes, **options}
+    return ", ".join([mode, *(f"{name} {value}" for name, value in said.items())])
+
+
+def net_of_header(header, found, path):
+    """The TrainedNet of a checkpoint of Main.py.
+
+    found: what its weights show, catalogue.Recognised.  Raises DataError where the header is
+    damaged or does not suit the weights.
+    """
+    try:
+        told = [header[name] for name in ("mode", "n_channels", "n_classes")]
+        mean, std = (tuple(map(float, header[name])) for name in ("mean", "std"))
+        statistics = Statistics(mean, std, header.get("bits", 0))
+        options = {name: header["options"][name] for name in CATALOGUE[found.mode].unseen_options
+                   if name in header["options"]}
+        cut = header["tile"]
+        is_cut = cut in ("full", "reference") or type(cut) is int and cut >= 16
+        are_switches = all(value in (0, 1) for value in options.values())
+        if not is_cut or not are_switches or statistics.bits not in (0, 8, 16):
+            raise ValueError(f"tile {cut!r}, bits {statistics.bits!r}, {options}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: its header is not as Main.py writes it ({error!r}); "
+                        "choose another") from None
+    if told != [found.mode, found.n_channels, found.n_classes]:
+        raise DataError(f"{path}: its header says {told[0]}, n_channels {told[1]}, n_classes "
+                        f"{told[2]}, its weights are those of {describe(*found)}; choose another")
+    suits = {len(mean), len(std)} == {found.n_channels}
+    if not suits or not all(map(math.isfinite, mean)) or not min(std) > 0:
+        raise DataError(f"{path}: its header's mean and std do not suit n_channels "
+                        f"{found.n_channels}; choose another")
+    return TrainedNet(found.mode, found.n_channels, found.n_classes,
+                      {**found.options, **options}, statistics, str(cut))
+
+
+def net_of_flags(flags, found, path):
+    """The TrainedNet of others' weights: what these show, completed by OthersFlags.
+
+    Where no flag says it: U-Nets whose convolutions have no bias are milesial's, or made after it,
+    which pad and align corners.  Raises DataError where a preset or a number does not suit.
+    """
+    statistics = Statistics(_per_channel("mean", flags.mean or [0.0], found.n_channels),
+                            _per_channel("std", flags.std or [1.0], found.n_channels))
+    likely = found.options.get("conv_bias") is False
+    given = {"align_corners": flags.align_corners, "padding": flags.padding}
+    options = dict(found.options)
+    for name in CATALOGUE[found.mode].unseen_options[::-1]:
+        options[name] = given[name]
+        if given[name] is None:
+            options[name] = likely if name == "align_corners" else int(likely)
+    is_saliency = flags.preset in SALIENCY_PRESETS
+    net = TrainedNet(found.mode, found.n_channels, found.n_classes, options, statistics,
+                     is_saliency=is_saliency)
+    if flags.preset and (PRESETS[flags.preset], 3) != (net.mode, net.n_channels):
+        raise DataError(f"--preset {flags.preset}: {path} holds {net}")
+    if is_saliency and net.n_classes != 1:
+        raise DataError(f"--preset {flags.preset}: {path} has n_classes {net.n_classes}, not 1")
+    return net
+
+
+def _per_channel(name, values, n_channels):
+    """A value for each channel, of one for all or of one for each."""
+    if len(values) not in (1, n_channels):
+        raise DataError(f"--{name}: {len(values)} values, but the net has n_channels "
+                        f"{n_channels}")
+    return tuple(values * n_channels if len(values) == 1 else values)

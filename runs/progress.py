@@ -1,0 +1,52 @@
+"""The numbers that the next step of a run depends on: what --resume stores, with every Var."""
+import dataclasses
+import math
+from dataclasses import dataclass, field
+
+
+def is_count(value):
+    return type(value) is int and 0 <= value < 2 ** 53
+
+
+def is_number(value):
+    return is_count(value) or (type(value) is float and math.isfinite(value))
+
+
+def are_numbers(values):
+    return type(values) is list and all(map(is_number, values))
+
+
+CHECKS = {int: is_count, float: is_number, list: are_numbers,
+          bool: lambda value: type(value) is bool}
+
+
+def suits(cls, values):
+    """Whether a dict from a file holds just the fields of a dataclass, each of its annotation."""
+    kinds = {each.name: each.type for each in dataclasses.fields(cls)}
+    return set(values) == set(kinds) and all(CHECKS[kind](values[name])
+                                             for name, kind in kinds.items())
+
+
+@dataclass
+class Progress:
+    """How far a run is."""
+    epoch: int = 0                # the epoch at hand, from 0
+    step: int = 0                 # the next step in it
+    losses: list = field(default_factory=list)  # of this epoch's accepted batches
+    images: int = 0               # trained on in this epoch
+    epoch_seconds: float = 0.0    # this epoch's training
+    skipped: int = 0              # batches left out in this epoch
+    tested: int = 0               # epochs that were done at the last test
+    best_iou: float = -1.0        # by the score that chooses the best model
+    bad_in_a_row: int = 0         # skipped batches
+    good_in_a_row: int = 0        # accepted batches
+    went_back: bool = False       # to the last good state, and has not proved itself since
+    seconds: float = 0.0          # the whole run
+    test_seconds: float = 0.0     # the last test
+    all_test_seconds: float = 0.0
+    accepted: list = field(default_factory=list)  # losses in the guard's window
+    n_step: int = 0               # the optimiser's steps
+
+    def begin_epoch(self, epoch):
+        self.epoch, self.step, self.losses, self.skipped = epoch, 0, [], 0
+        self.images, self.epoch_seconds = 0, 0.0

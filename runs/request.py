@@ -1,0 +1,106 @@
+"""From the words of a command line to the settings of a run."""
+from argparse import SUPPRESS
+from typing import NamedTuple, Optional
+
+from backend import ranks
+from command.errors import DataError
+from nets.catalogue import CATALOGUE
+from runs.resume import LAST, StoredRun, find_contradictions, find_too_short, load_run, parse_stored
+from runs.settings import Settings
+
+
+class Request(NamedTuple):
+    """What the command line asks for."""
+    settings: Settings           # None in them: left to choose
+    given: frozenset             # the flags that were given
+    stored: Optional[StoredRun]  # the run to go on with
+
+
+def given_flags(words, parser):
+    """{flag: value} of the flags that stand on the command line."""
+    for action in parser._actions:
+        action.default = SUPPRESS
+    given = vars(parser.parse_args(words))
+    if given.get("protocol") == "default":  # another way to say: none
+        del given["protocol"]
+    return given
+
+
+def read_request(words, build_parser, protocols, crop):
+    """The Request of a command line; exit code 2, with one line, for flags that do not fit.
+
+    build_parser: a function that makes the command's parser.  protocols: {word of --protocol:
+    {flag: what it means where it is not given}}.  crop: the tiling of a tile that is left to
+    choose.
+    """
+    parser, stored = build_parser(), None
+    defaults = {**vars(parser.parse_args([])), "protocol": None}
+    given = given_flags(words, build_parser())
+    values = {**defaults, **protocols.get(given.get("protocol"), {}), **given}
+    if values["resume"]:
+        path = values["Checkpoint_directory"] / LAST
+        stored = load_run(path)
+        kept = parse_stored(stored.settings, build_parser(), path)
+        values = {**defaults, **kept, **given}
+    elif values["force"]:
+        parser.error("--force: only with --resume")
+    elif "Time_budget" in given:
+        values.update({name: given.get(name) for name in ("Total_epochs", "Val_epochs")})
+    fill_gaps(values, given, parser)
+    settings = Settings.of_flags(values)
+    check_flags(settings, parser, crop)
+    if stored:
+        check_resumed(settings, kept, stored, parser)
+    return Request(settings, frozenset(given), stored)
+
+
+def fill_gaps(values, given, parser):
+    """Settle in {flag: value} what follows from other flags."""
+    short = (values["Total_epochs"] or float("inf")) <= (values["Val_epochs"] or 0)
+    if short and "Total_epochs" in given and "Val_epochs" not in given:
+        values["Val_epochs"] = None  # that of a longer run: chosen anew
+    if values["is_grayscale"] is not None:
+        channels = 1 if values["is_grayscale"] else 3
+        if values["n_channels"] not in (None, channels) and "n_channels" in given:
+            parser.error(f"--is_grayscale {values['is_grayscale']} does not suit --n_channels "
+                         f"{values['n_channels']}: grey images have 1 channel, colour images 3")
+        values["n_channels"] = channels
+    if "padding" not in CATALOGUE[values["mode"]].flags and "padding" not in given:
+        values["padding"] = 0
+
+
+def check_flags(settings, parser, crop):
+    """End with exit code 2 for flags that do not go together."""
+    net, training = settings.net, settings.training
+    total, first = training.Total_epochs, training.Val_epochs
+    if None not in (total, first) and first >= total:
+        parser.error(f"--Val_epochs {first} must be below --Total_epochs {total}: "
+                     "nothing would be tested")
+    if training.Batch_size and training.Batch_size < ranks.size():
+        parser.error(f"--Batch_size {training.Batch_size}: fewer images than mpirun's "
+                     f"{ranks.size()} processes, which share them")
+    if net.base_channels and net.base_channels % 2:
+        parser.error(f"--base_channels {net.base_channels} must be even")
+    if settings.data.group and not settings.data.val_fraction:
+        parser.error("--group: only with --val_fraction")
+    if net.padding and "padding" not in net.row.flags:
+        parser.error(f"--padding: of the U-Net alone; {net.mode} always keeps the size")
+    try:
+        (training.tile or crop).check(net.geometry)
+    except DataError as error:
+        parser.error(str(error))
+
+
+def check_resumed(settings, kept, stored, parser):
+    """Refuse flags that contradict the run that is resumed.
+
+    kept: {flag: value} of that run.
+    """
+    changed = find_contradictions(settings, kept)
+    if changed and not settings.run.force:
+        path = settings.run.Checkpoint_directory / LAST
+        parser.error(f"--resume: another run than that of {path}: {', '.join(changed)}; "
+                     "leave them out, or add --force")
+    too_short = find_too_short(settings, stored.progress)
+    if too_short:
+        parser.error(too_short)
