@@ -22,8 +22,9 @@ from backend import start
 from command.errors import run
 from command.files import atomic_write, make_folder
 from command.flags import Parser, boolean, number
-from images.figures import figure
-from runs.curves import draw_scores
+from masks.pixel_scores import SCORES
+from nets.catalogue import CATALOGUE
+from runs.curves import comparison_figure, draw_scores
 
 BATCHES = 5  # that are examined in single precision
 
@@ -39,7 +40,7 @@ def build_parser():
     parser = Parser("Compare ours with its PyTorch twin: activations, loss, gradients, Adam "
                     "steps, scores, speed.")
     add = parser.add_argument
-    add("--mode", choices=("Unet", "U2netS", "U2net"), default="Unet", help="net to compare")
+    add("--mode", choices=tuple(CATALOGUE), default="Unet", help="net to compare")
     add("--base_channels", type=number(int, 2), default=64,
         help="channels of the U-Net's first level")
     add("--bilinear", type=boolean, default=True,
@@ -73,17 +74,18 @@ def compare_sides(experiment):
 
 
 def draw_alignment(path, what, comparison, baseline):
-    """Draw four panels: the loss of every step, IoU, Dice = F1, and the best epochs as a table."""
+    """Draw the loss of every step, the scores after each epoch, and a table of the best epochs."""
     histories, losses = comparison.histories, comparison.losses
     blue, red = "#1f77b4", "#c0392b"
     styles = dict(zip(histories, (
         {"color": blue, "linewidth": 3, "alpha": 0.5}, {"color": red},
         {"color": red, "linestyle": ":"}, {"color": red, "linestyle": "--"})))
-    rows = [["", "loss", "IoU", "Dice", "F1"]]
+    keys = ("train_loss", *(score.key for score in SCORES))
+    rows = [["", "loss", *(score.title for score in SCORES)]]
     for name, records in histories.items():
         best = best_record(records)
-        rows.append([name, *(f"{best[key]:.4f}" for key in ("train_loss", "iou", "dice", "f1"))])
-    with figure(path, 2, 2, (11, 7.5)) as axes:
+        rows.append([name, *(f"{best[key]:.4f}" for key in keys)])
+    with comparison_figure(path) as axes:
         steps = axes[0, 0]
         steps.plot(losses.ours, color=blue, linewidth=3, alpha=0.5, label="Jittor")
         steps.plot(losses.twin, color=red, linewidth=1, label="PyTorch")

@@ -8,7 +8,9 @@ from Experiment import in_double
 from Sides import Sides
 from tqdm import tqdm
 
-DOUBLE_TILE = 20  # px, side of the crops; Jittor's convolutions are slow in double precision
+from MirrorPadding import Tiles
+
+DOUBLE_TILE = Tiles(20)  # small crops: Jittor's convolutions are slow in double precision
 
 
 def compare_parameters(table, sides):

@@ -7,10 +7,11 @@ from Sides import Sides
 
 from backend import start
 from DataLoader import SegmentationSet, TrainingLoader
-from datasets.pairs import check_pairs, find_pairs
-from datasets.survey import dataset_statistics
-from masks.pixel_scores import constant_baselines
-from nets.geometry import geometry_of
+from datasets.pairs import find_pairs
+from datasets.survey import Survey, statistics_of
+from MirrorPadding import Tiles, Whole
+from nets.catalogue import CATALOGUE
+from WeightMap import WeightMaps
 
 # A tenth of Main.py's.  There a change in the last bit grows to a percent of the loss in 10 steps.
 ALIGNMENT_RATE = 1e-4
@@ -41,30 +42,32 @@ class Experiment:
     """The data of a comparison, and sides and loaders by seed.
 
     The same seed gives the same weights, the same order of the images, and the same crops.
-    args: the flags of Compare.py; scratch: a folder for the cached weight maps and statistics.
+    args: the flags of Compare.py; scratch: a folder for the weight maps.
     """
 
     def __init__(self, args, scratch):
-        pairs = find_pairs(args.Data_directory)
-        self.args, self.scratch = args, Path(scratch)
+        self.args, self.maps = args, WeightMaps(Path(scratch))
         self.data = args.Data_directory.resolve().name
-        self.tile = args.tile or "full"
-        self.geometry = geometry_of(args.mode, args.bilinear)
-        check_pairs(pairs["train"] + pairs["test"], self.tile)
-        normalisation = dataset_statistics(pairs["train"], args.n_channels, scratch)
+        self.tile = Tiles(args.tile) if args.tile else Whole()
+        net = CATALOGUE[args.mode]
+        self.options = net.options({"bilinear": args.bilinear, "dropout_probs": None,
+                                    "base_channels": args.base_channels, "padding": 0})
+        self.geometry = net.geometry(self.options)
+        pairs, survey = find_pairs(args.Data_directory), Survey()
+        survey.read(pairs["train"] + pairs["test"])
+        images = [image for image, _ in pairs["train"]]
+        normalisation = statistics_of(survey, images, args.n_channels)
         self.train_set, self.test_set = (
             SegmentationSet(pairs[split], args.n_channels, 2, normalisation)
             for split in ("train", "test"))
-        labels = map(self.test_set.label, range(len(self.test_set)))
-        self.baseline = constant_baselines(labels)["all foreground"]
+        self.baseline = self.test_set.baselines(survey)["all foreground"]
 
     def loader(self, seed, tile=None):
-        """The TrainingLoader of a seed; tile: another side of the crops, px."""
-        return TrainingLoader(self.train_set, self.geometry, tile or self.tile, 1, seed,
-                              self.scratch)
+        """The TrainingLoader of a seed; tile: another tiling."""
+        return TrainingLoader(self.train_set, self.geometry, tile or self.tile, 1, seed, self.maps)
 
     def batches(self, count, tile=None):
-        """The first `count` batches of the epochs in their order, a list."""
+        """The first `count` batches of the epochs in their order, a list; tile: another tiling."""
         epochs = map(self.loader(0, tile).epoch, itertools.count())
         return list(itertools.islice(itertools.chain.from_iterable(epochs), count))
 
@@ -72,10 +75,7 @@ class Experiment:
         """The Sides with the initial weights of a seed; nudge: the third's are `nudged`."""
         from Ours import Ours
         from Twin import Twin
-        args, options = self.args, {"side_outputs": True}
-        if args.mode == "Unet":
-            options = {"bilinear": args.bilinear, "base_channels": args.base_channels}
-        net = args.mode, args.n_channels, 2, options, ALIGNMENT_RATE
+        net = self.args.mode, self.args.n_channels, 2, self.options, ALIGNMENT_RATE
         sides = Sides(Ours(*net, seed=seed), Twin(*net), Twin(*net))
         weights = sides.ours.arrays()
         sides.twin.load(weights)
@@ -85,7 +85,9 @@ class Experiment:
     def title(self):
         """The first line of the table."""
         import torch
-        size = f", {self.args.base_channels} base channels" if self.args.mode == "Unet" else ""
-        what = "whole images" if self.tile == "full" else f"crops of {self.tile} px"
-        return (f"{self.args.mode}{size}; {self.data}, {len(self.train_set)} training pairs, "
-                f"{what}; {start.device_name()}; PyTorch {torch.__version__}")
+        net = self.args.mode
+        if "base_channels" in self.options:
+            net += f", {self.options['base_channels']} base channels"
+        what = f"crops of {self.args.tile} px" if self.args.tile else "whole images"
+        return (f"{net}; {self.data}, {len(self.train_set)} training pairs, {what}; "
+                f"{start.device_name()}; PyTorch {torch.__version__}")

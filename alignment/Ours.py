@@ -3,6 +3,8 @@ from Sides import Examined, recording_hook, stage_names
 
 from backend.optimizers import build_optimizer
 from backend.start import jt
+from Loss import weighted_cross_entropy
+from MirrorPadding import Whole
 from Model import build_model
 from nets.checkpoint import assign_weights, state_arrays
 from Process import as_var, batch_loss
@@ -33,9 +35,13 @@ class Ours:
         self.optimizer = self._build_optimizer()  # a new one, whose moments have the weights' type
         return self
 
-    def step(self, batch):
+    def loss(self, batch):
+        """The loss of a batch in training mode, a scalar Var."""
         self.model.train()
-        loss = batch_loss(self.model, batch)
+        return batch_loss(self.model, batch, Whole(), weighted_cross_entropy)
+
+    def step(self, batch):
+        loss = self.loss(batch)
         self.optimizer.zero_grad()
         self.optimizer.backward(loss)
         self.optimizer.step()
@@ -43,11 +49,10 @@ class Ours:
         return float(loss.item())
 
     def examine(self, batch):
-        self.model.train()
         outputs, stages = {}, stage_names(self.model)
         for name in stages:
             getattr(self.model, name).register_forward_hook(recording_hook(outputs, name))
-        loss = batch_loss(self.model, batch)
+        loss = self.loss(batch)
         for name in stages:
             getattr(self.model, name).remove_forward_hook()
         parameters = {name: var for name, var in self.model.state_dict().items()

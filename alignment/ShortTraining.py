@@ -5,7 +5,7 @@ from operator import itemgetter
 import numpy as np
 from tqdm import tqdm
 
-from masks.pixel_scores import mean_scores, scores
+from masks.pixel_scores import CHOOSING, DISTINCT, format_scores, mean_scores, scores
 from MirrorPadding import overlap_tile
 
 
@@ -47,23 +47,23 @@ def train_all_shortly(experiment):
 
 
 def best_record(records):
-    """The first record with the highest IoU."""
-    return max(records, key=itemgetter("iou"))
+    """The first record with the highest score that chooses."""
+    return max(records, key=itemgetter(CHOOSING))
 
 
 def compare_training(table, histories, baseline):
     """Compare the scores after each epoch, beside PyTorch's own under other seeds."""
     epochs = len(next(iter(histories.values())))
     table.section(f"Short training, {epochs} epochs, tested on whole images", "other seeds")
-    for key, name in (("iou", "IoU"), ("dice", "Dice")):
-        ours, *twins = (np.array([record[key] for record in records])
+    for score in DISTINCT:
+        ours, *twins = (np.array([record[score.key] for record in records])
                         for records in histories.values())
         own = max(np.abs(one - other).max() for one, other in itertools.combinations(twins, 2))
-        table.add(f"{name} after each epoch: largest difference", np.abs(ours - twins[0]).max(),
-                  own, times=1)
+        table.add(f"{score.title} after each epoch: largest difference",
+                  np.abs(ours - twins[0]).max(), own, times=1)
     for name, records in histories.items():
         best = best_record(records)
         table.say(f"  best epoch of {name + ':':<24} loss {best['train_loss']:.4f}  "
-                  f"IoU {best['iou']:.4f}  Dice {best['dice']:.4f}  F1 {best['f1']:.4f}")
-    table.say(f"  all foreground would score:                          IoU {baseline['iou']:.4f}"
-              f"  Dice {baseline['dice']:.4f}")
+                  f"{format_scores(best)}")
+    table.say("  all foreground would score:                          "
+              f"{format_scores(baseline, DISTINCT)}")

@@ -7,9 +7,9 @@ import re
 import sys
 import time
 
-from Worker import contender_options
+from Worker import contender_options, contender_tile
 
-from nets.geometry import geometry_of
+from nets.catalogue import CATALOGUE
 
 SGEMM_SIDE = 2048         # of the square matrices that are multiplied
 COPY_FLOATS = 64_000_000  # that are copied: 256 MB
@@ -51,18 +51,15 @@ def count_multiply_adds(mode, contender, side, base_channels):
     import torch
 
     from alignment.TorchModel import build_model
-    geometry, counts = geometry_of(mode), []
-    if contender == "reference":
-        images, length = 4, geometry.reference_input
-    else:
-        images, length = 1, geometry.output_side(side) + geometry.margin
+    options, tile, counts = contender_options(mode, base_channels), contender_tile(contender), []
+    sides = tile.input_sides(CATALOGUE[mode].geometry(options), side, side)
 
     def count(conv, _inputs, output):
         counts.append(output.numel() * conv.weight[0].numel())
 
     with torch.device("meta"):
-        inputs = torch.empty(images, 1, length, length)
-        model = build_model(mode, 1, 2, **contender_options(mode, base_channels))
+        inputs = torch.empty(tile.inputs_per_image, 1, *sides)
+        model = build_model(mode, 1, 2, **options)
     for module in model.modules():
         if isinstance(module, torch.nn.Conv2d):
             module.register_forward_hook(count)

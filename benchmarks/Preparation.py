@@ -9,10 +9,10 @@ from command.files import make_folder
 from DataAugmentation import augment_pair
 from DataLoader import SegmentationSet, TrainingLoader
 from datasets.drawn import make_pair
-from datasets.survey import dataset_statistics
+from datasets.survey import Survey, statistics_of
 from images.formats import read_image, write_png
-from nets.geometry import geometry_of
-from WeightMap import compute_weight_map
+from nets.geometry import UNET_BILINEAR
+from WeightMap import WeightMaps, compute_weight_map
 
 SAMPLE_PAIRS = 4  # for the loader
 
@@ -27,7 +27,8 @@ def make_bench_pairs(folder):
     for index, paths in enumerate(pairs):
         for path, pixels in zip(paths, make_pair(0, 0, index, RACE_SIDE)):
             write_png(make_folder(path.parent) / path.name, pixels)
-    dataset = SegmentationSet(pairs, 1, 2, dataset_statistics(pairs, 1, folder))
+    statistics = statistics_of(Survey(), [image for image, _ in pairs], 1)
+    dataset = SegmentationSet(pairs, 1, 2, statistics)
     label = dataset.label(0)
     np.savez(folder / "pair.npz", image=dataset.image(0), label=label,
              weight=compute_weight_map(label))
@@ -52,7 +53,7 @@ def time_parts(dataset, weight_directory, rng):
     """Seconds per image of each part, once: {what: seconds}; weight_directory: without maps."""
     grey, label = (read_image(path) for path in dataset.pairs[0])
     colour = np.stack([grey] * 3, axis=2)
-    loader = TrainingLoader(dataset, geometry_of("Unet"), weight_directory=weight_directory)
+    loader = TrainingLoader(dataset, UNET_BILINEAR, maps=WeightMaps(weight_directory))
     count = len(dataset)
     return {
         "elastic augmentation, grey": time_call(augment_pair, grey, label, rng),

@@ -141,5 +141,5 @@ def print_turn(row, turn, repeats):
     else:
         result = f"{(row['seconds'] or [row['first_s']])[-1]:.2f} s"
     which = f"turn {turn} of {repeats}" if turn else "first step"
-    print(f"{row['mode']}, {RACE_KINDS[row['kind']]}, {row['side']} px, batch {row['batch']}, {which}, "
-          f"{CONTENDERS[row['contender']]}: {result}", file=sys.stderr, flush=True)
+    print(f"{row['mode']}, {RACE_KINDS[row['kind']]}, {row['side']} px, batch {row['batch']}, "
+          f"{which}, {CONTENDERS[row['contender']]}: {result}", file=sys.stderr, flush=True)

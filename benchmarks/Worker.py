@@ -32,9 +32,15 @@ PR_SET_PDEATHSIG = 1                 # prctl's number for: send me a signal when
 # ----------------------------------------------------------------------- the same for either side
 def contender_options(mode, base_channels):
     """The options of build_model, as those of Main.py."""
-    if mode != "Unet":
-        return {"side_outputs": True}
-    return {"bilinear": True, "dropout_probs": RACE_DROPOUT, "base_channels": base_channels}
+    from nets.catalogue import CATALOGUE
+    return CATALOGUE[mode].options({"bilinear": True, "dropout_probs": RACE_DROPOUT,
+                                    "base_channels": base_channels, "padding": 0})
+
+
+def contender_tile(contender):
+    """The tiling of a contender: whole images, or the quadrants of the reference's protocol."""
+    from MirrorPadding import Reference, Whole
+    return Reference() if contender == "reference" else Whole()
 
 
 def make_batch(task):
@@ -45,28 +51,39 @@ def make_batch(task):
     import numpy as np
 
     from DataLoader import Batch
-    from MirrorPadding import mirror_pad, pad_for, reference_blocks
-    from nets.geometry import geometry_of
+    from MirrorPadding import mirror_pad
+    from nets.catalogue import CATALOGUE
     with np.load(task["pair"]) as pair:
         more = task["side"] - pair["label"].shape[0]
         image, label, weight = (mirror_pad(pair[name], 0, more, 0, more)
                                 for name in ("image", "label", "weight"))
-    geometry = geometry_of(task["mode"])
-    if task["contender"] == "reference":
-        inputs = reference_blocks(image, geometry)
-    else:
-        inputs = pad_for(geometry, image, *label.shape)[None]
+    options = contender_options(task["mode"], task["base_channels"])
+    inputs = contender_tile(task["contender"]).net_inputs(
+        CATALOGUE[task["mode"]].geometry(options), image, (0, 0), *label.shape)
     return Batch(*(np.concatenate([part] * task["batch"])
                    for part in (inputs, label[None], weight[None])))
 
 
 # --------------------------------------------------------------------------------- the contenders
 class OneBatch(list):
-    """All that a step of the Trainer asks of its loader."""
-    tile, seed = "full", 0
+    """All that a step of the Trainer asks of its loader: one batch, and how it was made."""
+
+    def __init__(self, batch, tile, seed=0):
+        super().__init__([batch])
+        self.tile, self.seed = tile, seed
 
     def images(self, step):
         return len(self[step].labels)
+
+
+def race_settings(tile):
+    """The TrainingSettings of the contenders: the paper's loss, Adam, a constant rate."""
+    from runs.settings import TrainingSettings
+    return TrainingSettings(
+        protocol="reference", Total_epochs=1, Val_epochs=0, Batch_size=1, tile=tile,
+        Learning_rate=RACE_RATE, optimizer="adam", lr_schedule="constant", warm_up=0.0,
+        clip_norm=0.0, loss="weighted_ce", Loss_w0=10.0, Loss_sigma=5.0, augment="none",
+        Time_budget=None, seed=0)
 
 
 class JittorContender:
@@ -83,12 +100,12 @@ class JittorContender:
         from Model import build_model
         from Process import Trainer
         start.seed_everything(0)
-        self.batch = make_batch(task)
+        self.batch, self.tile = make_batch(task), contender_tile(task["contender"])
         options = contender_options(task["mode"], task["base_channels"])
         self.model = build_model(task["mode"], 1, 2, **options)
         optimizer = build_optimizer("adam", self.model, RACE_RATE)
-        self.trainer = Trainer(self.model, optimizer, OneBatch([self.batch]), test_set=None,
-                               total_epochs=1, val_epochs=0, on_epoch=None, on_best=None)
+        self.trainer = Trainer(self.model, optimizer, OneBatch(self.batch, self.tile),
+                               test_set=None, settings=race_settings(self.tile), recorder=None)
 
     def train(self):
         """One step; Jittor puts the optimiser's work off until somebody waits for it."""
@@ -104,12 +121,12 @@ class JittorContender:
         This is what Process.predict_image does with an image that is already mirrored.
         """
         from backend.start import jt
-        from MirrorPadding import crop_logits
         self.model.eval()
         with jt.no_grad():
             outputs = self.model(jt.array(self.batch.inputs))
             logits = (outputs[0] if isinstance(outputs, list) else outputs).numpy()
-        return {"shape": crop_logits(logits, *self.batch.labels.shape[1:]).shape}
+        height, width = self.batch.labels.shape[1:]
+        return {"shape": self.tile.on_canvas(logits, height, width, jt.concat).shape}
 
 
 class TorchContender:
@@ -125,6 +142,7 @@ class TorchContender:
         from alignment import TorchModel
         torch.manual_seed(0)
         self.kind, self.batch = task["contender"], make_batch(task)
+        self.tile = contender_tile(self.kind)
         options = contender_options(task["mode"], task["base_channels"])
         self.model = TorchModel.build_model(task["mode"], 1, 2, **options)
         if self.kind == "channels_last":
@@ -144,11 +162,8 @@ class TorchContender:
     def on_canvas(self, logits):
         """(N, K, H, W) logits of the N images themselves."""
         import torch
-
-        from MirrorPadding import crop_logits, stitch_reference
-        if self.kind == "reference":
-            return stitch_reference(logits, torch.cat)
-        return crop_logits(logits, *self.batch.labels.shape[1:])
+        height, width = self.batch.labels.shape[1:]
+        return self.tile.on_canvas(logits, height, width, torch.cat)
 
     def train(self):
         import torch

@@ -23,7 +23,8 @@ from DataLoader import SegmentationSet, TrainingLoader
 from datasets.drawn import make_pair
 from images.formats import write_png
 from images.values import Statistics
-from nets.geometry import geometry_of
+from nets.geometry import UNET_BILINEAR
+from WeightMap import WeightMaps
 
 COMMAND = [sys.executable, Bench.__file__]
 
@@ -108,7 +109,7 @@ def test_the_workers_batch_is_the_loaders(tmp_path, task):
         write_png(tmp_path / folder / "a.png", pixels)
         pairs.append(tmp_path / folder / "a.png")
     dataset = SegmentationSet([pairs], 1, 2, Statistics((0.0,), (1.0,)))
-    loader = TrainingLoader(dataset, geometry_of("Unet"), weight_directory=tmp_path)
+    loader = TrainingLoader(dataset, UNET_BILINEAR, maps=WeightMaps(tmp_path))
     expected = loader.batch([0], 0)
     found = Worker.make_batch({**task, "contender": "ours"})
     assert np.allclose(found.inputs, expected.inputs, atol=1e-6)
