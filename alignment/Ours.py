@@ -1,35 +1,28 @@
-"""Ours as a side of the comparison; `Twin.py` has the same methods, so that whatever is done to one is done to the other.
-
-A side has `arrays()` and `load(arrays)` (its state dict as NumPy arrays), `to_double()` (double precision from here on),
-`step(batch)` (one optimiser step: the loss), `examine(batch)` (activations, loss and gradients of one batch in training
-mode; nothing changes but BatchNorm's running statistics) and `logits(inputs)` (eval mode).  A batch is a DataLoader.Batch.
-"""
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+"""Jittor as a side of the comparison; `Sides.py` says what a side has."""
+from Sides import Examined, recording_hook, stage_names
 
 from backend.optimizers import build_optimizer
 from backend.start import jt
+from Loss import weighted_cross_entropy
+from MirrorPadding import Whole
 from Model import build_model
 from nets.checkpoint import assign_weights, state_arrays
 from Process import as_var, batch_loss
 
 
-def stage_names(model):
-    """The parts of a net whose outputs are compared: whatever has weights, in the order of its definition."""
-    return list(dict.fromkeys(name.split(".")[0] for name in model.state_dict()))
-
-
 class Ours:
-    """Jittor."""
+    """A net of Model.py with an optimiser; the seed is that of its initial weights."""
     name = "Jittor"
 
-    def __init__(self, mode, n_channels, n_classes, options, learning_rate=1e-3, optimizer="adam", seed=0):
+    def __init__(self, mode, n_channels, n_classes, options, learning_rate=1e-3, optimizer="adam",
+                 seed=0):
         jt.set_global_seed(seed)
         self.model = build_model(mode, n_channels, n_classes, **options)
-        self.settings = optimizer, self.model, learning_rate
-        self.optimizer = build_optimizer(*self.settings)
+        self.optimizer_name, self.learning_rate = optimizer, learning_rate
+        self.optimizer = self._build_optimizer()
+
+    def _build_optimizer(self):
+        return build_optimizer(self.optimizer_name, self.model, self.learning_rate)
 
     def arrays(self):
         return state_arrays(self.model)
@@ -39,12 +32,16 @@ class Ours:
 
     def to_double(self):
         self.model.float64()
-        self.optimizer = build_optimizer(*self.settings)  # anew: its moments take the weights' type
+        self.optimizer = self._build_optimizer()  # a new one, whose moments have the weights' type
         return self
 
-    def step(self, batch):
+    def loss(self, batch):
+        """The loss of a batch in training mode, a scalar Var."""
         self.model.train()
-        loss = batch_loss(self.model, batch)
+        return batch_loss(self.model, batch, Whole(), weighted_cross_entropy)
+
+    def step(self, batch):
+        loss = self.loss(batch)
         self.optimizer.zero_grad()
         self.optimizer.backward(loss)
         self.optimizer.step()
@@ -52,18 +49,18 @@ class Ours:
         return float(loss.item())
 
     def examine(self, batch):
-        self.model.train()
-        seen, stages = {}, stage_names(self.model)
+        outputs, stages = {}, stage_names(self.model)
         for name in stages:
-            getattr(self.model, name).register_forward_hook(
-                lambda _module, _inputs, output, name=name: seen.__setitem__(name, output))
-        loss = batch_loss(self.model, batch)
+            getattr(self.model, name).register_forward_hook(recording_hook(outputs, name))
+        loss = self.loss(batch)
         for name in stages:
             getattr(self.model, name).remove_forward_hook()
-        named = {name: var for name, var in self.model.state_dict().items() if "running_" not in name}
-        gradients = dict(zip(named, jt.grad(loss, list(named.values()))))
-        return ({name: output.numpy() for name, output in seen.items()}, float(loss.item()),
-                {name: gradient.numpy() for name, gradient in gradients.items()})
+        parameters = {name: var for name, var in self.model.state_dict().items()
+                      if "running_" not in name}
+        gradients = dict(zip(parameters, jt.grad(loss, list(parameters.values()))))
+        return Examined({name: output.numpy() for name, output in outputs.items()},
+                        float(loss.item()),
+                        {name: gradient.numpy() for name, gradient in gradients.items()})
 
     def logits(self, inputs):
         self.model.eval()

@@ -2,16 +2,16 @@
 
     python alignment/ToPytorch.py checkpoints/best_model.safetensors best_model.pth
 
-`torch.load("best_model.pth", weights_only=True)` reads it, and `load_state_dict` of a net with the same names takes it
-as it is.  The way back needs no command: what reads a checkpoint reads a `.pth`, too.
+`torch.load("best_model.pth", weights_only=True)` reads the file.  `load_state_dict` of a net with
+the same names takes it as it is.  The way back needs no command: every command that reads a
+checkpoint reads a `.pth` too.
 """
 import argparse
 import sys
 from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import Root  # noqa: F401 - puts the repository's root on the path
 
 from command.errors import DataError, run
 from command.files import atomic_write
@@ -28,7 +28,7 @@ def pth(text):
 
 
 def with_counters(weights):
-    """`weights` ({name: array}) and the int64 `num_batches_tracked` that PyTorch keeps for every BatchNorm.
+    """`weights` ({name: array}), and BatchNorm's `num_batches_tracked`, int64, as PyTorch has it.
 
     It is 0: Jittor does not count, and PyTorch reads it only where a BatchNorm's momentum is None.
     """
@@ -36,26 +36,31 @@ def with_counters(weights):
     for name, array in weights.items():
         counted[name] = array
         if name.endswith("running_var"):
-            counted[name[:-len("running_var")] + "num_batches_tracked"] = np.zeros((), np.int64)
+            counter = name.removesuffix("running_var") + "num_batches_tracked"
+            counted[counter] = np.zeros((), np.int64)
     return counted
 
 
-def main():
+def build_parser():
     parser = Parser("Write a checkpoint's weights as a PyTorch state dict.")
-    parser.add_argument("checkpoint", type=Path, help="the checkpoint to read, .safetensors")
-    parser.add_argument("output", type=pth, help="the file to write, .pth or .pt")
-    options = parser.parse_args()
-    weights = with_counters(read_weights(options.checkpoint)[0])
-    if not options.output.parent.is_dir():
-        raise DataError(f"{options.output}: its folder does not exist; make it, or choose another")
+    parser.add_argument("checkpoint", type=Path, help="checkpoint to read, .safetensors")
+    parser.add_argument("output", type=pth, help="file to write, .pth or .pt")
+    return parser
+
+
+def main():
+    args = build_parser().parse_args()
+    weights = with_counters(read_weights(args.checkpoint)[0])
+    if not args.output.parent.is_dir():
+        raise DataError(f"{args.output}: its folder does not exist; make it, or choose another")
     try:
         import torch
     except ImportError as error:
         raise DataError(f"PyTorch cannot be imported ({error}); pip install torch") from None
     state = {name: torch.from_numpy(array) for name, array in weights.items()}
-    with atomic_write(options.output) as temporary, open(temporary, "wb") as file:
+    with atomic_write(args.output) as temporary, open(temporary, "wb") as file:
         torch.save(state, file)
-    print(f"{options.output}: {len(state)} tensors")
+    print(f"{args.output}: {len(state)} tensors")
     return 0
 
 

@@ -1,13 +1,13 @@
-"""The PyTorch twin as a side of the comparison: the methods of `Ours.Ours`."""
+"""The PyTorch twin as a side of the comparison; `Sides.py` says what a side has."""
 import torch
 import TorchModel
-from Ours import stage_names
+from Sides import Examined, recording_hook, stage_names
 
 from MirrorPadding import crop_logits
 
 
 class Twin:
-    """PyTorch, eager."""
+    """A net of TorchModel.py with an optimiser, run eagerly."""
     name = "PyTorch"
 
     def __init__(self, mode, n_channels, n_classes, options, learning_rate=1e-3, optimizer="adam"):
@@ -25,12 +25,14 @@ class Twin:
         return self
 
     def loss(self, batch):
+        """The loss of a batch in training mode, a scalar tensor."""
         self.model.train()
         outputs = self.model(torch.from_numpy(batch.inputs))
-        target = torch.from_numpy(batch.labels).long(), torch.from_numpy(batch.weights)
         outputs = outputs if isinstance(outputs, list) else [outputs]
-        size = batch.labels.shape[1:]
-        return TorchModel.deep_supervision_loss([crop_logits(logits, *size) for logits in outputs], *target)
+        height, width = batch.labels.shape[1:]
+        return TorchModel.deep_supervision_loss(
+            [crop_logits(logits, height, width) for logits in outputs],
+            torch.from_numpy(batch.labels).long(), torch.from_numpy(batch.weights))
 
     def step(self, batch):
         loss = self.loss(batch)
@@ -40,17 +42,18 @@ class Twin:
         return loss.item()
 
     def examine(self, batch):
-        seen = {}
-        hooks = [getattr(self.model, name).register_forward_hook(
-            lambda _module, _inputs, output, name=name: seen.__setitem__(name, output))
-            for name in stage_names(self.model)]
+        outputs = {}
+        hooks = [getattr(self.model, name).register_forward_hook(recording_hook(outputs, name))
+                 for name in stage_names(self.model)]
         self.model.zero_grad()
         loss = self.loss(batch)
         loss.backward()
         for hook in hooks:
             hook.remove()
-        return ({name: output.detach().numpy() for name, output in seen.items()}, loss.item(),
-                {name: parameter.grad.numpy().copy() for name, parameter in self.model.named_parameters()})
+        return Examined({name: output.detach().numpy() for name, output in outputs.items()},
+                        loss.item(),
+                        {name: parameter.grad.numpy().copy()
+                         for name, parameter in self.model.named_parameters()})
 
     def logits(self, inputs):
         self.model.eval()

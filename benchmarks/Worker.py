@@ -1,12 +1,18 @@
-"""One contender of the benchmark in a process of its own; `Bench.py` starts it and asks for one thing at a time.
+"""One contender of the benchmark in a process of its own.
 
     python benchmarks/Worker.py '{"answers": 5, "contender": "ours", "mode": "Unet", ...}'
 
-Commands are lines on stdin, `train` and `predict`: one training step, one prediction.  Each is answered by one line of
-JSON through the pipe that `answers` numbers; the first line, {}, says that the framework is imported.  Between two
-commands the worker waits and computes nothing.  It ends with its stdin or with its parent.
+`Race.py` starts it, and asks for one thing at a time.  Commands are lines on standard input:
+`train` is one training step, `predict` one prediction.  Each is answered by one line of JSON
+through the pipe that `answers` numbers.  The first line, {}, says that the framework is imported.
+Between two commands the worker waits and computes nothing.  It ends with its standard input, or
+with its parent.
+
+The task, a JSON object, has the keys answers, contender (of Tables.CONTENDERS), mode, pair (a file
+of arrays), side (px), batch, base_channels.
 """
 import ctypes
+import importlib
 import json
 import os
 import re
@@ -16,59 +22,77 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "alignment"), str(ROOT)]
+import Root  # noqa: F401 - puts the repository's root on the path
 
-LEARNING_RATE = 1e-3
-DROPOUT = [0.2, 0.3, 0.4, 0.5]  # of the system that this one reproduces
+RACE_RATE = 1e-3                     # learning rate
+RACE_DROPOUT = (0.2, 0.3, 0.4, 0.5)  # of the system that this one reproduces
+PR_SET_PDEATHSIG = 1                 # prctl's number for: send me a signal when my parent ends
 
 
-# ---------------------------------------------------------------------------------------------- the same for either side
-def net_options(task):
+# ----------------------------------------------------------------------- the same for either side
+def contender_options(mode, base_channels):
     """The options of build_model, as those of Main.py."""
-    if task["mode"] != "Unet":
-        return {"side_outputs": True}
-    return {"bilinear": True, "dropout_probs": DROPOUT, "base_channels": task["base_channels"]}
+    from nets.catalogue import CATALOGUE
+    return CATALOGUE[mode].options({"bilinear": True, "dropout_probs": RACE_DROPOUT,
+                                    "base_channels": base_channels, "padding": 0})
+
+
+def contender_tile(contender):
+    """The tiling of a contender: whole images, or the quadrants of the reference's protocol."""
+    from MirrorPadding import Reference, Whole
+    return Reference() if contender == "reference" else Whole()
 
 
 def make_batch(task):
-    """A training step's DataLoader.Batch of `batch` times the pair, mirrored or cut to `side` px.
+    """A training step's DataLoader.Batch: `batch` times the pair, mirrored or cut to `side` px.
 
-    The file `pair` holds image (1, H, H) float32, label (H, H) int32 and weight (H, H) float32.
+    The file `pair` holds image (1, H, H) float32, label (H, H) int32, weight (H, H) float32.
     """
     import numpy as np
 
     from DataLoader import Batch
-    from MirrorPadding import mirror_pad, pad_for, reference_blocks
-    from nets.geometry import geometry_of
+    from MirrorPadding import mirror_pad
+    from nets.catalogue import CATALOGUE
     with np.load(task["pair"]) as pair:
         more = task["side"] - pair["label"].shape[0]
-        image, label, weight = (mirror_pad(pair[name], 0, more, 0, more) for name in ("image", "label", "weight"))
-    geometry = geometry_of(task["mode"])
-    if task["contender"] == "reference":
-        inputs = reference_blocks(image, geometry)
-    else:
-        inputs = pad_for(geometry, image, *label.shape)[None]
-    inputs, label, weight = (np.concatenate([part] * task["batch"]) for part in (inputs, label[None], weight[None]))
-    return Batch(inputs, label, weight)
+        image, label, weight = (mirror_pad(pair[name], 0, more, 0, more)
+                                for name in ("image", "label", "weight"))
+    options = contender_options(task["mode"], task["base_channels"])
+    inputs = contender_tile(task["contender"]).net_inputs(
+        CATALOGUE[task["mode"]].geometry(options), image, (0, 0), *label.shape)
+    return Batch(*(np.concatenate([part] * task["batch"])
+                   for part in (inputs, label[None], weight[None])))
 
 
-# -------------------------------------------------------------------------------------------------------- the contenders
-class Batches(list):
-    """All that a step asks of its loader."""
-    tile, seed = "full", 0
+# --------------------------------------------------------------------------------- the contenders
+class OneBatch(list):
+    """All that a step of the Trainer asks of its loader: one batch, and how it was made."""
+
+    def __init__(self, batch, tile, seed=0):
+        super().__init__([batch])
+        self.tile, self.seed = tile, seed
 
     def images(self, step):
         return len(self[step].labels)
 
 
-class Ours:
+def race_settings(tile):
+    """The TrainingSettings of the contenders: the paper's loss, Adam, a constant rate."""
+    from runs.settings import TrainingSettings
+    return TrainingSettings(
+        protocol="reference", Total_epochs=1, Val_epochs=0, Batch_size=1, tile=tile,
+        Learning_rate=RACE_RATE, optimizer="adam", lr_schedule="constant", warm_up=0.0,
+        clip_norm=0.0, loss="weighted_ce", Loss_w0=10.0, Loss_sigma=5.0, augment="none",
+        Time_budget=None, seed=0)
+
+
+class JittorContender:
     """A full tile through Model.py and Process.py, as Main.py trains."""
 
     @staticmethod
     def import_framework():
         from backend import start
-        start.import_jittor("cpu")  # what `from Runtime import jt` does, for the CPU
+        start.import_jittor("cpu")  # what `from backend.start import jt` does, for the CPU
 
     def __init__(self, task):
         from backend import start
@@ -76,10 +100,12 @@ class Ours:
         from Model import build_model
         from Process import Trainer
         start.seed_everything(0)
-        self.batch = make_batch(task)
-        self.model = build_model(task["mode"], 1, 2, **net_options(task))
-        self.trainer = Trainer(self.model, build_optimizer("adam", self.model, LEARNING_RATE), Batches([self.batch]),
-                               test_set=None, total_epochs=1, val_epochs=0, on_epoch=None, on_best=None)
+        self.batch, self.tile = make_batch(task), contender_tile(task["contender"])
+        options = contender_options(task["mode"], task["base_channels"])
+        self.model = build_model(task["mode"], 1, 2, **options)
+        optimizer = build_optimizer("adam", self.model, RACE_RATE)
+        self.trainer = Trainer(self.model, optimizer, OneBatch(self.batch, self.tile),
+                               test_set=None, settings=race_settings(self.tile), recorder=None)
 
     def train(self):
         """One step; Jittor puts the optimiser's work off until somebody waits for it."""
@@ -90,32 +116,38 @@ class Ours:
         return {"loss": loss}
 
     def predict(self):
-        """Logits of the batch, on the host: what Process.predict_image does with an image that is already mirrored."""
+        """Logits of the batch, on the host.
+
+        This is what Process.predict_image does with an image that is already mirrored.
+        """
         from backend.start import jt
-        from MirrorPadding import crop_logits
         self.model.eval()
         with jt.no_grad():
             outputs = self.model(jt.array(self.batch.inputs))
             logits = (outputs[0] if isinstance(outputs, list) else outputs).numpy()
-        return {"shape": crop_logits(logits, *self.batch.labels.shape[1:]).shape}
+        height, width = self.batch.labels.shape[1:]
+        return {"shape": self.tile.on_canvas(logits, height, width, jt.concat).shape}
 
 
-class PyTorch:
-    """The twin: eager on the full tile, or one of `reference`, `channels_last`, `compiled`."""
+class TorchContender:
+    """The PyTorch twin: eager on the full tile, or `reference`, `channels_last`, `compiled`."""
 
     @staticmethod
     def import_framework():
-        import torch  # noqa: F401
+        importlib.import_module("torch")
 
     def __init__(self, task):
         import torch
-        import TorchModel
+
+        from alignment import TorchModel
         torch.manual_seed(0)
         self.kind, self.batch = task["contender"], make_batch(task)
-        self.model = TorchModel.build_model(task["mode"], 1, 2, **net_options(task))
+        self.tile = contender_tile(self.kind)
+        options = contender_options(task["mode"], task["base_channels"])
+        self.model = TorchModel.build_model(task["mode"], 1, 2, **options)
         if self.kind == "channels_last":
             self.model.to(memory_format=torch.channels_last)
-        self.optimizer = TorchModel.build_optimizer("adam", self.model, LEARNING_RATE)
+        self.optimizer = TorchModel.build_optimizer("adam", self.model, RACE_RATE)
         self.net = torch.compile(self.model) if self.kind == "compiled" else self.model
 
     def outputs(self):
@@ -130,18 +162,17 @@ class PyTorch:
     def on_canvas(self, logits):
         """(N, K, H, W) logits of the N images themselves."""
         import torch
-
-        from MirrorPadding import crop_logits, stitch_reference
-        if self.kind == "reference":
-            return stitch_reference(logits, torch.cat)
-        return crop_logits(logits, *self.batch.labels.shape[1:])
+        height, width = self.batch.labels.shape[1:]
+        return self.tile.on_canvas(logits, height, width, torch.cat)
 
     def train(self):
         import torch
-        import TorchModel
+
+        from alignment import TorchModel
         self.model.train()
-        target = torch.from_numpy(self.batch.labels).long(), torch.from_numpy(self.batch.weights)
-        loss = TorchModel.deep_supervision_loss([self.on_canvas(logits) for logits in self.outputs()], *target)
+        loss = TorchModel.deep_supervision_loss(
+            [self.on_canvas(logits) for logits in self.outputs()],
+            torch.from_numpy(self.batch.labels).long(), torch.from_numpy(self.batch.weights))
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -154,29 +185,32 @@ class PyTorch:
             return {"shape": self.on_canvas(self.outputs()[0]).numpy().shape}
 
 
-# ----------------------------------------------------------------------------------------------------------- the process
+# ------------------------------------------------------------------------------------ the process
 def end_with_parent():
-    """Have the kernel kill this process when its parent ends, however that happens, even in the middle of a step."""
-    PR_SET_PDEATHSIG = 1
+    """Have the kernel kill this process when its parent ends, even in the middle of a step."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")  # where memory runs out, this process goes first
+        # where memory runs out, this process goes first
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def peak_memory():
-    """The largest resident size of this process so far, bytes.
+    """The largest resident size of this process so far, in bytes.
 
-    ru_maxrss, but of this program alone: Linux hands the parent's own peak on to a child's ru_maxrss.
+    It is ru_maxrss of this program alone.  Linux hands the parent's own peak on to a child's
+    ru_maxrss.
     """
-    return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text()).group(1))
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status).group(1))
 
 
 def serve(task, answers):
+    """Answer the commands on standard input; answers: an open text file."""
     def answer(**values):
         print(json.dumps(values), file=answers, flush=True)
 
     try:
-        kind = Ours if task["contender"] == "ours" else PyTorch
+        kind = JittorContender if task["contender"] == "ours" else TorchContender
         kind.import_framework()
         answer()
         contender = kind(task)
@@ -185,12 +219,16 @@ def serve(task, answers):
             started = time.perf_counter()
             values = step()
             answer(seconds=time.perf_counter() - started, peak_bytes=peak_memory(), **values)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a row of the table
-        text = str(error).strip().splitlines()
-        answer(error=f"{type(error).__name__}: {text[0] if text else ''}")
+    except Exception as error:  # whatever it is, it becomes a row of the table
+        lines = str(error).strip().splitlines() or [""]
+        answer(error=f"{type(error).__name__}: {lines[0]}")
+
+
+def main():
+    end_with_parent()
+    task = json.loads(sys.argv[1])
+    serve(task, os.fdopen(task["answers"], "w"))
 
 
 if __name__ == "__main__":
-    end_with_parent()
-    asked = json.loads(sys.argv[1])
-    serve(asked, os.fdopen(asked["answers"], "w"))
+    main()

@@ -1,4 +1,7 @@
-"""Bench.py and its workers, in small: `pytest benchmarks` (needs PyTorch and Jittor)."""
+"""Bench.py and its workers, in small (needs PyTorch and Jittor).
+
+    pytest benchmarks
+"""
 import json
 import os
 import signal
@@ -7,23 +10,38 @@ import sys
 import time
 from pathlib import Path
 
+import Bench
+import Machine
 import numpy as np
+import Preparation
 import pytest
-
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # tiny nets: threads that wait actively would fight for the cores
-
-import Bench  # noqa: E402
-import Tables  # noqa: E402
-import Worker  # noqa: E402
+import Race
+import Tables
+import Worker
 
 from DataLoader import SegmentationSet, TrainingLoader
 from datasets.drawn import make_pair
+from images.formats import write_png
 from images.values import Statistics
-from nets.geometry import geometry_of
+from nets.geometry import UNET_BILINEAR
+from WeightMap import WeightMaps
 
-COMMAND = [sys.executable, str(Path(Bench.__file__))]
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job begins with Ctrl-C ignored
+COMMAND = [sys.executable, Bench.__file__]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quiet_processes():
+    """The settings that tests/conftest.py makes for the other tests.
+
+    The nets are tiny: threads that wait actively would fight for the cores.  A background job
+    begins with Ctrl-C ignored, and so would its commands.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with pytest.MonkeyPatch.context() as patch:
+        if "OMP_WAIT_POLICY" not in os.environ:
+            patch.setenv("OMP_WAIT_POLICY", "passive")
+        yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +49,10 @@ def task(tmp_path_factory):
     """A small task for workers: U-Net of 2 base channels on a pair of 64 px."""
     folder = tmp_path_factory.mktemp("task")
     image, label = make_pair(0, 0, 0, 64)
-    np.savez(folder / "pair.npz", image=image[None] / np.float32(255), label=(label > 0).astype(np.int32),
-             weight=np.ones(label.shape, np.float32))
-    return {"scratch": str(folder), "pair": str(folder / "pair.npz"), "mode": "Unet", "side": 64, "batch": 1,
-            "base_channels": 2}
+    np.savez(folder / "pair.npz", image=image[None] / np.float32(255),
+             label=(label > 0).astype(np.int32), weight=np.ones(label.shape, np.float32))
+    return {"scratch": str(folder), "pair": str(folder / "pair.npz"), "mode": "Unet", "side": 64,
+            "batch": 1, "base_channels": 2}
 
 
 def alive(pid):
@@ -61,13 +79,15 @@ def wait_until(condition, seconds=60):
 
 def workers_of(pid):
     """The numbers of the workers that a process has started."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split() if is_worker(child)]
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in children if is_worker(child)]
 
 
-# -------------------------------------------------------------------------------------------------------------- a worker
+# --------------------------------------------------------------------------------------- a worker
 @pytest.mark.parametrize("contender", ["ours", "full", "channels_last"])
 def test_a_worker_trains_and_predicts(task, contender):
-    with Bench.Worker(**{**task, "batch": 2, "side": 96}, contender=contender) as worker:
+    grown = {**task, "batch": 2, "side": 96}
+    with Race.WorkerProcess(**grown, contender=contender) as worker:
         losses = [worker.ask("train")["loss"] for _ in range(3)]
         answer = worker.ask("predict")
     assert all(np.isfinite(losses)) and answer["shape"] == [2, 2, 96, 96]
@@ -77,7 +97,7 @@ def test_a_worker_trains_and_predicts(task, contender):
 
 
 def test_the_reference_protocol_stitches_four_blocks(task):
-    with Bench.Worker(**{**task, "side": 512}, contender="reference") as worker:
+    with Race.WorkerProcess(**{**task, "side": 512}, contender="reference") as worker:
         assert np.isfinite(worker.ask("train")["loss"])
         assert worker.ask("predict")["shape"] == [1, 2, 512, 512]
 
@@ -86,42 +106,50 @@ def test_the_workers_batch_is_the_loaders(tmp_path, task):
     pairs = []
     for folder, pixels in zip(("imgs", "labels"), make_pair(0, 0, 0, 64)):
         (tmp_path / folder).mkdir()
-        Bench.write_png(tmp_path / folder / "a.png", pixels)
+        write_png(tmp_path / folder / "a.png", pixels)
         pairs.append(tmp_path / folder / "a.png")
     dataset = SegmentationSet([pairs], 1, 2, Statistics((0.0,), (1.0,)))
-    expected = TrainingLoader(dataset, geometry_of("Unet"), weight_directory=tmp_path).batch([0], 0)
+    loader = TrainingLoader(dataset, UNET_BILINEAR, maps=WeightMaps(tmp_path))
+    expected = loader.batch([0], 0)
     found = Worker.make_batch({**task, "contender": "ours"})
-    assert np.allclose(found.inputs, expected.inputs, atol=1e-6) and np.array_equal(found.labels, expected.labels)
+    assert np.allclose(found.inputs, expected.inputs, atol=1e-6)
+    assert np.array_equal(found.labels, expected.labels)
     assert found.weights.shape == expected.weights.shape
 
 
-@pytest.mark.parametrize("wrong, word", [({"mode": "Unit"}, "Unit"), ({"pair": "/nowhere.npz"}, "nowhere")])
+@pytest.mark.parametrize("wrong, word", [({"mode": "Unit"}, "Unit"),
+                                         ({"pair": "/nowhere.npz"}, "nowhere")])
 def test_a_mistake_in_a_worker_is_told_in_one_line(task, wrong, word):
-    with pytest.raises(Bench.WorkerFailed, match=word) as failure, \
-            Bench.Worker(**{**task, **wrong}, contender="full") as worker:
+    with (pytest.raises(Race.WorkerFailed, match=word) as failure,
+          Race.WorkerProcess(**{**task, **wrong}, contender="full") as worker):
         worker.ask("train")
     assert "\n" not in str(failure.value)
 
 
 def test_a_worker_that_is_killed_becomes_a_failed_row_and_the_others_go_on(task, monkeypatch):
-    def ask(worker, command, ask=Bench.Worker.ask):
+    ask = Race.WorkerProcess.ask
+
+    def kill_and_ask(worker, command):
         if "channels_last" in worker.process.args[-1]:
             os.kill(worker.process.pid, signal.SIGKILL)
         return ask(worker, command)
-    monkeypatch.setattr(Bench.Worker, "ask", ask)
-    good, dead = Bench.race("train", ("full", "channels_last"), 2, **task)
+
+    monkeypatch.setattr(Race.WorkerProcess, "ask", kill_and_ask)
+    good, dead = Race.race("train", ("full", "channels_last"), 2, **task)
     assert len(good["seconds"]) == 2 and len(good["losses"]) == 3 and "failed" not in good
     assert 0 < good["import_s"] < good["start_s"] and good["first_s"] < good["start_s"]
     assert "SIGKILL" in dead["failed"] and dead["median_s"] is None and good["median_s"] > 0
 
 
 def test_no_worker_outlives_a_parent_that_is_killed(task):
-    script = ("import sys, json; sys.path.insert(0, sys.argv[1]); import Bench\n"
-              "worker = Bench.Worker(**json.loads(sys.argv[2]), contender='full')\n"
+    script = ("import sys, json, Race\n"
+              "worker = Race.WorkerProcess(**json.loads(sys.argv[1]), contender='full')\n"
               "print(worker.process.pid, flush=True)\n"
               "while True: worker.ask('train')")
-    parent = subprocess.Popen([sys.executable, "-c", script, str(Path(Bench.__file__).parent), json.dumps(task)],
-                              stdout=subprocess.PIPE, text=True)
+    folder = Path(Race.__file__).parent
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script, json.dumps(task)], stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": f"{folder}:{folder.parent}"})
     worker = int(parent.stdout.readline())
     assert alive(worker)
     parent.kill()
@@ -129,11 +157,12 @@ def test_no_worker_outlives_a_parent_that_is_killed(task):
     assert wait_until(lambda: not alive(worker), 10)
 
 
-# ----------------------------------------------------------------------------------------------------------- the command
+# ------------------------------------------------------------------------------------ the command
 def test_ctrl_c_ends_the_command_and_its_workers(tmp_path):
     with open(tmp_path / "stderr", "w") as stderr:
-        process = subprocess.Popen([*COMMAND, "--quick", "--modes", "Unet", "--Result_directory", str(tmp_path / "out")],
-                                   stdout=subprocess.PIPE, stderr=stderr, text=True)
+        process = subprocess.Popen(
+            [*COMMAND, "--quick", "--modes", "Unet", "--Result_directory", str(tmp_path / "out")],
+            stdout=subprocess.PIPE, stderr=stderr, text=True)
         try:
             assert wait_until(lambda: workers_of(process.pid), 120)
             workers = workers_of(process.pid)
@@ -141,92 +170,108 @@ def test_ctrl_c_ends_the_command_and_its_workers(tmp_path):
             output, _ = process.communicate(timeout=60)
         finally:
             process.kill()
-    assert process.returncode == 130 and output == "" and "Traceback" not in (tmp_path / "stderr").read_text()
+    assert process.returncode == 130 and output == ""
+    assert "Traceback" not in (tmp_path / "stderr").read_text()
     assert not any(map(alive, workers))
     assert not list((tmp_path / "out").iterdir())
 
 
-@pytest.mark.parametrize("flags", [["--repeats", "0"], ["--modes", "Vnet"], ["--quik"], ["--modes"]])
+@pytest.mark.parametrize("flags", [["--repeats", "0"], ["--modes", "Vnet"], ["--quik"],
+                                   ["--modes"]])
 def test_a_wrong_flag_is_answered_in_one_line(flags):
     done = subprocess.run([*COMMAND, *flags], capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
 
 
-def test_flags(monkeypatch):
-    def parsed(*flags):
-        monkeypatch.setattr(sys, "argv", ["Bench.py", *flags])
-        args = Bench.parse_arguments()
-        return args.modes, args.repeats
-    assert parsed() == (["Unet", "U2netS", "U2net"], 5)
-    assert parsed("--quick") == (["Unet", "U2netS"], 1)
-    assert parsed("--quick", "--repeats", "3", "--modes", "U2net", "U2net") == (["U2net"], 3)
+def test_flags():
+    def settings(*flags):
+        return Bench.bench_settings(Bench.build_parser().parse_args(flags))
+    assert settings() == (["Unet", "U2netS", "U2net"], False, 5)
+    assert settings("--quick") == (["Unet", "U2netS"], True, 1)
+    found = settings("--quick", "--repeats", "3", "--modes", "U2net", "U2net")
+    assert found == (["U2net"], True, 3)
 
 
-# -------------------------------------------------------------------------------------------------------- the arithmetic
+# --------------------------------------------------------------------------------- the arithmetic
 def test_multiply_adds_are_those_of_the_paper():
-    """By hand, valid 3x3 convolutions with skips: 252 px in, 2 base channels; the side falls by 2 with each of them."""
+    """By hand: valid 3x3 convolutions with skips, 252 px in, 2 base channels.
+
+    The side falls by 2 with each convolution.
+    """
     def double(side, channels_in, middle, out):
         return 9 * ((side - 2) ** 2 * channels_in * middle + (side - 4) ** 2 * middle * out)
-    expected = (double(252, 1, 2, 2) + double(124, 2, 4, 4) + double(60, 4, 8, 8) + double(28, 8, 16, 16)
-                + double(12, 16, 16, 16) + double(16, 32, 16, 8) + double(24, 16, 8, 4) + double(40, 8, 4, 2)
-                + double(72, 4, 2, 2) + 68 ** 2 * 2 * 2)
-    assert Bench.multiply_adds("Unet", "ours", 64, 2) == Bench.multiply_adds("Unet", "full", 68, 2) == expected
-    assert Bench.multiply_adds("U2netS", "full", 512, 64) == 4 * Bench.multiply_adds("U2netS", "full", 256, 64)
-    assert Bench.multiply_adds("Unet", "reference", 512, 4) > Bench.multiply_adds("Unet", "full", 512, 4)
+    expected = (double(252, 1, 2, 2) + double(124, 2, 4, 4) + double(60, 4, 8, 8)
+                + double(28, 8, 16, 16) + double(12, 16, 16, 16) + double(16, 32, 16, 8)
+                + double(24, 16, 8, 4) + double(40, 8, 4, 2) + double(72, 4, 2, 2)
+                + 68 ** 2 * 2 * 2)
+    count = Machine.count_multiply_adds
+    assert count("Unet", "ours", 64, 2) == count("Unet", "full", 68, 2) == expected
+    assert count("U2netS", "full", 512, 64) == 4 * count("U2netS", "full", 256, 64)
+    assert count("Unet", "reference", 512, 4) > count("Unet", "full", 512, 4)
 
 
 def test_the_ceiling(monkeypatch):
-    monkeypatch.setattr(Bench, "SGEMM_SIDE", 256)
-    monkeypatch.setattr(Bench, "COPY_FLOATS", 1_000_000)
-    found = Bench.ceiling()
+    monkeypatch.setattr(Machine, "SGEMM_SIDE", 256)
+    monkeypatch.setattr(Machine, "COPY_FLOATS", 1_000_000)
+    found = Machine.measure_ceiling()
     assert 0.1 < found["sgemm_gflops"] < 1e5 and 0.1 < found["copy_gbs"] < 1e4
 
 
-# ------------------------------------------------------------------------------------------------------- the whole of it
+# -------------------------------------------------------------------------------- the whole of it
 def made_row(contender, seconds, kind="train", mode="Unet", **more):
-    return {"mode": mode, "kind": kind, "contender": contender, "side": 512, "batch": 1, "base_channels": 64,
-            "seconds": seconds, "median_s": float(np.median(seconds)) if seconds else None, "losses": [],
+    median = float(np.median(seconds)) if seconds else None
+    return {"mode": mode, "kind": kind, "contender": contender, "side": 512, "batch": 1,
+            "base_channels": 64, "seconds": seconds, "median_s": median, "losses": [],
             "first_s": 9.0, "import_s": 1.0, "start_s": 11.0, "peak_bytes": 2e9,
             "multiply_adds": 10 ** 11, **more}
 
 
 def test_the_table_and_the_picture_tell_ratios_shares_and_failures(tmp_path):
-    rows = [made_row("ours", [2.0, 1.0, 9.0]), made_row("reference", [6.0, 6.0, 6.0]), made_row("full", [4.0, 3.0, 5.0]),
+    rows = [made_row("ours", [2.0, 1.0, 9.0]), made_row("reference", [6.0, 6.0, 6.0]),
+            made_row("full", [4.0, 3.0, 5.0]),
             made_row("compiled", [], failed="RuntimeError: no compiler"),
-            made_row("ours", [], "predict", failed="ended by SIGKILL"), made_row("full", [0.5], "predict")]
+            made_row("ours", [], "predict", failed="ended by SIGKILL"),
+            made_row("full", [0.5], "predict")]
+    ceiling = {"sgemm_gflops": 150.0, "copy_gbs": 20.0}
     results = {"settings": {"repeats": 3, "quick": True, "modes": ["Unet"]}, "races": rows,
                "versions": {f"package {k}": "1.2.3" for k in range(12)},
-               "machine": {"name": "CPU", "load": 0.0, "ceiling": [{"sgemm_gflops": 150.0, "copy_gbs": 20.0}] * 2},
+               "machine": {"name": "CPU", "load": 0.0, "ceiling": [ceiling] * 2},
                "starts": [made_row("ours", []), made_row("full", [], failed="gone")],
-               "data": {"weight map": [0.25, 0.5, 0.1]}, "growth": [made_row("ours", [1.5], batch=2)]}
-    text = "\n".join(Tables.table(results))
+               "data": {"weight map": [0.25, 0.5, 0.1]},
+               "growth": [made_row("ours", [1.5], batch=2)]}
+    text = "\n".join(Tables.result_lines(results))
     assert "ours is 3.00 times as fast as the reference protocol" in text
     assert "ours is 2.00 times as fast as the best of these (PyTorch, full tile)" in text
     assert "300      2.00" in text  # 2 x 3 x 1e11 operations in 2 s, of 150 GFLOP/s
-    assert "failed: RuntimeError: no compiler" in text and "failed: ended by SIGKILL" in text
+    assert "failed: RuntimeError: no compiler" in text
+    assert "failed: ended by SIGKILL" in text
     assert max(map(len, text.splitlines())) <= 121
-    Tables.draw(tmp_path / "bench.png", rows, "CPU")
+    Tables.draw_races(tmp_path / "bench.png", rows, "CPU")
     assert [path.name for path in tmp_path.iterdir()] == ["bench.png"]
 
 
 def test_a_small_benchmark_from_end_to_end(tmp_path, monkeypatch, capsys):
     """Everything but the sizes and torch.compile: U-Net of 2 base channels."""
-    monkeypatch.setattr(Bench, "PAIRS", 2)
-    monkeypatch.setattr(Bench, "SGEMM_SIDE", 256)
-    monkeypatch.setattr(Bench, "COPY_FLOATS", 1_000_000)
-    monkeypatch.setattr(Bench, "BASE_CHANNELS", 2)
-    monkeypatch.setattr(Bench, "CONTENDERS", {key: Bench.CONTENDERS[key] for key in ("ours", "reference", "full")})
+    contenders = ("ours", "reference", "full")
+    sizes = (Bench.Size("train", 64, 2), Bench.Size("predict", 64, 1))
+    monkeypatch.setattr(Preparation, "SAMPLE_PAIRS", 2)
+    monkeypatch.setattr(Machine, "SGEMM_SIDE", 256)
+    monkeypatch.setattr(Machine, "COPY_FLOATS", 1_000_000)
+    monkeypatch.setattr(Bench, "RACE_CHANNELS", 2)
+    monkeypatch.setattr(Bench, "CONTENDERS", contenders)
     monkeypatch.setattr(Bench, "GROWTH_MODES", ("Unet",))
-    monkeypatch.setattr(Bench, "GROWTH_BASE_CHANNELS", 2)
-    monkeypatch.setattr(Bench, "GROWTH", (("train", 64, 2), ("predict", 64, 1)))
+    monkeypatch.setattr(Bench, "GROWTH_CHANNELS", 2)
+    monkeypatch.setattr(Bench, "GROWTH", sizes)
     monkeypatch.setattr(Bench, "STARTS", 1)
     flags = ["--modes", "Unet", "--repeats", "1", "--Result_directory", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["Bench.py", *flags])
     assert Bench.main() == 0
     output = capsys.readouterr().out
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench.png", "bench.txt"]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["bench.json", "bench.png", "bench.txt"]
     assert (tmp_path / "bench.txt").read_text() in output and "failed" not in output
     results = json.loads((tmp_path / "bench.json").read_text())
     assert [(row["kind"], row["contender"]) for row in results["races"]] == [
-        (kind, name) for kind in ("train", "predict") for name in ("ours", "reference", "full")]
-    assert len(results["data"]) == 5 and len(results["growth"]) == 2 and len(results["starts"]) == 2
+        (kind, name) for kind in ("train", "predict") for name in contenders]
+    assert len(results["data"]) == 5 and len(results["growth"]) == 2
+    assert len(results["starts"]) == 2

@@ -1,0 +1,1 @@
+"""The PyTorch twin, ours compared with it, and the export to `.pth`."""
