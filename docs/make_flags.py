@@ -34,14 +34,13 @@ flags: `python Model.py` prints the layer table of each net.
 """
 TABLE_HEAD = ["| flag | type or choices | default | meaning |", "|---|---|---|---|"]
 
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
+# as `python alignment/Compare.py` has it: a command's own folder is on the path, and the root
+sys.path[:0] = [str(ROOT), *(str(ROOT / name) for name in ("alignment", "benchmarks"))]
 
 
 def command_parsers():
     """The parser of each documented command: {"Main.py": ArgumentParser, ...}."""
-    modules = {name: importlib.import_module(name[:-len(".py")].replace("/", "."))
-               for name in DOCUMENTED}
+    modules = {name: importlib.import_module(Path(name).stem) for name in DOCUMENTED}
     return {name: module.build_parser() for name, module in modules.items()}
 
 

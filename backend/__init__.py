@@ -1,0 +1,1 @@
+"""Jittor here: its start, ranks, operators and kernels, optimisers, the layer table."""

@@ -1,0 +1,1 @@
+"""What makes a script a good command: flags, errors and exit codes, whole files, locks."""

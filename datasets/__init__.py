@@ -1,0 +1,1 @@
+"""Folders of pairs: pairs, splits, labels, survey, copies, check, imports, the drawn sample."""

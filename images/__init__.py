@@ -1,0 +1,1 @@
+"""Pixels of any file, and back: formats, pages, channels, values, figures."""

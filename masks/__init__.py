@@ -1,0 +1,1 @@
+"""A net's answer: logits, classes, objects; to files and back; scores; shown in colour."""

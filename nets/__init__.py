@@ -1,0 +1,1 @@
+"""A net as data, free of Jittor: catalogue, geometry, checkpoint, others' weights."""
