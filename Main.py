@@ -37,7 +37,7 @@ from runs.resume import LAST, OUTPUT_FOLDERS, resume_command
 from Transforms import RECIPES, augmentation
 from WeightMap import WeightMaps
 
-LESS_MEMORY = "try --tile 128, a smaller --base_channels or --Batch_size 1"
+SMALLER_STEP = "try --tile 128, a smaller --base_channels or --Batch_size 1"
 
 # ------------------------------------------------------------------------------ the hyperparameters
 # What flags mean that are not given: the U-Net paper, as the system wired it that this project
@@ -165,7 +165,7 @@ def train(trainer, recorder, go_on):
     failure = None
     try:
         with last_words(f"Main.py: error: the training was killed, for lack of memory perhaps: "
-                        f"{LESS_MEMORY}; {go_on} goes on", start.started_by_mpirun()):
+                        f"{SMALLER_STEP}; {go_on} goes on", start.started_by_mpirun()):
             finished = trainer.run()
             recorder.save_last()
             if finished and recorder.data.holds_back:
@@ -177,7 +177,7 @@ def train(trainer, recorder, go_on):
         if trainer.stop.requested:  # a terminal's Ctrl-C also ends the compiler
             finished = False
         elif is_out_of_memory(error):
-            failure = DataError(f"out of memory: {LESS_MEMORY}")
+            failure = DataError(f"out of memory: {SMALLER_STEP}")
         else:
             raise
     if failure:
@@ -215,7 +215,7 @@ def follow(request):
     trainer = build_trainer(request, None, lambda *_: Listener())
     try:
         with last_words(f"Main.py: error: rank {ranks.rank()} was killed, for lack of memory "
-                        f"perhaps: {LESS_MEMORY}; {name_resume(run)} goes on", is_rank=True):
+                        f"perhaps: {SMALLER_STEP}; {name_resume(run)} goes on", is_rank=True):
             if trainer.run():
                 return 0
     except TrainingFailed:  # on every rank

@@ -42,7 +42,7 @@ from runs.log import duration
 
 SEEN = ("mode", "n_channels", "n_classes")            # flags for what weights show: checked
 UNSEEN = ("padding", "align_corners", "mean", "std")  # flags for what weights do not show
-LESS_MEMORY = "try --tile 256 or --batch 1"
+SMALLER_TILES = "try --tile 256 or --batch 1"
 
 
 def build_parser():
@@ -93,7 +93,7 @@ def add_others_flags(add):
         help="of the same, per channel (default: 1)")
 
 
-def check_flags(args, parser):
+def refuse_contradictions(args, parser):
     """End with exit code 2 for flags that do not go together."""
     given = [name for name in UNSEEN if getattr(args, name) is not None]
     if args.preset and given:
@@ -266,14 +266,14 @@ def predict_all(jobs, net, weights, args):
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            errors.append(f"{path}: out of memory: {LESS_MEMORY}")
+            errors.append(f"{path}: out of memory: {SMALLER_TILES}")
     return errors
 
 
 def main():
     parser = build_parser()
     args = parser.parse_args()
-    check_flags(args, parser)
+    refuse_contradictions(args, parser)
     start.check_machine(args.device)
     net, weights = read_net(args, parser)
     extras = [name for name in EXTRAS if getattr(args, name)]
@@ -286,7 +286,7 @@ def main():
     if plan.jobs:
         started = time.monotonic()
         start.import_jittor(args.device)
-        with last_words(f"Predict.py: error: killed, for lack of memory perhaps: {LESS_MEMORY}"):
+        with last_words(f"Predict.py: error: killed, for lack of memory perhaps: {SMALLER_TILES}"):
             failed = predict_all(plan.jobs, net, weights, args)
         print(f"Images predicted: {len(plan.jobs) - len(failed)}, in "
               f"{duration(time.monotonic() - started)}, into {args.Result_directory}/")

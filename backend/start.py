@@ -3,8 +3,7 @@
 The only file that imports Jittor raw.  Importing this module is free.  The first use of `jt` or
 `nn`, or `import_jittor(device)`, prepares the machine and imports Jittor:
 
-- Its compiler, Python's headers and a writable home are checked first: what is missing is said in
-  one line.
+- Its compiler, Python's headers and a writable home are checked first.
 - oneDNN comes from the PyPI packages in requirements.txt.  Jittor's own download is not needed.
 - CUDA is used only where the toolkit, its runtime library and a device are all usable.
 - The first import in an environment compiles Jittor's core, about 5 minutes on 2 cores.  It is

@@ -115,7 +115,7 @@ def name_some(words):
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-def count_pixels(pairs):
+def sum_values(pairs):
     """The pixels of each label value over all pairs: Counter."""
     return sum((Counter(pair.values) for pair in pairs), Counter())
 
@@ -129,7 +129,7 @@ def expect_values(pairs, n_classes):
     """
     counts = total_values([pair.values for pair in pairs])
     foreground = foreground_of(counts).value
-    pixels = count_pixels(pairs)
+    pixels = sum_values(pairs)
     if foreground and n_classes in (None, 2):
         return Expected({0, foreground}, f"expected 0 and {foreground}", 2)
     if n_classes == 2:
@@ -175,7 +175,7 @@ def doubtful_labels(pairs, expected):
             what = name_some([*pair.values]) or "ignored"
             yield f"{pair.label_path}: empty, all its pixels are {what}"
     training = [pair for pair in pairs if pair.split == SPLITS[0]]
-    absent = sorted(expected.values - count_pixels(training).keys())
+    absent = sorted(expected.values - sum_values(training).keys())
     if training and absent:
         yield f"{training[0].label_path.parent}: {name_some(absent)} in no label"
 
@@ -188,7 +188,7 @@ def describe_split(split, pairs):
     sizes = sorted({(pair.image.height, pair.image.width) for pair in pairs})
     ends = " to ".join(f"{height} x {width}" for height, width in sizes[:1] + sizes[1:][-1:])
     kinds = " and ".join(sorted({pair.image.kind for pair in pairs}))
-    pixels = count_pixels(pairs)
+    pixels = sum_values(pairs)
     shares = name_some([f"{value}: {pixels[value] / pixels.total():.1%}"
                         for value in sorted(pixels)])
     return (f"{split}: {len(pairs) - copies} pairs{with_copies}, {ends} px, {kinds}, "

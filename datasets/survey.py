@@ -23,7 +23,7 @@ from images.channels import as_planes, has_colours, to_channels
 from images.formats import check_same_size, read_image, read_label
 from images.values import Statistics
 
-VERSION = 1         # raise it when the facts change
+SURVEY_VERSION = 1         # raise it when the facts change
 WORKERS = min(4, os.cpu_count() or 1)
 SMALLEST_STD = 1e-6  # of values in [0, 1]: below it a channel counts as constant
 
@@ -179,7 +179,7 @@ class Survey:
         """Write what was learned.  A folder that cannot be written is no reason to stop."""
         if self.changed and self.path is not None:
             with suppress(OSError), atomic_write(self.path) as temporary:
-                temporary.write_text(json.dumps({"version": VERSION, "files": self.stored}))
+                temporary.write_text(json.dumps({"version": SURVEY_VERSION, "files": self.stored}))
             self.changed = False
 
     # ----------------------------------------------------------------------------- known or not
@@ -223,7 +223,7 @@ def _key_of(path):
 def _read_stored(path):
     with suppress(OSError, ValueError, KeyError, TypeError):  # not there, damaged: read anew
         stored = parse_json(path.read_text())
-        if stored["version"] == VERSION and type(stored["files"]) is dict:
+        if stored["version"] == SURVEY_VERSION and type(stored["files"]) is dict:
             return stored["files"]
     return {}
 

@@ -155,7 +155,7 @@ def command_section(command, parser, level=2):
         yield from command_section(f"{command} {name}", child, level + 1)
 
 
-def render_page():
+def render_flags():
     """The text of docs/flags.md."""
     lines = ["# Flags", *INTRODUCTION.rstrip().split("\n")]
     for command, parser in command_parsers().items():
@@ -172,7 +172,7 @@ def build_parser():
 
 
 def main():
-    options, text = build_parser().parse_args(), render_page()
+    options, text = build_parser().parse_args(), render_flags()
     if not options.check:
         FLAGS_PAGE.write_text(text, encoding="utf-8")
         print(f"Wrote {FLAGS_PAGE.relative_to(ROOT)}")

@@ -25,7 +25,7 @@ TESTED = 0.25        # share of the epochs that are tested, the last ones; and m
                      # tests for each crop that is trained on
 BASE_CHANNELS = {"cpu": 16, "cuda": 64}
 LARGEST_SHARE = 0.5  # of the memory that is free, for a batch that is left to choose
-LESS_MEMORY = "--tile 256, --protocol fast or fewer --base_channels take less"
+WAYS_OUT = "--tile 256, --protocol fast or fewer --base_channels take less"
 
 
 class Device(NamedTuple):
@@ -111,4 +111,4 @@ def check_memory(settings, facts, device):
         sides = settings.training.tile.sides(facts.height, facts.width)
         raise DataError(f"a training step on {sides[0]} x {sides[1]} px takes about "
                         f"{needed / 1e9:.1f} GB, but there are {device.memory / 1e9:.1f} GB "
-                        f"{device.whose}; {LESS_MEMORY}")
+                        f"{device.whose}; {WAYS_OUT}")

@@ -23,7 +23,7 @@ def greet(recorder, request, prepared):
         device += f", {ranks.size()} ranks"
     say(f"{settings.net.mode} on {settings.data.Data_directory}: {len(data.loader.dataset)} "
         f"training pairs, {held}{len(data.test_set)} test pairs; {device}")
-    say(describe_net(settings, prepared.facts, recorder))
+    say(describe_training(settings, prepared.facts, recorder))
     if choice.reasons:
         flags = settings.flags()
         say("Chosen: " + ", ".join(f"--{flag} {flags[flag]} ({why})"
@@ -36,7 +36,7 @@ def greet(recorder, request, prepared):
         "environment.")
 
 
-def describe_net(settings, facts, recorder):
+def describe_training(settings, facts, recorder):
     """The net's size, what it sees of an image, and its loss, in one line."""
     tile, geometry = settings.training.tile, settings.net.geometry
     sides = tile.sides(facts.height, facts.width)

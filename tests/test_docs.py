@@ -260,7 +260,7 @@ def test_both_languages_say_the_same():
 
 def test_flags_page_is_current():
     text = make_flags.FLAGS_PAGE.read_text(encoding="utf-8")
-    assert text == render_page(), "python docs/make_flags.py writes it"
+    assert text == render_flags(), "python docs/make_flags.py writes it"
 
 
 def test_check_tells_a_page_that_is_not_current(tmp_path, monkeypatch, capsys):
@@ -268,9 +268,9 @@ def test_check_tells_a_page_that_is_not_current(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(make_flags, "FLAGS_PAGE", page)
     monkeypatch.setattr("sys.argv", ["make_flags.py", "--check"])
     assert make_flags.main() == 1  # no page
-    page.write_text(render_page(), encoding="utf-8")
+    page.write_text(render_flags(), encoding="utf-8")
     assert make_flags.main() == 0
-    page.write_text(render_page() + "more\n", encoding="utf-8")
+    page.write_text(render_flags() + "more\n", encoding="utf-8")
     assert make_flags.main() == 1
     assert "python docs/make_flags.py" in capsys.readouterr().err
 
@@ -282,7 +282,7 @@ def test_flags_page_escapes_what_markdown_would_take():
 
 
 def test_every_row_of_the_flags_page_has_four_cells():
-    rows = [line for line in render_page().split("\n") if line.startswith("|")]
+    rows = [line for line in render_flags().split("\n") if line.startswith("|")]
     assert len(rows) > 50
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {5}
 

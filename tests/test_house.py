@@ -110,7 +110,7 @@ def defined(tree):
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             names += [part.id for target in targets for part in ast.walk(target)
-                      if isinstance(part, ast.Name)]
+                      if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)]
     return [name for name in names if not name.startswith("_")]
 
 

@@ -169,7 +169,7 @@ def test_what_others_weights_do_not_show(here, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["Predict.py", "--Input", "x", "--Checkpoint", "others.safetensors", *flags])
         parser = Predict.build_parser()
         args = parser.parse_args()
-        Predict.check_flags(args, parser)
+        Predict.refuse_contradictions(args, parser)
         return Predict.read_net(args, parser)[0]
     biased = weights(3)
     plain = {name: array for name, array in biased.items() if not name.endswith("bias")}
