@@ -33,7 +33,7 @@ from runs.greeting import greet
 from runs.guard import TrainingFailed
 from runs.recorder import Listener, Recorder
 from runs.request import read_request
-from runs.resume import LAST, OUTPUT_FOLDERS, resume_command
+from runs.resume import LAST, OUTPUT_FOLDERS
 from Transforms import RECIPES, augmentation
 from WeightMap import WeightMaps
 
@@ -152,11 +152,6 @@ def build_trainer(request, prepared, make_recorder):
     return trainer
 
 
-def name_resume(run):
-    """The command that goes on with a run; run: RunSettings."""
-    return resume_command(run, vars(build_parser().parse_args([])))
-
-
 def train(trainer, recorder, go_on):
     """Run the trainer to its end, whatever that is; save, draw and say what came out.
 
@@ -205,17 +200,16 @@ def lead(request, nvcc):
         recorder = trainer.recorder
         greet(recorder, request, prepared)
         recorder.begin(trainer)
-        return train(trainer, recorder, name_resume(run))
+        return train(trainer, recorder, request.go_on)
 
 
 def follow(request):
     """Train with the first rank, which does the rest.  Returns 0 where the run is complete."""
-    run = request.settings.run
-    start.import_jittor(run.device)
+    start.import_jittor(request.settings.run.device)
     trainer = build_trainer(request, None, lambda *_: Listener())
     try:
         with last_words(f"Main.py: error: rank {ranks.rank()} was killed, for lack of memory "
-                        f"perhaps: {SMALLER_STEP}; {name_resume(run)} goes on", is_rank=True):
+                        f"perhaps: {SMALLER_STEP}; {request.go_on} goes on", is_rank=True):
             if trainer.run():
                 return 0
     except TrainingFailed:  # on every rank

@@ -13,8 +13,7 @@ PIP := $(PY) -m pip install --disable-pip-version-check -c requirements/constrai
 .DELETE_ON_ERROR:
 
 demo: augmented-sample
-	$(PY) Main.py --Data_directory ./data/sample --protocol paper --bilinear True --optimizer adam --augment none \
-	    --base_channels 16 --Total_epochs 12 --Val_epochs 3
+	$(PY) Main.py --Data_directory ./data/sample --base_channels 16 --Total_epochs 12 --Val_epochs 3
 
 test: $(VENV)/installed-dev
 	$(PY) -m pytest

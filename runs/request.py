@@ -13,6 +13,7 @@ class Request(NamedTuple):
     settings: Settings           # None in them: left to choose
     given: frozenset             # the flags that were given
     stored: Optional[StoredRun]  # the run to go on with
+    go_on: str                   # the command that resumes this run
 
 
 def given_flags(words, parser):
@@ -51,7 +52,7 @@ def read_request(words, build_parser, protocols, crop):
     check_flags(settings, parser, crop)
     if stored:
         check_resumed(settings, kept, stored, parser)
-    return Request(settings, frozenset(given), stored)
+    return Request(settings, frozenset(given), stored, resume_command(settings.run, defaults))
 
 
 def fill_gaps(values, given, parser):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from docs import make_flags
-from docs.make_flags import command_parsers, render_page, subcommands
+from docs.make_flags import command_parsers, render_flags, subcommands
 
 ROOT = Path(__file__).resolve().parent.parent
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]

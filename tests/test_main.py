@@ -302,7 +302,7 @@ def test_a_run_leaves_what_it_promises(full_run):
     expected |= {f"logs/report_{text.stem}.html", f"logs/{text.stem}/{events.name}"}
     expected |= {f"checkpoints/{kind}_model.safetensors" for kind in ("best", "last")}
     expected |= {f"results/{name}.png" for name in ("cell_0_pred", "cell_1_pred", "overview")}
-    expected |= {*(f"DataTxt/{name}.json" for name in ("dataset_facts", "dataset_stats", "dataset_digest", "checked")),
+    expected |= {*(f"DataTxt/{name}.json" for name in ("lists", "survey")),
                  "checkpoints/.lock", "results/.lock"}
     expected |= {f"weight_maps/cell_{k}.{kind}" for k in range(4) for kind in ("npy", "png")}
     expected |= {f"DataTxt/{split}_{kind}.txt" for split in ("train", "test") for kind in ("image", "label")}
@@ -377,7 +377,7 @@ def test_the_best_model_makes_the_predictions_that_were_written(full_run):
     """Its header says all that is needed to build the net and to normalise an image."""
     from masks.pixel_scores import mean_scores, scores
     from Model import build_model
-    from nets.geometry import geometry_of
+    from nets.geometry import UNET_BILINEAR
     from Process import predict_image
     folder, data, _ = full_run
     rows = rows_of(folder)
@@ -395,7 +395,7 @@ def test_the_best_model_makes_the_predictions_that_were_written(full_run):
         pixels, label = (np.asarray(Image.open(data / "test" / kind / name.replace("_pred", "")))
                          for kind in ("imgs", "labels"))
         image = ((pixels / 255 - header["mean"]) / header["std"]).astype(np.float32)[None]
-        again = predict_image(model, image, geometry_of("Unet")).argmax(axis=0) * 255
+        again = predict_image(model, image, UNET_BILINEAR).argmax(axis=0) * 255
         assert prediction.shape == label.shape and prediction.dtype == np.uint8
         assert set(np.unique(prediction)) == {0, 255} and (again != prediction).mean() < 0.002
         results.append(scores(prediction // 255, label // 255))
