@@ -4,7 +4,8 @@ from typing import NamedTuple, Optional
 from backend import ranks
 from command.errors import DataError
 from nets.catalogue import CATALOGUE
-from runs.resume import LAST, StoredRun, find_contradictions, find_too_short, load_run, parse_stored
+from runs.resume import (LAST, StoredRun, find_contradictions, find_too_short, load_run,
+                         parse_stored, resume_command)
 from runs.settings import Settings
 
 
