@@ -28,18 +28,19 @@ def main(path):
     from Loss import LOSSES
     from MirrorPadding import tiling
     from Model import build_model
+    from nets.catalogue import CATALOGUE
     from Process import Trainer
     from Transforms import augmentation
     from WeightMap import WeightMaps
 
     settings = settings_of("--loss", config["loss"], "--clip_norm", 1, "--Learning_rate", 0.002,
-                           "--Total_epochs", config["epochs"],
+                           "--Total_epochs", config["epochs"], "--Batch_size", config["batch"],
                            "--Val_epochs", config["epochs"] - 1).training
     folders = [Path(config["data"]) / "train" / kind for kind in ("imgs", "labels")]
     dataset = SegmentationSet(pair_by_name(*folders), 1, 2, Statistics((0.4,), (0.25,)))
     wants_maps = LOSSES[config["loss"]].wants_weight_map
     maps = WeightMaps(path.parent / "weight_maps") if wants_maps else None
-    geometry = settings_of().net.geometry
+    geometry = CATALOGUE["Unet"].geometry({})
     loader = TrainingLoader(dataset, geometry, tiling(str(config["tile"])), config["batch"], 1,
                             maps, augmentation(config["augment"]))
     model = build_model("Unet", 1, 2, base_channels=4, dropout_probs=[config["dropout"]] * 4)

