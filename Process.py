@@ -70,8 +70,58 @@ def step_seed(seed, epoch, step, rank=0):
     return int(words[0] >> 1)  # Jittor takes 31 bits
 
 
+# ------------------------------------------------------------------------------------------ testing
+class Tester:
+    """Tests a model as it is trained: with the tiling of its loader, under a clock, until stopped.
+
+    loader: DataLoader.TrainingLoader.  budget: seconds, see runs.clock.RunClock.
+    """
+
+    def __init__(self, model, loader, budget):
+        self.model, self.loader, self.clock = model, loader, RunClock(budget)
+        self.stop = StopSignal(self.clock.clock)
+
+    def test(self, dataset, together=True):
+        """The predictions of a SegmentationSet, {name: Prediction}; None when asked to stop.
+
+        together: whether all ranks call this, each for its share of the images (and get the
+        predictions of all), or this one alone.
+        """
+        self.model.eval()
+        count = ranks.size() if together else 1
+        predictions, times = {}, [self.clock.clock.now()]
+        for start in tqdm(range(0, len(dataset), count), "testing", unit="image", leave=False,
+                          disable=None):
+            index = start + ranks.rank()
+            if index < len(dataset):
+                predictions[dataset.name(index)] = self.predict(dataset, index)
+            if count > 1:
+                self.stop.agree()
+            if self.stop.asked(count > 1):
+                return None
+            times.append(self.clock.clock.now())
+        first, *others = np.diff(times)
+        usual = min(first, np.median([first, *others]))  # the first one may have compiled
+        self.clock.last_test = float(usual + sum(others))
+        if count > 1:
+            every = {name: each for share in ranks.gathered(predictions)
+                     for name, each in share.items()}
+            predictions = {name: every[name] for name in map(dataset.name, range(len(dataset)))}
+        return predictions
+
+    def predict(self, dataset, index):
+        """The Prediction of one image of a SegmentationSet."""
+        image, geometry = dataset.image(index), self.loader.geometry
+        tile = self.loader.tile.for_testing(geometry, *image.shape[1:])
+        logits = predict_image(self.model, image, geometry, tile)
+        classes, n_classes = logits.argmax(axis=0), dataset.n_classes
+        return Prediction(png_bytes(mask_pixels(classes, n_classes)),
+                          png_bytes(foreground_probability(logits)),
+                          scores(classes, dataset.label(index), n_classes, IGNORED))
+
+
 # ---------------------------------------------------------------------------------------- the run
-class Trainer:
+class Trainer(Tester):
     """Trains a model, tests it and keeps count; see `run`.
 
     loader: DataLoader.TrainingLoader.  test_set: SegmentationSet.  settings:
@@ -86,13 +136,13 @@ class Trainer:
     RECOVERED = 20    # accepted batches in a row, after which going back has helped
 
     def __init__(self, model, optimizer, loader, test_set, settings, recorder):
-        self.model, self.optimizer, self.loader = model, optimizer, loader
-        self.test_set, self.settings, self.recorder = test_set, settings, recorder
         ranks.share_model(model)
-        self.progress, self.clock = Progress(), RunClock(settings.budget)
-        self.state = TrainingState(model, optimizer, OPTIMIZER)
+        super().__init__(model, loader, settings.budget)
+        self.optimizer, self.test_set = optimizer, test_set
+        self.settings, self.recorder = settings, recorder
+        self.progress, self.state = Progress(), TrainingState(model, optimizer, OPTIMIZER)
         self.guard = LossGuard(window=min(max(100, 2 * len(loader)), 10_000))
-        self.stop, self.forecast = StopSignal(self.clock.clock), Forecast(settings, len(loader))
+        self.forecast = Forecast(settings, len(loader))
         self.last_good, self.snapshot_due = None, True
 
     def run(self):
@@ -229,44 +279,6 @@ class Trainer:
             self.progress.best_iou = mean[CHOOSING]
         self.progress.tested = self.progress.epoch + 1
         return mean
-
-    def test(self, dataset, together=True):
-        """The predictions of a SegmentationSet, {name: Prediction}; None when asked to stop.
-
-        together: whether all ranks call this, each for its share of the images (and get the
-        predictions of all), or this one alone.
-        """
-        self.model.eval()
-        count = ranks.size() if together else 1
-        predictions, times = {}, [self.clock.clock.now()]
-        for start in tqdm(range(0, len(dataset), count), "testing", unit="image", leave=False,
-                          disable=None):
-            index = start + ranks.rank()
-            if index < len(dataset):
-                predictions[dataset.name(index)] = self.predict(dataset, index)
-            if count > 1:
-                self.stop.agree()
-            if self.stop.asked(count > 1):
-                return None
-            times.append(self.clock.clock.now())
-        first, *others = np.diff(times)
-        usual = min(first, np.median([first, *others]))  # the first one may have compiled
-        self.clock.last_test = float(usual + sum(others))
-        if count > 1:
-            every = {name: each for share in ranks.gathered(predictions)
-                     for name, each in share.items()}
-            predictions = {name: every[name] for name in map(dataset.name, range(len(dataset)))}
-        return predictions
-
-    def predict(self, dataset, index):
-        """The Prediction of one image of a SegmentationSet."""
-        image, geometry = dataset.image(index), self.loader.geometry
-        tile = self.loader.tile.for_testing(geometry, *image.shape[1:])
-        logits = predict_image(self.model, image, geometry, tile)
-        classes, n_classes = logits.argmax(axis=0), dataset.n_classes
-        return Prediction(png_bytes(mask_pixels(classes, n_classes)),
-                          png_bytes(foreground_probability(logits)),
-                          scores(classes, dataset.label(index), n_classes, IGNORED))
 
     # ------------------------------------------------------------------------------------- resume
     def stored_progress(self):
