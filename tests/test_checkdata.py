@@ -1,4 +1,4 @@
-"""CheckData, through `python MakeData.py check`: a sound set is called so, each planted defect is found and named."""
+"""`MakeData.py check`: a sound set is called sound, each planted defect is found and named."""
 import os
 import subprocess
 import sys
@@ -29,7 +29,8 @@ def save(path, pixels):
 
 def write_set(folder, label=LABEL, channels=()):
     """Four training and two test pairs of 6 x 4 px."""
-    for k, (split, stem) in enumerate([("train", f"a{k}") for k in range(4)] + [("test", f"b{k}") for k in range(2)]):
+    for k, (split, stem) in enumerate([("train", f"a{k}") for k in range(4)]
+                                      + [("test", f"b{k}") for k in range(2)]):
         save(folder / split / "imgs" / f"{stem}.png", noise(k, 6, 4, *channels))
         save(folder / split / "labels" / f"{stem}.png", label)
     return folder
@@ -54,15 +55,18 @@ def test_a_sound_set(check, folder, snapshot):
     before = snapshot(folder)
     code, lines = check()
     assert code == 0 and snapshot(folder) == before
-    assert lines[:3] == ["train: 4 pairs, 6 x 4 px, 8-bit grey, pixels with label 0: 75.0%, 255: 25.0%",
-                         "test: 2 pairs, 6 x 4 px, 8-bit grey, pixels with label 0: 75.0%, 255: 25.0%",
-                         "6 pairs, sound"]
-    assert lines[3:] == [f"next: python Main.py --Data_directory {folder} --n_channels 1 --n_classes 2 --protocol fast"]
+    assert lines[:3] == [
+        "train: 4 pairs, 6 x 4 px, 8-bit grey, pixels with label 0: 75.0%, 255: 25.0%",
+        "test: 2 pairs, 6 x 4 px, 8-bit grey, pixels with label 0: 75.0%, 255: 25.0%",
+        "6 pairs, sound"]
+    assert lines[3:] == [f"next: python Main.py --Data_directory {folder} "
+                         "--n_channels 1 --n_classes 2 --protocol fast"]
 
 
 @pytest.mark.parametrize("values, flags, shares, classes", [
     ((0, 255), (), "0: 75.0%, 255: 25.0%", 2), ((0, 1), (), "0: 75.0%, 1: 25.0%", 2),
-    ((0, 1), ("--n_classes", 2), "0: 75.0%, 1: 25.0%", 2), ((0, 1), ("--n_classes", 5), "0: 75.0%, 1: 25.0%", 5),
+    ((0, 1), ("--n_classes", 2), "0: 75.0%, 1: 25.0%", 2),
+    ((0, 1), ("--n_classes", 5), "0: 75.0%, 1: 25.0%", 5),
     ((0, 1, 2, 3), (), "0: 25.0%, 1: 25.0%, 2: 25.0%, 3: 25.0%", 4)])
 def test_numbers_of_classes(check, folder, values, flags, shares, classes):
     label = np.repeat(np.array([[values[0]] * (4 - len(values)) + [*values]], np.uint8), 6, axis=0)
@@ -103,21 +107,35 @@ def copy(source, target):
 
 
 DEFECTS = {  # what is planted: (how, flags, the beginning of the line that tells of it)
-    "another size": (plant("train/labels/a1.png", np.eye(5, dtype=np.uint8)), (), "train/labels/a1.png: 5 x 5 px"),
-    "no picture": (lambda folder: (folder / "test/imgs/b0.png").write_text("x"), (), "test/imgs/b0.png: not a read"),
-    "a cut file": (lambda folder: os.truncate(folder / "test/labels/b0.png", 45), (), "test/labels/b0.png: not a read"),
-    "no label": (lambda folder: (folder / "train/labels/a0.png").unlink(), (), "train/imgs/a0.png: no label"),
-    "no image": (lambda folder: (folder / "test/imgs/b1.png").unlink(), (), "test/labels/b1.png: no image"),
-    "a colour image": (plant("train/imgs/a2.png", noise(9, 6, 4, 3)), (), "train/imgs/a2.png: 8-bit RGB, but most"),
-    "16 bits": (plant("test/imgs/b0.png", noise(9, 6, 4, dtype=np.uint16)), (), "test/imgs/b0.png: 16-bit grey, but"),
-    "an empty image": (plant("train/imgs/a0.png", np.full((6, 4), 7, np.uint8)), (), "train/imgs/a0.png: empty"),
-    "a colour label": (plant("train/labels/a3.png", noise(9, 6, 4, 3)), (), "train/labels/a3.png: a label in colour"),
-    "a strange value": (plant("train/labels/a1.png", LABEL // 2), (), "train/labels/a1.png: 127 in 25.00% of its pix"),
+    "another size": (plant("train/labels/a1.png", np.eye(5, dtype=np.uint8)), (),
+                     "train/labels/a1.png: 5 x 5 px"),
+    "no picture": (lambda folder: (folder / "test/imgs/b0.png").write_text("x"), (),
+                   "test/imgs/b0.png: not a read"),
+    "a cut file": (lambda folder: os.truncate(folder / "test/labels/b0.png", 45), (),
+                   "test/labels/b0.png: not a read"),
+    "no label": (lambda folder: (folder / "train/labels/a0.png").unlink(), (),
+                 "train/imgs/a0.png: no label"),
+    "no image": (lambda folder: (folder / "test/imgs/b1.png").unlink(), (),
+                 "test/labels/b1.png: no image"),
+    "a colour image": (plant("train/imgs/a2.png", noise(9, 6, 4, 3)), (),
+                       "train/imgs/a2.png: 8-bit RGB, but most"),
+    "16 bits": (plant("test/imgs/b0.png", noise(9, 6, 4, dtype=np.uint16)), (),
+                "test/imgs/b0.png: 16-bit grey, but"),
+    "an empty image": (plant("train/imgs/a0.png", np.full((6, 4), 7, np.uint8)), (),
+                       "train/imgs/a0.png: empty"),
+    "a colour label": (plant("train/labels/a3.png", noise(9, 6, 4, 3)), (),
+                       "train/labels/a3.png: a label in colour"),
+    "a strange value": (plant("train/labels/a1.png", LABEL // 2), (),
+                        "train/labels/a1.png: 127 in 25.00% of its pix"),
     "soft edges": (plant("test/labels/b1.png", noise(9, 6, 4)), (), "test/labels/b1.png: "),
-    "1 for 255": (plant("train/labels/a0.png", LABEL // 255), (), "train/labels/a0.png: 1 in 25.00%"),
-    "255 for 4": (plant("train/labels/a0.png", LABEL), ("--n_classes", 5), "train/labels/a0.png: 255 in 25.00%"),
-    "a class too many": (plant("test/labels/b0.png", LABEL // 51), ("--n_classes", 5), "test/labels/b0.png: 5 in 25"),
-    "a leak": (copy("train/imgs/a3.png", "test/imgs/b0.png"), (), "test/imgs/b0.png: has the same pixels as "),
+    "1 for 255": (plant("train/labels/a0.png", LABEL // 255), (),
+                  "train/labels/a0.png: 1 in 25.00%"),
+    "255 for 4": (plant("train/labels/a0.png", LABEL), ("--n_classes", 5),
+                  "train/labels/a0.png: 255 in 25.00%"),
+    "a class too many": (plant("test/labels/b0.png", LABEL // 51), ("--n_classes", 5),
+                         "test/labels/b0.png: 5 in 25"),
+    "a leak": (copy("train/imgs/a3.png", "test/imgs/b0.png"), (),
+               "test/imgs/b0.png: has the same pixels as "),
 }
 
 
@@ -129,7 +147,8 @@ def test_a_planted_defect_is_found(check, folder, defect):
     assert code == 1 and [found for found in lines if found.startswith(f"{folder}/{line}")], lines
     problems = [found for found in lines if found.startswith(str(folder))]
     assert lines[-2].endswith(f" pairs, {len(problems)} problem(s)")
-    assert len(problems) == 1 or defect in ("255 for 4", "a class too many")  # there every label has 255
+    # there every label has 255
+    assert len(problems) == 1 or defect in ("255 for 4", "a class too many")
     assert lines[-1].startswith("next: mend these")
 
 
@@ -151,7 +170,8 @@ def test_grey_values_in_colour_files_need_one_channel(check, folder):
     assert check("--n_channels", 3)[0] == 0, "three hold them too"
 
 
-@pytest.mark.parametrize("n_channels, channels, kind", [(1, (3,), "8-bit RGB"), (3, (), "8-bit grey")])
+@pytest.mark.parametrize("n_channels, channels, kind", [
+    (1, (3,), "8-bit RGB"), (3, (), "8-bit grey")])
 def test_other_channels_than_asked_for(check, folder, n_channels, channels, kind):
     write_set(folder, channels=channels)
     code, lines = check("--n_channels", n_channels)
@@ -167,7 +187,8 @@ def test_two_classes_take_any_value_above_0_for_foreground(check, folder):
 @pytest.mark.parametrize("row, named", [
     ((0, 0, 1, 5), "5 in 25.00% of its pixels, but 2 is in no label"),
     ((1, 1, 1, 2), "2 in 25.00% of its pixels, but 0 is in no label"),
-    ((0, 1, 2, 255), "255 in 25.00% of its pixels, but 3 is in no label: expected 0 and 255, or 0, 1, ... without a gap; "
+    ((0, 1, 2, 255), "255 in 25.00% of its pixels, but 3 is in no label: "
+                     "expected 0 and 255, or 0, 1, ... without a gap; "
                      "--ignore_label 255 if that means: not labelled"),
     ((0, 127, 255, 255), "127 in 25.00% of its pixels, expected 0 and 255")])
 def test_strange_values_in_all_labels(check, folder, row, named):
@@ -177,7 +198,8 @@ def test_strange_values_in_all_labels(check, folder, row, named):
     assert any(line.startswith(f"{folder}/train/labels/a0.png: {named}") for line in lines), lines
 
 
-@pytest.mark.parametrize("row, n_classes", [((0, 0, 0, 5), 2), ((0, 0, 0, 1), 2), ((0, 1, 2, 3), 4), ((0, 0, 255, 255), 2)])
+@pytest.mark.parametrize("row, n_classes", [
+    ((0, 0, 0, 5), 2), ((0, 0, 0, 1), 2), ((0, 1, 2, 3), 4), ((0, 0, 255, 255), 2)])
 def test_classes_of_sound_labels_are_those_that_training_chooses(folder, row, n_classes):
     write_set(folder, np.repeat(np.array([row], np.uint8), 6, axis=0))
     assert check_set(folder, Survey()) == (True, 1, n_classes)
@@ -186,8 +208,10 @@ def test_classes_of_sound_labels_are_those_that_training_chooses(folder, row, n_
 
 
 @pytest.mark.parametrize("spoil, line", [
-    (plant("train/labels/a1.png", np.zeros((6, 4), np.uint8)), "train/labels/a1.png: empty, all its pixels are 0"),
-    (plant("test/labels/b1.png", np.full((6, 4), 255, np.uint8)), "test/labels/b1.png: empty, all its pixels are 255"),
+    (plant("train/labels/a1.png", np.zeros((6, 4), np.uint8)),
+     "train/labels/a1.png: empty, all its pixels are 0"),
+    (plant("test/labels/b1.png", np.full((6, 4), 255, np.uint8)),
+     "test/labels/b1.png: empty, all its pixels are 255"),
     (copy("train/imgs/a3.png", "train/imgs/a1.png"), "train/imgs/a3.png: has the same pixels as "),
     (copy("test/imgs/b0.png", "test/imgs/b1.png"), "test/imgs/b1.png: has the same pixels as ")])
 def test_what_may_be_meant_is_a_warning(check, folder, spoil, line):
@@ -200,7 +224,8 @@ def test_what_may_be_meant_is_a_warning(check, folder, spoil, line):
 def test_labels_that_are_all_empty(check, folder):
     write_set(folder, np.zeros((6, 4), np.uint8))
     code, lines = check()
-    assert code == 1 and f"{folder}/train/labels: every label is empty (has one value only)" in lines
+    assert code == 1
+    assert f"{folder}/train/labels: every label is empty (has one value only)" in lines
 
 
 def test_a_duplicate_is_one_by_its_pixels_not_by_its_file(check, folder):
@@ -209,7 +234,8 @@ def test_a_duplicate_is_one_by_its_pixels_not_by_its_file(check, folder):
     save(folder / "test/labels/b9.png", LABEL)
     code, lines = check()
     assert code == 1 and lines[-2] == "7 pairs, 1 problem(s)"
-    assert f"{folder}/test/imgs/b9.tif: has the same pixels as {folder}/train/imgs/a0.png; keep one of the two" in lines
+    assert (f"{folder}/test/imgs/b9.tif: has the same pixels as {folder}/train/imgs/a0.png; "
+            "keep one of the two") in lines
 
 
 def test_the_same_bytes_in_another_shape_are_another_image(check, folder):
@@ -225,11 +251,13 @@ def test_augmented_copies_are_no_duplicates(check, folder):
     contents = (images / "a0.png").read_bytes(), png_bytes(LABEL)
     Manifest(images, labels).write_files((images / "a0-0.png", labels / "a0-0.png"), contents)
     code, lines = check()
-    assert code == 0 and "7 pairs, sound" in lines and "train: 4 pairs and 1 augmented copies, " in lines[0]
+    assert code == 0 and "7 pairs, sound" in lines
+    assert "train: 4 pairs and 1 augmented copies, " in lines[0]
     assert not any(line.startswith("warning") for line in lines)
     (images / "augmentation_manifest.jsonl").unlink()  # now it is a file like any other
     code, lines = check()
-    assert code == 0 and any(line.startswith(f"warning: {images}/a0.png: has the same pixels") for line in lines)
+    assert code == 0
+    assert any(line.startswith(f"warning: {images}/a0.png: has the same pixels") for line in lines)
 
 
 def test_augmented_copies_are_checked_too(check, folder):
@@ -264,6 +292,7 @@ def test_some():
 
 
 def test_the_committed_sample_is_sound():
-    done = subprocess.run([sys.executable, str(ROOT / "MakeData.py"), "check", "--Data_directory", "data/sample"],
+    done = subprocess.run([sys.executable, str(ROOT / "MakeData.py"), "check",
+                           "--Data_directory", "data/sample"],
                           cwd=ROOT, text=True, capture_output=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "") and "pairs, sound\n" in done.stdout

@@ -1,4 +1,4 @@
-"""What is chosen for the user: from labels by hand-made cases, from the machine's memory, never against a flag."""
+"""runs/choices.py: what is chosen from the data and from the memory, never against a flag."""
 import numpy as np
 import pytest
 from helpers import settings_of
@@ -15,7 +15,8 @@ from runs.choices import Device, check_label_values, check_memory, complete
 
 GREY = np.full((4, 5), 70, np.uint8)
 COLOUR = np.dstack([np.full((4, 5), value, np.uint8) for value in (70, 70, 71)])
-FACTS = SetFacts(training_pairs=3, tested_pairs=3, height=300, width=200, n_channels=1, n_classes=2, test_classes=2)
+FACTS = SetFacts(training_pairs=3, tested_pairs=3, height=300, width=200,
+                 n_channels=1, n_classes=2, test_classes=2)
 CPU, GPU = Device(False, 10 ** 12), Device(True, 8 * 10 ** 9)
 
 
@@ -40,20 +41,22 @@ def pairs_of(folder, images, labels):
     return pairs
 
 
-# ------------------------------------------------------------------------------------------------- from the data
+# ------------------------------------------------------------------------------------ from the data
 @pytest.mark.parametrize("images, channels", [
-    ([GREY, GREY], 1), ([np.repeat(GREY[..., None], 3, axis=2)], 1), ([GREY.astype(np.uint16) * 100], 1),
-    ([GREY, COLOUR], 3)])
+    ([GREY, GREY], 1), ([np.repeat(GREY[..., None], 3, axis=2)], 1),
+    ([GREY.astype(np.uint16) * 100], 1), ([GREY, COLOUR], 3)])
 def test_colours(images, channels, tmp_path):
     pairs = pairs_of(tmp_path, images, [GREY] * len(images))
     assert facts_of_set(Survey(), pairs, [], pairs[:1], None).n_channels == channels
 
 
 @pytest.mark.parametrize("values, ignored, classes", [
-    ([0, 255], None, 2), ([0, 1], None, 2), ([0], None, 2), ([0, 3], None, 2), ([0, 1, 2], None, 3), ([1, 4], None, 5),
+    ([0, 255], None, 2), ([0, 1], None, 2), ([0], None, 2), ([0, 3], None, 2),
+    ([0, 1, 2], None, 3), ([1, 4], None, 5),
     ([0, 17, 130, 255, 255], None, 2), ([0, 5, 32, 255, 255], None, 2),  # masks with soft edges
     ([0, 5, 31, 255, 255], None, 256),
-    ([0, 1, 2, 1, 2, 1, 2, 255], None, 256), ([0, 1, 2, 255, 255, 255], None, 256), ([0, 1, 255, 255], None, 256),
+    ([0, 1, 2, 1, 2, 1, 2, 255], None, 256), ([0, 1, 2, 255, 255, 255], None, 256),
+    ([0, 1, 255, 255], None, 256),
     ([0, 128, 255, 255], None, 256),  # class numbers or a border, and 255: not labelled perhaps
     ([0, 1, 2, 255], 255, 3), ([0, 1, 2, 9], 300, 10), ([0, 1, 7], 7, 2)])
 def test_classes(values, ignored, classes, tmp_path):
@@ -68,7 +71,8 @@ def test_a_class_that_only_test_labels_have_counts_too(tmp_path):
     (tmp_path / "test").mkdir()
     ones = np.eye(4, 5, dtype=np.uint8)
     pairs = pairs_of(tmp_path, [GREY], [ones])
-    for label, test_classes in ((ones + 2 * np.eye(4, 5, 1, dtype=np.uint8), 3), (ones, 2), (255 * ones, 2)):
+    for label, test_classes in ((ones + 2 * np.eye(4, 5, 1, dtype=np.uint8), 3),
+                                (ones, 2), (255 * ones, 2)):
         test_pairs = pairs_of(tmp_path / "test", [GREY], [label])
         found = facts_of_set(Survey(tmp_path), pairs, [], test_pairs, None)
         assert (found.n_classes, found.test_classes) == (2, test_classes)
@@ -91,7 +95,8 @@ def test_everything_is_chosen_and_no_flag_overruled():
     assert (values["base_channels"], values["tile"]) == (choices.BASE_CHANNELS["cpu"], Tiles(256))
     assert (values["Batch_size"], values["Total_epochs"]) == (choices.BATCH, choices.EPOCHS[1])
     assert values["Val_epochs"] == 1875
-    given = dict(n_channels=1, n_classes=5, base_channels=8, tile="full", Batch_size=7, Total_epochs=3, Val_epochs=1)
+    given = dict(n_channels=1, n_classes=5, base_channels=8, tile="full", Batch_size=7,
+                 Total_epochs=3, Val_epochs=1)
     words = [word for name, value in given.items() for word in (f"--{name}", value)]
     values, reasons = chosen(*words, facts=facts(n_channels=3, n_classes=3))
     assert reasons == {} and {name: values[name] for name in given} == {**given, "tile": Whole()}
@@ -102,7 +107,8 @@ def test_the_papers_protocol_leaves_channels_and_classes_alone_to_choose():
         choice = complete(settings_of(*flags), FACTS, CPU, Main.CROP)
         assert set(choice.reasons) == {"n_channels", "n_classes"}
         assert choice.settings.training.Batch_size == 1 and choice.settings.net.base_channels == 64
-        assert (choice.settings.training.Total_epochs, choice.settings.training.Val_epochs) == (200, 50)
+        assert (choice.settings.training.Total_epochs, choice.settings.training.Val_epochs) == (
+            200, 50)
 
 
 @pytest.mark.parametrize("protocol", ["default", "reference", "paper", "fast"])
@@ -111,7 +117,8 @@ def test_the_papers_protocol_leaves_channels_and_classes_alone_to_choose():
                                                (("--Val_epochs", 2), 100_000, 2)])
 def test_a_time_budget_leaves_the_epochs_open_under_every_protocol(protocol, given, total, val):
     settings = settings_of("--protocol", protocol, "--Time_budget", 5, *given)
-    training = complete(settings, facts(training_pairs=30, tested_pairs=30), CPU, Main.CROP).settings.training
+    training = complete(settings, facts(training_pairs=30, tested_pairs=30), CPU,
+                        Main.CROP).settings.training
     assert (training.Total_epochs, training.Val_epochs) == (total, 0 if val == 5 else val)
 
 
@@ -135,7 +142,8 @@ def test_what_may_be_numbers_of_objects_is_said():
 
 @pytest.mark.parametrize("images, given, total, val", [
     (30, {}, 333, 249), (1, {}, 2500, 1875), (5000, {}, 10, 7), (5000, {"Val_epochs": 40}, 41, 40),
-    (30, {"Total_epochs": 1}, 1, 0), (30, {"Total_epochs": 200}, 200, 150), (30, {"Time_budget": 5}, 100_000, 0),
+    (30, {"Total_epochs": 1}, 1, 0), (30, {"Total_epochs": 200}, 200, 150),
+    (30, {"Time_budget": 5}, 100_000, 0),
     (30, {"Time_budget": 5, "Total_epochs": 7, "Val_epochs": 2}, 7, 2)])
 def test_epochs(images, given, total, val):
     words = [word for name, value in given.items() for word in (f"--{name}", value)]
@@ -143,7 +151,7 @@ def test_epochs(images, given, total, val):
     assert (values["Total_epochs"], values["Val_epochs"]) == (total, val)
 
 
-# ------------------------------------------------------------------------------------------------- from the machine
+# --------------------------------------------------------------------------------- from the machine
 @pytest.mark.parametrize("share, batch", [(0.9, 4), (0.6, 2), (0.3, 1), (0.01, 1)])
 def test_the_batch_fits_into_the_memory(share, batch):
     large, flags = facts(height=512, width=600), ("--base_channels", 64)
@@ -157,18 +165,20 @@ def test_the_batch_fits_into_the_memory(share, batch):
 def test_a_gpu_gets_the_papers_width_and_a_batch_for_its_memory():
     values, reasons = chosen(facts=facts(height=512, width=600), device=GPU)
     assert (values["base_channels"], values["Batch_size"]) == (64, 4)
-    assert reasons["base_channels"] == "a GPU" and reasons["Batch_size"] == "1.2 GB of 8 GB of the GPU"
+    assert reasons["base_channels"] == "a GPU"
+    assert reasons["Batch_size"] == "1.2 GB of 8 GB of the GPU"
 
 
 def test_a_step_that_does_not_fit_is_refused_with_both_numbers():
-    """An image of 512 px is one of 700 px to the paper's net: 72 bytes for each pixel and base channel."""
+    """The paper's net sees 700 px of an image of 512: 72 bytes for each pixel and base channel."""
     large = facts(height=512, width=512)
     settings = complete(settings_of(), large, CPU, Main.CROP).settings
     needed = 72 * 64 * 700 * 700
     assert choices.image_bytes(settings, large) == needed
     check_memory(settings, large, Device(False, needed))
-    with pytest.raises(DataError, match=r"512 x 512 px takes about 2\.3 GB, but there are 2\.0 GB that are free; "
-                                        "--tile 256, --protocol fast or fewer --base_channels"):
+    with pytest.raises(DataError, match=r"512 x 512 px takes about 2\.3 GB, but there are 2\.0 GB "
+                                        "that are free; --tile 256, --protocol fast or "
+                                        "fewer --base_channels"):
         check_memory(settings, large, Device(False, 2 * 10 ** 9))
     with pytest.raises(DataError, match=r"takes about 4\.5 GB, but there are 4\.4 GB of the GPU"):
         check_memory(settings.replace(Batch_size=2), large, Device(True, 44 * 10 ** 8))

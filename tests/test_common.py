@@ -1,4 +1,4 @@
-"""The rooms command/ and images/: exit codes and one-line errors, flag types at their bounds, every kind of image file, atomic writes."""
+"""command/ and images/formats.py: exit codes, one-line errors, flag types, image files, writing."""
 import argparse
 import io
 import os
@@ -28,7 +28,7 @@ def noise(shape, seed=0, high=256, dtype=np.uint8):
     return np.random.default_rng(seed).integers(0, high, shape).astype(dtype)
 
 
-# ------------------------------------------------------------------------------------------------------------- commands
+# ----------------------------------------------------------------------------------------- commands
 SCRIPT = """
 import os, signal, sys
 sys.path.insert(0, {root!r})
@@ -72,17 +72,19 @@ def script(tmp_path_factory):
     (["--count", "3"], 1, "Command.py: error: nowhere/a.txt: No such file or directory\n"),
     (["--count", "4"], 130, "\nCommand.py: stopped\n"),
     (["--count", "5"], 130, "\nCommand.py: stopped\n"),
-    (["--count", "0"], 2, "Command.py: error: argument --count: expected a whole number at least 1, got '0' "
-                          "(see Command.py --help)\n"),
+    (["--count", "0"], 2,
+     "Command.py: error: argument --count: expected a whole number at least 1, got '0' "
+     "(see Command.py --help)\n"),
 ])
 def test_exit_codes_and_messages(script, flags, code, error):
-    done = subprocess.run([sys.executable, str(script), *flags], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, str(script), *flags],
+                          capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", error)
 
 
 def test_a_closed_pipe_is_no_traceback(script):
-    process = subprocess.Popen([sys.executable, str(script), "--count", "6"], stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, str(script), "--count", "6"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.readline()
     process.stdout.close()
     assert process.stderr.read() == "" and process.wait(timeout=60) == 1
@@ -102,37 +104,45 @@ def test_parser(capsys):
         with pytest.raises(SystemExit) as stopped:
             parser.parse_args(flags)
         assert stopped.value.code == 2
-        assert re.fullmatch(r"Command\.py: error: .+ \(see Command\.py --help\)\n", capsys.readouterr().err)
+        assert re.fullmatch(r"Command\.py: error: .+ \(see Command\.py --help\)\n",
+                            capsys.readouterr().err)
     help_text = parser.format_help()
-    assert "how many (default: 5)" in help_text and "its name\n" in help_text, "no default, nothing said"
+    assert "how many (default: 5)" in help_text and "its name\n" in help_text, (
+        "where there is no default, the help names none")
 
 
-COMMANDS = sorted(path for folder in (".", "alignment", "benchmarks") for path in (ROOT / folder).glob("[!_]*.py")
+COMMANDS = sorted(path for folder in (".", "alignment", "benchmarks")
+                  for path in (ROOT / folder).glob("[!_]*.py")
                   if path.read_text().endswith("sys.exit(run(main))\n"))
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda path: path.name)
 def test_help_waits_for_no_heavy_import(command):
     """What takes most of a start is left until the flags are known."""
-    done = subprocess.run([sys.executable, "-X", "importtime", command, "--help"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-X", "importtime", command, "--help"],
+                          capture_output=True, text=True)
     imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
     assert done.returncode == 0 and done.stdout.startswith("usage: ") and "numpy" in imported
-    assert not imported & {"jittor", "torch", "matplotlib", "skimage", "scipy.ndimage", "scipy.linalg", "scipy.sparse"}
+    assert not imported & {"jittor", "torch", "matplotlib", "skimage", "scipy.ndimage",
+                           "scipy.linalg", "scipy.sparse"}
 
 
-# ----------------------------------------------------------------------------------------------------------- flag types
+# --------------------------------------------------------------------------------------- flag types
 def test_boolean():
     assert [boolean(word) for word in ("True", "true", "TRUE", "1", "yes", " True ")] == [True] * 6
     assert [boolean(word) for word in ("False", "false", "0", "no", "NO")] == [False] * 5
     for word in ("", "2", "maybe", "None", "-1", "truee"):
-        with pytest.raises(argparse.ArgumentTypeError, match=f"expected True or False, got '{word}'"):
+        with pytest.raises(argparse.ArgumentTypeError,
+                           match=f"expected True or False, got '{word}'"):
             boolean(word)
 
 
 @pytest.mark.parametrize("parse, good, bad", [
-    (number(int, 1), {"1": 1, "25": 25, "9" * 30: 10 ** 30 - 1}, ["0", "-1", "1.0", "1e3", "", "nan", "inf"]),
+    (number(int, 1), {"1": 1, "25": 25, "9" * 30: 10 ** 30 - 1},
+     ["0", "-1", "1.0", "1e3", "", "nan", "inf"]),
     (number(int, 0, 2 ** 31), {"0": 0, "2147483647": 2 ** 31 - 1}, ["2147483648", "-1"]),
-    (number(float, 0), {"0": 0, "-0.0": 0, "1e300": 1e300, "5": 5}, ["-1e-9", "nan", "inf", "-inf", "1e999", "one"]),
+    (number(float, 0), {"0": 0, "-0.0": 0, "1e300": 1e300, "5": 5},
+     ["-1e-9", "nan", "inf", "-inf", "1e999", "one"]),
     (number(float, 0, include_low=False), {"1e-9": 1e-9}, ["0", "-0.0", "-1", "nan", "inf"]),
     (number(float, 0, 1), {"0": 0, "0.999": 0.999}, ["1", "1.0", "-0.1", "nan"]),
 ])
@@ -140,7 +150,8 @@ def test_number(parse, good, bad):
     for text, value in good.items():
         assert parse(text) == value and type(parse(text)) is type(parse(next(iter(good))))
     for text in bad:
-        with pytest.raises(argparse.ArgumentTypeError, match=f"^expected a.* number .*, got '{re.escape(text)}'$"):
+        with pytest.raises(argparse.ArgumentTypeError,
+                           match=f"^expected a.* number .*, got '{re.escape(text)}'$"):
             parse(text)
 
 
@@ -152,7 +163,7 @@ def test_number_says_its_bounds():
             parse("x")
 
 
-# --------------------------------------------------------------------------------------------------- folders and pairs
+# -------------------------------------------------------------------------------- folders and pairs
 def touch(folder, *names):
     folder.mkdir(exist_ok=True)
     for name in names:
@@ -161,7 +172,8 @@ def touch(folder, *names):
 
 
 def test_list_images(tmp_path):
-    folder = touch(tmp_path / "imgs", "b.PNG", "a.tif", "c.jpeg", ".hidden.png", "notes.txt", "a", "d.npy", "Thumbs.db")
+    folder = touch(tmp_path / "imgs", "b.PNG", "a.tif", "c.jpeg",
+                   ".hidden.png", "notes.txt", "a", "d.npy", "Thumbs.db")
     (folder / "folder.png").mkdir()
     assert list(list_images(folder).items()) == [("a", folder / "a.tif"), ("b", folder / "b.PNG"),
                                                  ("c", folder / "c.jpeg")]
@@ -175,7 +187,8 @@ def test_list_images(tmp_path):
 
 
 def test_pair_by_name(tmp_path):
-    imgs, labels = touch(tmp_path / "imgs", "b.jpg", "a.png"), touch(tmp_path / "labels", "a.tif", "b.png")
+    imgs, labels = (touch(tmp_path / "imgs", "b.jpg", "a.png"),
+                    touch(tmp_path / "labels", "a.tif", "b.png"))
     pairs = [(imgs / "a.png", labels / "a.tif"), (imgs / "b.jpg", labels / "b.png")]
     assert pair_by_name(imgs, labels) == pairs
     touch(imgs, "c.png")
@@ -190,8 +203,9 @@ def test_pair_by_name(tmp_path):
         pair_by_name(touch(tmp_path / "empty"), labels)
 
 
-# --------------------------------------------------------------------------------------------------------- image files
-GREY, DEEP, BITS = noise((4, 6)), noise((4, 6), high=2 ** 16, dtype=np.uint16), noise((4, 6), high=2).astype(bool)
+# -------------------------------------------------------------------------------------- image files
+GREY, DEEP, BITS = (noise((4, 6)), noise((4, 6), high=2 ** 16, dtype=np.uint16),
+                    noise((4, 6), high=2).astype(bool))
 COLOUR, ALPHA = noise((4, 6, 3)), noise((4, 6, 1), seed=1)
 PALETTE = [10, 20, 30, 200, 100, 0, 7, 7, 7]
 INDICES = noise((4, 6), high=3)
@@ -217,7 +231,8 @@ def luma(colour):
 FROM_PALETTE = np.array(PALETTE, np.uint8).reshape(3, 3)[INDICES]
 BLACK_OR_WHITE = BITS.astype(np.uint8) * 255
 INK = Image.merge("CMYK", [Image.fromarray(noise((4, 6), k)) for k in range(4)])
-KINDS = {  # name: (image, what grayscale=None reads, the mode that is said on stderr, what read_label reads)
+KINDS = {
+    # name: (image, what read_image reads, the mode that it names on stderr, what read_label reads)
     "bits.png": (Image.fromarray(BITS), BLACK_OR_WHITE, None, BLACK_OR_WHITE),
     "grey.bmp": (Image.fromarray(GREY), GREY, None, GREY),
     "deep.png": (Image.fromarray(DEEP), DEEP, None, DEEP),
@@ -225,25 +240,32 @@ KINDS = {  # name: (image, what grayscale=None reads, the mode that is said on s
     "grey-alpha.png": (Image.fromarray(np.dstack([GREY, ALPHA])), GREY, "LA", GREY),
     "palette.png": (palette_image(), FROM_PALETTE, "P", INDICES),
     "palette.tif": (palette_image(), FROM_PALETTE, "P", INDICES),
-    "black-white.png": (mask_of_palette([0] * 3 + [255] * 3), np.dstack([BLACK_OR_WHITE] * 3), "P", BLACK_OR_WHITE),
-    "white-black.png": (mask_of_palette([255] * 3 + [0] * 3), np.dstack([BLACK_OR_WHITE] * 3), "P", BLACK_OR_WHITE),
+    "black-white.png": (mask_of_palette([0] * 3 + [255] * 3), np.dstack([BLACK_OR_WHITE] * 3),
+                        "P", BLACK_OR_WHITE),
+    "white-black.png": (mask_of_palette([255] * 3 + [0] * 3), np.dstack([BLACK_OR_WHITE] * 3),
+                        "P", BLACK_OR_WHITE),
     "colour.tif": (Image.fromarray(COLOUR), COLOUR, None, "a label in colour"),
     "alpha.png": (Image.fromarray(np.dstack([COLOUR, ALPHA])), COLOUR, "RGBA", "a label in colour"),
-    "grey-rgba.png": (Image.fromarray(np.dstack([GREY] * 3 + [ALPHA])), np.dstack([GREY] * 3), "RGBA", GREY),
+    "grey-rgba.png": (Image.fromarray(np.dstack([GREY] * 3 + [ALPHA])), np.dstack([GREY] * 3),
+                      "RGBA", GREY),
     "ink.tif": (INK, np.asarray(INK.convert("RGB")), "CMYK", "a label in colour"),
-    "32-bit.tif": (Image.fromarray(DEEP.astype(np.int32) - 1000), "values of 32 bits", None, "values of 32 bits"),
-    "float.tif": (Image.fromarray(GREY.astype(np.float32)), "values of 32 bits", None, "values of 32 bits"),
+    "32-bit.tif": (Image.fromarray(DEEP.astype(np.int32) - 1000),
+                   "values of 32 bits", None, "values of 32 bits"),
+    "float.tif": (Image.fromarray(GREY.astype(np.float32)),
+                  "values of 32 bits", None, "values of 32 bits"),
 }
 
 
 def equal(found, expected):
-    return found.dtype == expected.dtype and found.shape == expected.shape and (found == expected).all()
+    return (found.dtype == expected.dtype and found.shape == expected.shape
+            and (found == expected).all())
 
 
 def png_of_16_bits(pixels):
     """(H, W, 3) uint16 as a PNG file, which Pillow cannot write: rows without a filter."""
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", pixels.shape[1], len(pixels), 16, 2, 0, 0, 0))
+    return (b"\x89PNG\r\n\x1a\n"
+            + chunk(b"IHDR", struct.pack(">IIBBBBB", pixels.shape[1], len(pixels), 16, 2, 0, 0, 0))
             + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
 
 
@@ -270,14 +292,16 @@ def test_kinds_of_files(tmp_path, name, capsys):
     assert capsys.readouterr().err == ""
     if isinstance(plain, str):
         for grayscale in (None, True, False):
-            with pytest.raises(DataError, match=f"{name}: {plain}, or with a sign; convert it to 8 or 16 bits without one"):
+            with pytest.raises(DataError, match=f"{name}: {plain}, or with a sign; "
+                                                "convert it to 8 or 16 bits without one"):
                 read_image(path, grayscale)
         return
     assert equal(read_image(path), plain)
     assert equal(read_image(path, True), plain if plain.ndim == 2 else luma(plain))
     assert equal(read_image(path, False), plain if plain.ndim == 3 else np.dstack([plain] * 3))
     error = capsys.readouterr().err
-    assert error.count("\n") == (said is not None) and (said is None or f"{name}: mode {said} read as" in error)
+    assert error.count("\n") == (said is not None)
+    assert said is None or f"{name}: mode {said} read as" in error
 
 
 def chunk(kind, data):
@@ -286,10 +310,13 @@ def chunk(kind, data):
 
 def test_damaged_files(tmp_path):
     whole, path = png_bytes(noise((40, 50))), tmp_path / "damaged.png"
-    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 20000, 20000, 8, 0, 0, 0, 0)) + \
-        chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
-    contents = {"": "not a readable image;", "These are words, not pixels.": "not a readable image;",
-                whole[:len(whole) // 2]: r"not a readable image \(", whole[:20]: "not a readable image",
+    bomb = (b"\x89PNG\r\n\x1a\n"
+            + chunk(b"IHDR", struct.pack(">IIBBBBB", 20000, 20000, 8, 0, 0, 0, 0))
+            + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b""))
+    contents = {"": "not a readable image;",
+                "These are words, not pixels.": "not a readable image;",
+                whole[:len(whole) // 2]: r"not a readable image \(",
+                whole[:20]: "not a readable image",
                 bomb: "larger than 268,435,456 pixels; cut it"}
     for content, message in contents.items():
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -328,7 +355,8 @@ def test_pages(tmp_path):
     pages = [Image.fromarray(noise((4, 6), k)) for k in range(3)]
     pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
     for read in (read_image, read_label):
-        with pytest.raises(DataError, match="stack.tif: has 3 pages; save each page as a file of its own"):
+        with pytest.raises(DataError,
+                           match="stack.tif: has 3 pages; save each page as a file of its own"):
             read(tmp_path / "stack.tif")
 
 
@@ -350,7 +378,8 @@ def test_ignored_pixels_of_a_label(tmp_path):
     write_png(tmp_path / "a.png", stored)
     assert load_label(tmp_path / "a.png", 2, 7).tolist() == [[0, 1, 1, IGNORED, 1]]
     assert load_label(tmp_path / "a.png", 2, 0).tolist() == [[IGNORED, 1, 1, 1, 1]]
-    assert load_label(tmp_path / "a.png", 8, 255).tolist() == [[0, 1, 2, 7, IGNORED]], "the ignored value is no class"
+    assert load_label(tmp_path / "a.png", 8, 255).tolist() == [[0, 1, 2, 7, IGNORED]], (
+        "the ignored value is no class")
     with pytest.raises(DataError, match="has the value 255"):
         load_label(tmp_path / "a.png", 8, 7)
     Image.fromarray(stored).save(tmp_path / "a.jpg")
@@ -358,7 +387,7 @@ def test_ignored_pixels_of_a_label(tmp_path):
         load_label(tmp_path / "a.jpg", 2, 7)
 
 
-# ------------------------------------------------------------------------------------------------------------- writing
+# ------------------------------------------------------------------------------------------ writing
 def test_parse_json():
     assert parse_json('{"a": [1, 2.5, "x"]}') == {"a": [1, 2.5, "x"]}
     for text in ("", "{", "[" * 100000, '{"a":' * 100000, "9" * 5000, "\0"):
@@ -372,7 +401,8 @@ def test_atomic_write_replaces_whole(tmp_path):
     with atomic_write(str(path)) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old" and temporary.parent == tmp_path
-        assert temporary.suffix == ".json" and temporary.name.startswith("."), "hidden, and of the same kind"
+        assert temporary.suffix == ".json" and temporary.name.startswith("."), (
+            "hidden, and of the same kind")
     assert path.read_text() == "new" and os.listdir(tmp_path) == ["a.json"]
 
 
@@ -407,7 +437,8 @@ def test_write_png(tmp_path, pixels):
 
 
 def test_make_folder(tmp_path):
-    assert make_folder(str(tmp_path / "a" / "b")) == tmp_path / "a" / "b" and (tmp_path / "a" / "b").is_dir()
+    assert make_folder(str(tmp_path / "a" / "b")) == tmp_path / "a" / "b"
+    assert (tmp_path / "a" / "b").is_dir()
     assert make_folder(tmp_path / "a" / "b").is_dir(), "again"
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "a"):

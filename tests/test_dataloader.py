@@ -1,4 +1,4 @@
-"""DataLoader.py: files into arrays, statistics and their file, batches against slow slices, threads that always end."""
+"""DataLoader.py and the files that it reads: pixels, splits, maps, batches, threads that end."""
 import os
 import threading
 import time
@@ -23,7 +23,7 @@ from WeightMap import WeightMaps, compute_weight_map
 NEUTRAL = Statistics((0.0,), (1.0,))
 
 
-# ------------------------------------------------------------------------------------------------------------- helpers
+# ------------------------------------------------------------------------------------------ helpers
 def noise(shape, seed=0, high=256, dtype=np.uint8):
     return np.random.default_rng(seed).integers(0, high, shape).astype(dtype)
 
@@ -49,7 +49,7 @@ def make_loader(folder, sizes, geometry=U2NET, **options):
 
 
 def own_pixels(loader, batch):
-    """What the net's logits would lie on: the middle of the inputs, (N, 1, H, W), as values 0 ... 255."""
+    """The input pixels below the net's logits: (N, 1, H, W), values 0 ... 255."""
     half = loader.geometry.margin // 2
     height, width = batch.inputs.shape[2:]
     inner = batch.inputs[:, :, half:height - half, half:width - half]
@@ -60,17 +60,19 @@ def order_of(loader, epoch):
     return [image[0, 0, 0] for batch in loader.epoch(epoch) for image in own_pixels(loader, batch)]
 
 
-# ----------------------------------------------------------------------------------------------------------- one image
+# ---------------------------------------------------------------------------------------- one image
 @pytest.mark.parametrize("suffix", ["png", "tif", "bmp"])
 def test_load_image_grey_and_colour(tmp_path, suffix):
     grey, colour = noise((5, 7)), noise((5, 7, 3))
     Image.fromarray(grey).save(tmp_path / f"grey.{suffix}")
     Image.fromarray(colour).save(tmp_path / f"colour.{suffix}")
-    one, three = load_image(tmp_path / f"grey.{suffix}", 1), load_image(tmp_path / f"grey.{suffix}", 3)
+    one, three = (load_image(tmp_path / f"grey.{suffix}", 1),
+                  load_image(tmp_path / f"grey.{suffix}", 3))
     assert one.dtype == three.dtype == np.float32 and three.flags.c_contiguous
     np.testing.assert_allclose(one, grey[None] / 255, atol=1e-7)
     np.testing.assert_allclose(three, np.stack([grey] * 3) / 255, atol=1e-7)
-    np.testing.assert_allclose(load_image(tmp_path / f"colour.{suffix}", 3), colour.transpose(2, 0, 1) / 255, atol=1e-7)
+    np.testing.assert_allclose(load_image(tmp_path / f"colour.{suffix}", 3),
+                               colour.transpose(2, 0, 1) / 255, atol=1e-7)
     luma = colour @ [0.299, 0.587, 0.114]
     np.testing.assert_allclose(load_image(tmp_path / f"colour.{suffix}", 1)[0] * 255, luma, atol=1)
 
@@ -89,7 +91,8 @@ def test_load_image_of_other_kinds(tmp_path):
     palette.putpalette([255, 0, 0, 0, 0, 51])
     palette.save(tmp_path / "palette.png")
     red = np.asarray(palette) == 0
-    np.testing.assert_allclose(load_image(tmp_path / "palette.png", 3), [red, 0 * red, 0.2 * ~red], atol=1e-7)
+    np.testing.assert_allclose(load_image(tmp_path / "palette.png", 3),
+                               [red, 0 * red, 0.2 * ~red], atol=1e-7)
     Image.fromarray(red).save(tmp_path / "bits.png")
     assert (load_image(tmp_path / "bits.png", 1)[0] == red).all()
     smooth = np.add.outer(np.arange(0, 160, 2), np.arange(0, 90, 1)).astype(np.uint8)
@@ -97,7 +100,7 @@ def test_load_image_of_other_kinds(tmp_path):
     np.testing.assert_allclose(load_image(tmp_path / "lossy.jpg", 1)[0] * 255, smooth, atol=6)
 
 
-# ----------------------------------------------------------------------------------------------------------- one label
+# ---------------------------------------------------------------------------------------- one label
 def test_load_label(tmp_path):
     for values, dtype in (((0, 255), np.uint8), ((0, 1), np.uint8), ((0, 3, 40000), np.uint16)):
         stored = np.array(values, dtype)[noise((6, 5), high=len(values))]
@@ -106,8 +109,10 @@ def test_load_label(tmp_path):
         assert label.dtype == np.int32 and (label == (stored > 0)).all()
     stored = noise((6, 5), high=4)
     write_png(tmp_path / "a.png", stored)
-    assert (load_label(tmp_path / "a.png", 4) == stored).all() and load_label(tmp_path / "a.png", 4).dtype == np.int32
-    with pytest.raises(DataError, match=r"a\.png: has the value 3, but --n_classes 3 allows 0 \.\.\. 2"):
+    assert (load_label(tmp_path / "a.png", 4) == stored).all()
+    assert load_label(tmp_path / "a.png", 4).dtype == np.int32
+    with pytest.raises(DataError,
+                       match=r"a\.png: has the value 3, but --n_classes 3 allows 0 \.\.\. 2"):
         load_label(tmp_path / "a.png", 3)
     colour = np.stack([stored, stored, stored], axis=2)
     write_png(tmp_path / "rgb.png", colour)
@@ -135,8 +140,8 @@ def test_check_sizes(tmp_path):
     pairs = make_pairs(tmp_path, [(512, 512), (20, 30)])
     check_sizes(pairs)
     Reference().check_size(pairs[0][0], 512, 512)
-    with pytest.raises(DataError, match=r"imgs/1\.png: 20 x 30 px, but --tile reference is made for "
-                                        "512 x 512 px"):
+    with pytest.raises(DataError, match=r"imgs/1\.png: 20 x 30 px, but --tile reference "
+                                        "is made for 512 x 512 px"):
         Reference().check_size(pairs[1][0], 20, 30)
     write_png(pairs[1][1], noise((30, 20)))
     with pytest.raises(DataError, match=r"labels/1\.png: 30 x 20 px .*, but its image .*"
@@ -144,21 +149,23 @@ def test_check_sizes(tmp_path):
         check_sizes(pairs)
 
 
-# ---------------------------------------------------------------------------------------------- a set
+# -------------------------------------------------------------------------------------------- a set
 def test_segmentation_set_normalises(tmp_path):
     pairs = make_pairs(tmp_path, [(8, 9), (10, 7)], values=3)
     data = SegmentationSet(pairs, 3, 3, Statistics((0.1, 0.2, 0.3), (1.0, 2.0, 4.0)))
-    expected = (load_image(pairs[1][0], 3) - np.reshape([0.1, 0.2, 0.3], (3, 1, 1))) / np.reshape([1, 2, 4], (3, 1, 1))
+    expected = ((load_image(pairs[1][0], 3) - np.reshape([0.1, 0.2, 0.3], (3, 1, 1)))
+                / np.reshape([1, 2, 4], (3, 1, 1)))
     np.testing.assert_allclose(data.image(1), expected, rtol=1e-5, atol=1e-6)
     assert len(data) == 2 and data.name(1) == "1" and data.image(1).dtype == np.float32
     assert (data.label(1) == noise((10, 7), 101, 3)).all()
     pairs = [(image, image) for image, _ in pairs]
     kept = SegmentationSet(pairs, 3, 2, statistics_of(Survey(), [image for image, _ in pairs], 3))
     pixels = np.concatenate([kept.image(k).reshape(3, -1) for k in range(2)], axis=1)
-    np.testing.assert_allclose([pixels.mean(axis=1), pixels.std(axis=1)], [[0] * 3, [1] * 3], atol=1e-5)
+    np.testing.assert_allclose([pixels.mean(axis=1), pixels.std(axis=1)],
+                               [[0] * 3, [1] * 3], atol=1e-5)
 
 
-# --------------------------------------------------------------------------------------------------------------- epochs
+# ------------------------------------------------------------------------------------------- epochs
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 20])
 def test_every_sample_once_an_epoch_in_seeded_order(tmp_path, batch_size):
     loader = make_loader(tmp_path, [(8, 8)] * 7, batch_size=batch_size)
@@ -172,7 +179,8 @@ def test_every_sample_once_an_epoch_in_seeded_order(tmp_path, batch_size):
 
 @pytest.mark.parametrize("tile", ["full", 24])
 def test_any_number_of_workers_gives_the_same_batches(tmp_path, tile):
-    loader = make_loader(tmp_path, [(30 + k, 50 - 3 * k) for k in range(6)], batch_size=2, tile=tile)
+    loader = make_loader(tmp_path, [(30 + k, 50 - 3 * k) for k in range(6)],
+                         batch_size=2, tile=tile)
     loader.prepare(Survey(tmp_path))
     assert len(list((tmp_path / "weight_maps").glob("*.npy"))) == 6
     epochs = []
@@ -190,10 +198,12 @@ def test_images_of_different_sizes_share_a_batch(tmp_path, geometry):
     batch = loader.batch([2, 0, 1], 0)
     height, width = 40, 61
     assert [array.dtype for array in batch] == [np.float32, np.int32, np.float32]
-    assert batch.labels.shape == batch.weights.shape == (3, height, width) and batch.inputs.shape[:2] == (3, 1)
+    assert batch.labels.shape == batch.weights.shape == (3, height, width)
+    assert batch.inputs.shape[:2] == (3, 1)
     losses = np.random.default_rng(0).random((3, height, width))
     for k, index in enumerate([2, 0, 1]):
-        (h, w), image, label = sizes[index], loader.dataset.image(index), loader.dataset.label(index)
+        (h, w), image, label = (sizes[index], loader.dataset.image(index),
+                                loader.dataset.label(index))
         assert (batch.inputs[k] == pad_for(geometry, image, height, width)).all()
         assert (own_pixels(loader, batch)[k, 0, :h, :w] == np.rint(image[0] * 255)).all()
         assert (batch.labels[k, :h, :w] == label).all()
@@ -201,7 +211,8 @@ def test_images_of_different_sizes_share_a_batch(tmp_path, geometry):
         outside[:h, :w] = False
         assert not batch.weights[k][outside].any() and not batch.labels[k][outside].any()
         alone = np.mean(compute_weight_map(label) * losses[k, :h, :w])
-        assert np.mean(batch.weights[k] * losses[k]) == pytest.approx(alone), "its part in the mean is its own mean"
+        assert np.mean(batch.weights[k] * losses[k]) == pytest.approx(alone), (
+            "each image counts with its own mean")
 
 
 def test_reference_tile(tmp_path):
@@ -209,11 +220,12 @@ def test_reference_tile(tmp_path):
     batch = loader.batch([1, 0], 0)
     assert batch.inputs.shape == (8, 1, 260, 260) and batch.labels.shape == (2, 512, 512)
     for k, index in enumerate((1, 0)):
-        assert (batch.inputs[4 * k:4 * k + 4] == reference_blocks(loader.dataset.image(index), U2NET)).all()
+        assert (batch.inputs[4 * k:4 * k + 4]
+                == reference_blocks(loader.dataset.image(index), U2NET)).all()
         assert (batch.labels[k] == loader.dataset.label(index)).all()
 
 
-# ---------------------------------------------------------------------------------------------------------------- crops
+# -------------------------------------------------------------------------------------------- crops
 @pytest.mark.parametrize("geometry", [UNET_BILINEAR, U2NET])
 @pytest.mark.parametrize("size", [(150, 230), (300, 260), (20, 33), (1, 70)])
 def test_crop_input_is_a_slice_of_the_endlessly_mirrored_image(geometry, size):
@@ -221,18 +233,20 @@ def test_crop_input_is_a_slice_of_the_endlessly_mirrored_image(geometry, size):
     endless = mirror_pad(image, far, far, far, far)
     for height, width in ((min(size[0], 32), min(size[1], 37)), (90, 100)):
         bottom, right = max(0, size[0] - height), max(0, size[1] - width)
-        for top, left in ((0, 0), (bottom, right), (0, right), (bottom // 2, right // 3), (min(bottom, 1), right)):
+        for top, left in ((0, 0), (bottom, right), (0, right), (bottom // 2, right // 3),
+                          (min(bottom, 1), right)):
             found = crop_input(geometry, image, top, left, height, width)
             outputs = geometry.output_side(height), geometry.output_side(width)
             assert found.shape == (2, outputs[0] + geometry.margin, outputs[1] + geometry.margin)
             half, (rows, columns) = geometry.margin // 2, outputs
-            y, x = far + top - half - (rows - height) // 2, far + left - half - (columns - width) // 2
+            y, x = (far + top - half - (rows - height) // 2,
+                    far + left - half - (columns - width) // 2)
             assert (found == endless[:, y:y + found.shape[1], x:x + found.shape[2]]).all()
 
 
 @pytest.mark.parametrize("geometry", [UNET_BILINEAR, U2NET])
 def test_a_crop_shows_one_place(tmp_path, geometry):
-    """Image, label and weight map of a random crop are cut at the same place: the image's pixels tell which."""
+    """Image, label and weight map are cut at the same place, which the image's pixels tell."""
     sizes = [(60, 50), (45, 28), (90, 33)]
     loader = make_loader(tmp_path, sizes, geometry, tile=32, batch_size=3)
     places = set()
@@ -254,7 +268,7 @@ def test_a_crop_shows_one_place(tmp_path, geometry):
 
 
 def test_a_map_is_made_once(tmp_path, monkeypatch):
-    """And again where its label, the settings or its file have changed, and for that label alone."""
+    """And again where its label, its file or the settings have changed, for that label alone."""
     made = []
     monkeypatch.setattr(TrainingLoader, "weight_map", lambda self, index, label: made.append(index))
     loader = make_loader(tmp_path, [(18, 17), (20, 20)], tile=16)
@@ -270,7 +284,8 @@ def test_a_map_is_made_once(tmp_path, monkeypatch):
     assert prepared() == [0, 1] and prepared() == []
     label = loader.dataset.pairs[1][1]
     for change, again in ((lambda: os.utime(label, ns=(0, 0)), [1]),
-                          (lambda: setattr(loader, "maps", loader.maps.__class__(folder, 10, 4)), [0, 1]),
+                          (lambda: setattr(loader, "maps", loader.maps.__class__(folder, 10, 4)),
+                           [0, 1]),
                           (lambda: setattr(loader, "tile", Whole()), []),
                           (lambda: setattr(loader.dataset, "n_classes", 3), [0, 1]),
                           (lambda: (folder / f"{label.stem}.npy").unlink(), [1]),
@@ -324,11 +339,13 @@ def test_whole_groups_are_held_back(tmp_path, pattern):
         train, held = hold_back(pairs, 0.3, seed, pattern)
         assert hold_back(pairs, 0.3, seed, pattern) == (train, held)
         assert len(held) == 2 and not any(pair[0].stem.endswith("-0") for pair in held)
-        assert not {key(pair) for pair in train} & {key(pair) for pair in held}, "no group is on both sides, nor a copy"
+        assert not {key(pair) for pair in train} & {key(pair) for pair in held}, (
+            "no group is on both sides, nor a copy")
         assert len(train) == len(pairs) - 2 * len(held)
         seen.add(tuple(held))
     assert len(seen) > 1, "the seed chooses"
-    with pytest.raises(DataError, match="only one group, nothing to hold back; leave --val_fraction out"):
+    with pytest.raises(DataError,
+                       match="only one group, nothing to hold back; leave --val_fraction out"):
         hold_back(pairs, 0.3, 0, "(_)")
 
 
@@ -340,7 +357,8 @@ def test_without_weight_maps_every_known_pixel_weighs_the_same(tmp_path):
     batch = loader.batch([0, 1], 0)
     for k, label in enumerate(map(dataset.label, range(2))):
         weights = batch.weights[k][:label.shape[0], :label.shape[1]]
-        np.testing.assert_allclose(weights, (label != -1) * 24 * 30 / np.sum(label != -1), rtol=1e-6)
+        np.testing.assert_allclose(weights, (label != -1) * 24 * 30 / np.sum(label != -1),
+                                   rtol=1e-6)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["imgs", "labels"]
 
 
@@ -356,17 +374,19 @@ def test_the_loss_is_a_mean_over_the_pixels_that_count(tmp_path, tile):
         known = batch.labels[k] != -1
         _, label, weight, _ = loader.sample(k, 0)
         inside = np.s_[:label.shape[0], :label.shape[1]]
-        assert 0 < (label == -1).sum() and (known[inside] == (label != -1)).all() and not batch.weights[k][~known].any()
+        assert 0 < (label == -1).sum() and (known[inside] == (label != -1)).all()
+        assert not batch.weights[k][~known].any()
         expected = (weight * losses[k][inside])[label != -1].mean()
         np.testing.assert_allclose((batch.weights[k] * losses[k]).mean(), expected, rtol=1e-5)
 
 
 def test_crops_reach_every_place(tmp_path):
     loader = make_loader(tmp_path, [(18, 17)], tile=16)
-    assert {loader.sample(0, epoch)[3] for epoch in range(60)} == {(y, x) for y in range(3) for x in range(2)}
+    assert {loader.sample(0, epoch)[3] for epoch in range(60)} == {
+        (y, x) for y in range(3) for x in range(2)}
 
 
-# -------------------------------------------------------------------------------------------------------------- trouble
+# ------------------------------------------------------------------------------------------ trouble
 @pytest.mark.parametrize("workers", [1, 3])
 def test_an_unreadable_file_is_raised_in_the_loop(tmp_path, workers):
     loader = make_loader(tmp_path, [(8, 8)] * 9, workers=workers)
@@ -389,7 +409,8 @@ def test_a_label_of_another_size(tmp_path):
 def test_leaving_an_epoch_early_leaves_no_work_and_no_thread(tmp_path, monkeypatch):
     loader = make_loader(tmp_path, [(8, 8)] * 30, workers=3)
     read, load = [], SegmentationSet.pixels
-    monkeypatch.setattr(SegmentationSet, "pixels", lambda self, index: read.append(index) or load(self, index))
+    monkeypatch.setattr(SegmentationSet, "pixels",
+                        lambda self, index: read.append(index) or load(self, index))
     before = set(threading.enumerate())
     batches = loader.epoch(0)
     for _ in range(3):

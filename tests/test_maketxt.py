@@ -1,4 +1,4 @@
-"""MakeTxt: pairs matched by name, lists that are whole or untouched, mistakes named in one line."""
+"""MakeTxt.py: pairs matched by name, lists that are whole or untouched, mistakes in one line."""
 import subprocess
 import sys
 from pathlib import Path
@@ -32,12 +32,13 @@ def data(tmp_path):
 
 
 def command(*flags, cwd=ROOT):
-    return subprocess.run([sys.executable, str(ROOT / "MakeTxt.py"), *map(str, flags)], cwd=cwd, text=True,
-                          capture_output=True, timeout=60, encoding="utf-8")
+    return subprocess.run([sys.executable, str(ROOT / "MakeTxt.py"), *map(str, flags)],
+                          cwd=cwd, text=True, capture_output=True, timeout=60, encoding="utf-8")
 
 
 def snapshot(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {path.relative_to(folder): path.read_bytes()
+            for path in folder.rglob("*") if path.is_file()}
 
 
 def test_pairs_are_matched_by_name(data, tmp_path):
@@ -47,12 +48,14 @@ def test_pairs_are_matched_by_name(data, tmp_path):
     assert sorted(path.name for path in (tmp_path / "lists").iterdir()) == sorted(LISTS)
     for split in ("train", "test"):
         assert read_list(tmp_path / "lists", split) == pairs[split]
-    assert (tmp_path / "lists" / "test_label.txt").read_text() == f"{(data / 'test' / 'labels' / 'x.png').as_posix()}\n"
+    assert (tmp_path / "lists" / "test_label.txt").read_text() == (
+        f"{(data / 'test' / 'labels' / 'x.png').as_posix()}\n")
 
 
 def test_command_writes_paths_as_given(data, tmp_path):
     done = command("--Data_directory", "./set", "--Datatxt_directory", "lists", cwd=tmp_path)
-    assert (done.returncode, done.stderr, done.stdout) == (0, "", "4 training pairs, 1 test pairs listed in lists\n")
+    assert (done.returncode, done.stderr, done.stdout) == (
+        0, "", "4 training pairs, 1 test pairs listed in lists\n")
     assert (tmp_path / "lists" / "test_image.txt").read_text() == "set/test/imgs/x.png\n"
 
 
@@ -178,7 +181,7 @@ def test_read_list_mistakes(data, tmp_path):
         read_list(lists, "test")
 
 
-# ------------------------------------------------------------------------------------ lists that a person edited
+# ----------------------------------------------------------------------- lists that a person edited
 @pytest.fixture
 def edited(data, tmp_path):
     """The lists of `data`, of which a person has taken a training pair away."""
@@ -193,12 +196,14 @@ def edited(data, tmp_path):
 def test_an_edited_list_is_honoured(data, edited):
     before = snapshot(edited)
     found = current_pairs(data, edited)
-    assert found.train == read_list(edited, "train") and len(found.train) == 3 and len(found.test) == 1
-    assert found.remarks == [f"{edited}/train_*.txt was edited: 3 pairs are listed, 4 are in the folder; "
-                             "`python MakeTxt.py` renews it"]
+    assert found.train == read_list(edited, "train") and len(found.train) == 3
+    assert len(found.test) == 1
+    assert found.remarks == [f"{edited}/train_*.txt was edited: 3 pairs are listed, "
+                             "4 are in the folder; `python MakeTxt.py` renews it"]
     assert current_pairs(data, edited) == found, "again and again"
-    assert {name: content for name, content in snapshot(edited).items() if name.name != "lists.json"} == {
-        name: content for name, content in before.items() if name.name != "lists.json"}
+    assert {name: content for name, content in snapshot(edited).items()
+            if name.name != "lists.json"} == {
+                name: content for name, content in before.items() if name.name != "lists.json"}
 
 
 def test_the_other_split_is_renewed(data, edited):
@@ -220,10 +225,12 @@ def test_a_list_that_is_as_it_was_is_no_edited_one(data, edited, renew):
     if renew == "MakeTxt":
         make_lists(data, edited)
     else:
-        whole = sorted((data / "train" / "imgs").iterdir()), sorted((data / "train" / "labels").iterdir())
+        whole = (sorted((data / "train" / "imgs").iterdir()),
+                 sorted((data / "train" / "labels").iterdir()))
         for kind, paths in zip(("image", "label"), whole):
             stems = sorted(paths, key=lambda path: [p.stem for p in whole[0]].index(path.stem))
-            (edited / f"train_{kind}.txt").write_text("".join(f"{path.as_posix()}\n" for path in stems))
+            (edited / f"train_{kind}.txt").write_text(
+                "".join(f"{path.as_posix()}\n" for path in stems))
     for kind in ("imgs", "labels"):
         write_images(data / "train" / kind, ["new.png"])
     found = current_pairs(data, edited)
@@ -244,7 +251,8 @@ def test_an_edited_list_of_another_set_is_refused(data, edited, tmp_path):
     write_images(tmp_path / "other" / "train" / "labels", ["a.png"])
     (data / "test").rename(tmp_path / "other" / "test")
     before = snapshot(edited)
-    with pytest.raises(DataError, match="an edited list names .*, outside .*other; give another --Datatxt_directory"):
+    with pytest.raises(DataError, match="an edited list names .*, outside .*other; "
+                                        "give another --Datatxt_directory"):
         current_pairs(tmp_path / "other", edited)
     assert snapshot(edited) == before
 

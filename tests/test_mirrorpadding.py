@@ -1,4 +1,4 @@
-"""MirrorPadding.py: the arithmetic against brute force, tilings against one pass over the whole image, the command."""
+"""MirrorPadding.py: mirroring against brute force, tiles against the whole image, the command."""
 import subprocess
 import sys
 from pathlib import Path
@@ -20,9 +20,9 @@ GEOMETRIES = [UNET_BILINEAR, UNET_TRANSPOSED, UNET_PADDED, U2NET]
 VALID = [UNET_BILINEAR, UNET_TRANSPOSED]
 
 
-# ------------------------------------------------------------------------------------------------------------- helpers
+# ------------------------------------------------------------------------------------------ helpers
 def bounced(length, positions):
-    """Where a ball that starts at pixel 0 and bounces between the two edge pixels is at each position."""
+    """The pixel that a ball reaches at each position when it bounces between the edge pixels."""
     strip = [*range(length), *range(length - 2, 0, -1)]
     return np.array([strip[position % len(strip)] for position in positions])
 
@@ -44,28 +44,34 @@ def centre(inputs):
 def valid_net(edge):
     """A stand-in for U-Net in exact integers, (N, C, h, w) -> (N, 2, h - 184, w - 184).
 
-    Logit 0: the sum of all 185 x 185 pixels it sees, and of the 16 x 16 pixels that four pools would join with its own.
-    Logit 1: its input pixel, raised within `edge` pixels of the output's edge, as bilinear up-sampling does.
+    Logit 0: a sum of all 185 x 185 pixels that it sees, and of the 16 x 16 pixels that four pools
+    join with its own.
+    Logit 1: its input pixel, raised within `edge` pixels of the output's edge, because bilinear
+    up-sampling changes those.
     """
     def forward(inputs):
         assert inputs.dtype == np.float32 and all(side % 16 == 12 for side in inputs.shape[2:])
         values = inputs.sum(axis=1).astype(np.int64)
         window = np.pad(values, [(0, 0), (1, 0), (1, 0)]).cumsum(axis=1).cumsum(axis=2)
-        window = window[:, 185:, 185:] - window[:, :-185, 185:] - window[:, 185:, :-185] + window[:, :-185, :-185]
+        window = (window[:, 185:, 185:] - window[:, :-185, 185:]
+                  - window[:, 185:, :-185] + window[:, :-185, :-185])
         n, height, width = values.shape
         rows, columns = (np.arange(92, side - 92) // 16 for side in (height, width))
-        whole = values[:, :height // 16 * 16, :width // 16 * 16].reshape(n, height // 16, 16, width // 16, 16)
+        whole = values[:, :height // 16 * 16, :width // 16 * 16].reshape(
+            n, height // 16, 16, width // 16, 16)
         pooled = whole.sum(axis=(2, 4))[:, rows[:, None], columns]
-        raised = [np.minimum(np.arange(side - 184), np.arange(side - 184)[::-1]) < edge for side in (height, width)]
+        raised = [np.minimum(np.arange(side - 184), np.arange(side - 184)[::-1]) < edge
+                  for side in (height, width)]
         plain = values[:, 92:-92, 92:-92] + 1000 * raised[0][:, None] + 3000 * raised[1]
         return np.stack([(window + 7 * pooled) % 10007, plain], axis=1).astype(np.float32)
     return forward
 
 
-# ----------------------------------------------------------------------------------------------------------- geometry
+# ----------------------------------------------------------------------------------------- geometry
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_output_side_is_the_smallest_that_covers(geometry):
-    fits = [side for side in range(geometry.smallest, 1000) if side % geometry.multiple == geometry.remainder]
+    fits = [side for side in range(geometry.smallest, 1000)
+            if side % geometry.multiple == geometry.remainder]
     for length in range(1, 900):
         assert geometry.output_side(length) == min(side for side in fits if side >= length)
 
@@ -99,7 +105,7 @@ def test_the_word_of_a_tiling():
 
 
 def test_a_tiling_that_is_left_to_choose():
-    """Exact tiles are free.  Others change the answer: only where one pass would take too much."""
+    """Exact tiles cost nothing. Others change the answer: only for images too large at once."""
     whole = Whole()
     for tile in (whole.automatic(UNET_BILINEAR, 50, 60), whole.automatic(UNET_BILINEAR, 3000, 20),
                  whole.automatic(U2NET, 1024, 2049), Tiles(52).for_testing(U2NET, 1024, 2049)):
@@ -110,7 +116,8 @@ def test_a_tiling_that_is_left_to_choose():
     assert whole.for_testing(UNET_BILINEAR, 3000, 3000) == whole
     assert Tiles(52).automatic(U2NET, 50, 60) == Tiles(52)
     assert Tiles(59).for_images(52, 60) == Tiles(59)
-    assert Reference().automatic(U2NET, 512, 512) == Reference().for_testing(U2NET, 512, 512) == Reference()
+    assert (Reference().automatic(U2NET, 512, 512) == Reference().for_testing(U2NET, 512, 512)
+            == Reference())
 
 
 def test_tiles_that_are_too_small():
@@ -127,13 +134,14 @@ def test_which_tiles_are_blended():
     assert not Whole().blends(U2NET, 9999, 9999) and not Reference().blends(U2NET, 512, 512)
 
 
-# ---------------------------------------------------------------------------------------------------------- mirroring
+# ---------------------------------------------------------------------------------------- mirroring
 @pytest.mark.parametrize("shape", [(9, 14), (2, 7, 5), (3, 1), (1, 2), (2, 3, 4, 5)])
 @pytest.mark.parametrize("pads", [(0, 0, 0, 0), (1, 2, 3, 4), (1, 8, 0, 30), (25, 3, 41, 40)])
 def test_mirror_pad(shape, pads):
     image, (top, bottom, left, right) = numbered(*shape), pads
     height, width = shape[-2:]
-    rows, columns = bounced(height, range(-top, height + bottom)), bounced(width, range(-left, width + right))
+    rows, columns = (bounced(height, range(-top, height + bottom)),
+                     bounced(width, range(-left, width + right)))
     padded = mirror_pad(image, *pads)
     assert padded.shape == (*shape[:-2], height + top + bottom, width + left + right)
     assert (padded == image[..., rows[:, None], columns]).all() and padded.dtype == image.dtype
@@ -145,8 +153,8 @@ def test_mirror_padding_puts_the_odd_pixel_after():
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-@pytest.mark.parametrize("size, canvas", [((33, 50), (33, 50)), ((101, 64), (101, 64)), ((7, 1), (7, 1)),
-                                          ((30, 41), (75, 41))])
+@pytest.mark.parametrize("size, canvas", [((33, 50), (33, 50)), ((101, 64), (101, 64)),
+                                          ((7, 1), (7, 1)), ((30, 41), (75, 41))])
 def test_pad_for_and_crop_logits_meet(geometry, size, canvas):
     image = numbered(2, *size)
     padded = pad_for(geometry, image, *canvas)
@@ -158,7 +166,7 @@ def test_pad_for_and_crop_logits_meet(geometry, size, canvas):
     assert (cropped == mirror_pad(image, 0, canvas[0] - size[0], 0, canvas[1] - size[1])).all()
 
 
-# ---------------------------------------------------------------------------------------------------------- exact tiles
+# -------------------------------------------------------------------------------------- exact tiles
 @pytest.mark.parametrize("geometry", VALID)
 def test_exact_spans(geometry):
     smallest = {0: 20, 15: 52}[geometry.edge]
@@ -166,7 +174,8 @@ def test_exact_spans(geometry):
         for tile in (1, 16, 20, 21, 36, 37, 52, 100, 260, 699):
             length = geometry.output_side(tile)
             if length < min(smallest, total):
-                with pytest.raises(DataError, match=f"^--tile {tile}: .* {smallest} is the smallest$"):
+                with pytest.raises(DataError,
+                                   match=f"^--tile {tile}: .* {smallest} is the smallest$"):
                     exact_spans(total, tile, geometry)
                 continue
             spans = exact_spans(total, tile, geometry)
@@ -174,7 +183,8 @@ def test_exact_spans(geometry):
             assert kept == list(range(total))
             assert len(spans) == 1 if length >= total else len(spans) > 1
             for span in spans:
-                assert span.start % 16 == 0 and span.length == min(length, total) and span.keep.start < span.keep.stop
+                assert span.start % 16 == 0 and span.length == min(length, total)
+                assert span.keep.start < span.keep.stop
                 first = span.start + geometry.edge if span.start else 0
                 last = span.start + span.length
                 last -= geometry.edge if last < total else 0
@@ -182,7 +192,8 @@ def test_exact_spans(geometry):
 
 
 @pytest.mark.parametrize("geometry", VALID)
-@pytest.mark.parametrize("size, tiles", [((150, 233), (52, 100, 180, 1000)), ((31, 90), (52,)), ((5, 148), (60,))])
+@pytest.mark.parametrize("size, tiles", [((150, 233), (52, 100, 180, 1000)), ((31, 90), (52,)),
+                                         ((5, 148), (60,))])
 def test_exact_tiles_equal_the_whole_image(geometry, size, tiles):
     image, net = noise(2, *size), valid_net(geometry.edge)
     whole = overlap_tile(image, net, geometry)
@@ -198,14 +209,15 @@ def test_the_stand_in_notices_shifted_tiles():
     """Tiles that started elsewhere, or kept their edges, would not have passed the test above."""
     image, net = noise(1, 1, 300, 300), valid_net(15)
     whole = net(image[..., :284, :284])
-    assert (net(image[..., 16:284, 16:284])[..., 15:-15, 15:-15] == whole[..., 31:-15, 31:-15]).all()
+    assert (net(image[..., 16:284, 16:284])[..., 15:-15, 15:-15]
+            == whole[..., 31:-15, 31:-15]).all()
     assert (net(image[..., 16:284, 16:284])[:, 1] != whole[:, 1, 16:, 16:]).any()
     assert (net(image[..., 8:292, 8:292])[:, 0, :-8, :-8] != whole[:, 0, 8:, 8:]).mean() > 0.9
 
 
 @pytest.mark.parametrize("geometry", [UNET_BILINEAR, UNET_ALIGNED])
 def test_every_tile_sees_real_pixels(geometry):
-    """Where a tile's input turns round, it does so at the image's edge, nowhere else."""
+    """A tile's input is mirrored at the image's edge and nowhere else."""
     height, width = 130, 210
     seen = []
 
@@ -221,7 +233,7 @@ def test_every_tile_sees_real_pixels(geometry):
         assert set(columns[1:-1][columns[:-2] == columns[2:]]) <= {0, width - 1}
 
 
-# -------------------------------------------------------------------------------------------------------- blended tiles
+# ------------------------------------------------------------------------------------ blended tiles
 def test_blended_starts():
     for length in (1, 2, 3, 32, 64, 65, 96):
         for total in range(1, 400):
@@ -232,7 +244,8 @@ def test_blended_starts():
 
 def test_gaussian_window():
     window = gaussian_window(64)
-    assert window.dtype == np.float32 and (window == window[::-1]).all() and (np.diff(window[:32]) >= 0).all()
+    assert window.dtype == np.float32 and (window == window[::-1]).all()
+    assert (np.diff(window[:32]) >= 0).all()
     assert window[40] / window[32] == pytest.approx(np.exp(-0.5 * (8.5 ** 2 - 0.5 ** 2) / 8 ** 2))
     assert window.min() >= 1e-3
 
@@ -257,7 +270,7 @@ def test_blended_tiles_of_a_pointwise_function(geometry, size):
 
 
 def test_blended_tiles_trust_their_middle():
-    """A net that answers 0 in a tile's middle and 1 at its edges: 1 is left only where the image ends."""
+    """The net says 0 in a tile's middle and 1 at its edges: 1 is left only at the image's edges."""
     def edges(inputs):
         answer = np.ones_like(inputs)
         answer[..., 20:-20, 20:-20] = 0
@@ -270,12 +283,13 @@ def test_blended_tiles_trust_their_middle():
 def test_blended_tiles_of_a_valid_net(size):
     """A U-Net with `align_corners`: each tile is given the 92 px around its output."""
     image = noise(1, *size)
-    np.testing.assert_allclose(overlap_tile(image, centre, UNET_ALIGNED, Tiles(68)), image, rtol=1e-5)
+    np.testing.assert_allclose(overlap_tile(image, centre, UNET_ALIGNED, Tiles(68)), image,
+                               rtol=1e-5)
 
 
-# ------------------------------------------------------------------------------------------------- parts, rows, batches
+# ----------------------------------------------------------------------------- parts, rows, batches
 class Rows:
-    """An image that is read by rows: what is asked of it is kept."""
+    """An image that is read by rows; it remembers how many rows each read asked for."""
 
     def __init__(self, image):
         self.image, self.shape, self.asked = image, image.shape, []
@@ -287,8 +301,9 @@ class Rows:
         return self.image[:, rows]
 
 
-@pytest.mark.parametrize("geometry, tile", [(UNET_BILINEAR, 52), (UNET_TRANSPOSED, 36), (UNET_ALIGNED, 52), (U2NET, 64),
-                                            (UNET_BILINEAR, "full"), (U2NET, "full")])
+@pytest.mark.parametrize("geometry, tile", [
+    (UNET_BILINEAR, 52), (UNET_TRANSPOSED, 36), (UNET_ALIGNED, 52), (U2NET, 64),
+    (UNET_BILINEAR, "full"), (U2NET, "full")])
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("size", [(700, 133), (90, 300)])
 def test_parts_of_a_source(geometry, tile, batch, size):
@@ -323,12 +338,12 @@ def test_batches_change_nothing(geometry):
         assert np.array_equal(one[2], four[2]) and np.array_equal(one[2], all_of_a_row[2])
 
 
-# -------------------------------------------------------------------------------------------- the reference's protocol
+# ------------------------------------------------------------------------- the reference's protocol
 CORNERS = [(0, 0), (0, 256), (256, 0), (256, 256)]
 
 
 def stitch_slowly(logits):
-    """Each logit lands at its pixel of the image; those beyond the image are dropped, those that meet are averaged."""
+    """Each logit goes to its pixel of the image: the mean where several meet, none outside it."""
     total, count = np.zeros((logits.shape[1], 512, 512)), np.zeros((512, 512))
     for block, (top, left) in zip(logits, CORNERS):
         for row in range(260):
@@ -354,7 +369,8 @@ def test_reference_protocol(geometry):
     def forward(inputs):
         return inputs[..., cut:side - cut, cut:side - cut]
     expected = stitch_slowly(forward(blocks))
-    np.testing.assert_allclose(overlap_tile(image, forward, geometry, Reference()), expected, atol=1e-6)
+    np.testing.assert_allclose(overlap_tile(image, forward, geometry, Reference()), expected,
+                               atol=1e-6)
 
 
 def test_stitch_reference_of_two_images():
@@ -371,7 +387,7 @@ def test_reference_protocol_takes_one_size(size):
         overlap_tile(noise(1, *size), centre, UNET_BILINEAR, Reference())
 
 
-# --------------------------------------------------------------------------------------------------------- the command
+# -------------------------------------------------------------------------------------- the command
 @pytest.fixture
 def image_file(tmp_path):
     Image.fromarray(noise(40, 60).astype(np.uint8)).save(tmp_path / "cell.png")
@@ -379,23 +395,26 @@ def image_file(tmp_path):
 
 
 def start(*flags, **options):
-    return subprocess.run([sys.executable, MirrorPadding.__file__, *map(str, flags)], capture_output=True, text=True,
-                          timeout=60, **options)
+    return subprocess.run([sys.executable, MirrorPadding.__file__, *map(str, flags)],
+                          capture_output=True, text=True, timeout=60, **options)
 
 
 def test_command_writes_a_picture(tmp_path, image_file):
     done = start("--image", image_file, "--output", "after.png", cwd=tmp_path)
-    assert done.returncode == 0 and done.stderr == "" and done.stdout.startswith("after.png: cell.png")
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.startswith("after.png: cell.png")
     with Image.open(tmp_path / "after.png") as picture:
         picture.load()
-        assert min(picture.size) > 500 and (np.asarray(picture.convert("RGB")) == (255, 212, 0)).all(axis=2).any()
+        assert min(picture.size) > 500
+        assert (np.asarray(picture.convert("RGB")) == (255, 212, 0)).all(axis=2).any()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["after.png", "cell.png"]
 
 
 def test_command_names_its_picture_and_takes_a_colour_image(tmp_path, monkeypatch):
     Image.fromarray(noise(30, 20, 3).astype(np.uint8)).save(tmp_path / "colour.bmp")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["MirrorPadding.py", "--image", "colour.bmp", "--pad_size", "5"])
+    monkeypatch.setattr(sys, "argv",
+                        ["MirrorPadding.py", "--image", "colour.bmp", "--pad_size", "5"])
     assert run(MirrorPadding.main) == 0
     assert Path("colour_mirrored.png").stat().st_size > 1000
 
@@ -409,14 +428,16 @@ def test_mistake_as_a_process(tmp_path):
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (7, 1, 3)])
 def test_pictures_of_thin_images(tmp_path, shape):
     for pad in (0, 184):
-        draw_padding(np.full(shape, 9, np.uint8), Geometry(pad, 1, 0, 1, None, 0), tmp_path / "thin.png")
+        draw_padding(np.full(shape, 9, np.uint8), Geometry(pad, 1, 0, 1, None, 0),
+                     tmp_path / "thin.png")
         with Image.open(tmp_path / "thin.png") as picture:
             assert picture.width > 500
 
 
-@pytest.mark.parametrize("flags, code", [(["--output", "cell.png/a.png"], 1), (["--output", "a.xyz"], 2),
-                                         (["--output", "."], 2), (["--pad_size", "-1"], 2), (["--pad_size", "1e3"], 2),
-                                         (["--pad_size", "9" * 12], 2), (["--imag", "a.png"], 2)])
+@pytest.mark.parametrize("flags, code", [
+    (["--output", "cell.png/a.png"], 1), (["--output", "a.xyz"], 2), (["--output", "."], 2),
+    (["--pad_size", "-1"], 2), (["--pad_size", "1e3"], 2), (["--pad_size", "9" * 12], 2),
+    (["--imag", "a.png"], 2)])
 def test_mistakes(tmp_path, image_file, monkeypatch, capsys, flags, code):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["MirrorPadding.py", "--image", str(image_file), *flags])

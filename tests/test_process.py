@@ -1,4 +1,4 @@
-"""Process.py: steps against NumPy, bad batches, the run with its tests and its end; on the smallest U-Nets."""
+"""Process.py and runs/ on tiny U-Nets: steps against NumPy, bad batches, a whole run, its stop."""
 import io
 import os
 import signal
@@ -16,7 +16,10 @@ pytestmark = pytest.mark.jittor
 
 @pytest.fixture
 def dataset(tmp_path):
-    """A function that writes image/label pairs of given sizes: a bright square on a noisy ground; a SegmentationSet."""
+    """A function that writes pairs of given sizes and returns their SegmentationSet.
+
+    Each image shows a bright square on a noisy ground.
+    """
     from DataLoader import SegmentationSet
     from images.values import Statistics
 
@@ -26,7 +29,8 @@ def dataset(tmp_path):
             label = np.zeros((height, width), np.uint8)
             label[4:14, 5:16] = 255
             paths = tmp_path / f"image{k}.png", tmp_path / f"label{k}.png"
-            for path, pixels in zip(paths, (label // 2 + rng.integers(0, 60, label.shape, np.uint8), label)):
+            for path, pixels in zip(paths, (
+                    label // 2 + rng.integers(0, 60, label.shape, np.uint8), label)):
                 Image.fromarray(pixels).save(path)
             pairs.append(paths)
         return SegmentationSet(pairs, 1, 2, Statistics((0.3,), (0.2,)))
@@ -48,13 +52,15 @@ def make_trainer(model, dataset, tmp_path, loader=None, optimizer="adam", rate=0
     if hasattr(model, "inc"):
         mode, options_of_net = "Unet", {"bilinear": getattr(model, "bilinear", True)}
     geometry = CATALOGUE[mode].geometry(options_of_net)
-    loader = (loader or TrainingLoader)(dataset, geometry, maps=WeightMaps(tmp_path / "weights"), **options)
+    loader = (loader or TrainingLoader)(dataset, geometry, maps=WeightMaps(tmp_path / "weights"),
+                                        **options)
     settings = settings_of("--Learning_rate", rate).replace(
         **{"Total_epochs": epochs[0], "Val_epochs": epochs[1], **changes}).training
     records, bests, said = [], [], []
     recorder = SimpleNamespace(on_epoch=records.append, on_best=lambda *best: bests.append(best),
                                say=said.append)
-    trainer = Trainer(model, build_optimizer(optimizer, model, rate), loader, dataset, settings, recorder)
+    trainer = Trainer(model, build_optimizer(optimizer, model, rate), loader, dataset, settings,
+                      recorder)
     trainer.records, trainer.bests, trainer.said = records, bests, said
     return trainer
 
@@ -74,7 +80,7 @@ def differing(one, other):
     return {name for name in one if one[name].tobytes() != other[name].tobytes()}
 
 
-# ------------------------------------------------------------------------------------------------------- the optimisers
+# ----------------------------------------------------------------------------------- the optimisers
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_two_steps_equal_the_formulas(jt, name):
     """Gradients are given by hand, some so small that it matters where Adam's epsilon stands."""
@@ -83,15 +89,18 @@ def test_two_steps_equal_the_formulas(jt, name):
     model = jt.nn.Sequential(jt.nn.Conv(1, 3, 3), jt.nn.BatchNorm(3))
     optimizer = build_optimizer(name, model, rate)
     trained = {key: var for key, var in model.state_dict().items() if "running" not in key}
-    values = {key: rng.normal(size=var.shape) * 10.0 ** rng.integers(-6, 1, var.shape) for key, var in trained.items()}
+    values = {key: rng.normal(size=var.shape) * 10.0 ** rng.integers(-6, 1, var.shape)
+              for key, var in trained.items()}
     for key, var in trained.items():
         var.assign(values[key].astype(np.float32))
-    first, second = ({key: np.zeros(array.shape) for key, array in values.items()} for _ in range(2))
+    first, second = ({key: np.zeros(array.shape) for key, array in values.items()}
+                     for _ in range(2))
     for step in (1, 2):
         gradients = {key: rng.normal(size=array.shape) * 10.0 ** rng.integers(-8, 1, array.shape)
                      for key, array in values.items()}
         optimizer.zero_grad()
-        optimizer.backward(sum((jt.array(g.astype(np.float32)) * trained[key]).sum() for key, g in gradients.items()))
+        optimizer.backward(sum((jt.array(g.astype(np.float32)) * trained[key]).sum()
+                               for key, g in gradients.items()))
         optimizer.step()
         for key, g in gradients.items():
             if name == "sgd":
@@ -111,14 +120,16 @@ def test_two_steps_equal_the_formulas(jt, name):
     assert len(trained) == 4
 
 
-# ---------------------------------------------------------------------------------------------------------- bad batches
+# -------------------------------------------------------------------------------------- bad batches
 def test_loss_guard():
     from runs.guard import LossGuard
     nan, inf = float("nan"), float("inf")
     guard = LossGuard(warm_up=3, factor=20, window=4)
-    assert [guard.accepts(loss) for loss in (nan, inf, 1, 1, -inf, 2)] == [False, False, True, True, False, True]
+    assert [guard.accepts(loss) for loss in (nan, inf, 1, 1, -inf, 2)] == [
+        False, False, True, True, False, True]
     assert not guard.accepts(20.1) and guard.accepts(20), "20 times the median of 1, 1, 2"
-    assert not guard.accepts(40.1) and guard.accepts(40), "twice the largest, more than 20 times 1.5"
+    assert not guard.accepts(40.1) and guard.accepts(40), (
+        "twice the largest, more than 20 times 1.5")
     assert not guard.accepts(220.1), "20 times the median of 1, 2, 20, 40"
     assert all(guard.accepts(3) for _ in range(4))
     assert not guard.accepts(60.1) and guard.accepts(60), "what has left the window does not count"
@@ -126,21 +137,23 @@ def test_loss_guard():
 
 
 def test_rare_objects_are_no_outliers():
-    """Nine in ten images are empty and soon cost nothing; the tenth is what there is to learn from."""
+    """Nine in ten images are empty, with a loss near 0 soon; the tenth is there to learn from."""
     from runs.guard import LossGuard
     guard, rng = LossGuard(), np.random.default_rng(8)
     for epoch in range(30):
         for k in rng.permutation(20):
-            assert guard.accepts(0.9 ** epoch * rng.uniform(0.4, 0.6) if k < 2 else 0.3 ** epoch * 0.5)
+            assert guard.accepts(0.9 ** epoch * rng.uniform(0.4, 0.6) if k < 2
+                                 else 0.3 ** epoch * 0.5)
 
 
 def test_objects_that_are_seen_twice_in_an_epoch_are_no_outliers(build, dataset, tmp_path):
-    """All the other images are empty and soon cost nothing; hundreds of them may lie between two that do not."""
+    """Two images of 300 show an object: hundreds of empty ones may lie between them."""
     from runs.guard import LossGuard
     guard, rng = LossGuard(window=2 * 300), np.random.default_rng(8)
     for epoch in range(20):
         for k in rng.permutation(300):
-            assert guard.accepts(0.9 ** epoch * rng.uniform(0.4, 0.6) if k < 2 else 0.3 ** epoch * 0.5)
+            assert guard.accepts(0.9 ** epoch * rng.uniform(0.4, 0.6) if k < 2
+                                 else 0.3 ** epoch * 0.5)
     trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset(*[(8, 8)] * 60), tmp_path)
     assert trainer.guard.accepted.maxlen == 120, "two epochs"
 
@@ -170,14 +183,15 @@ def test_a_bad_batch_leaves_no_trace(build, dataset, tmp_path, poisoned, optimiz
     """Epoch 1 has one batch; where it is bad, everything is as after epoch 0."""
     ends = []
     for bad in (lambda epoch, k: False, lambda epoch, k: epoch == 1 and k == 0):
-        trainer = make_trainer(build("Unet", 1, 2, base_channels=2, dropout_probs=[0] * 4), dataset((20, 20)), tmp_path,
-                               poisoned(bad), optimizer, epochs=(2, 1))
+        trainer = make_trainer(build("Unet", 1, 2, base_channels=2, dropout_probs=[0] * 4),
+                               dataset((20, 20)), tmp_path, poisoned(bad), optimizer, epochs=(2, 1))
         rng = np.random.default_rng(5)
         for name, var in trainer.model.state_dict().items():
             if "running" not in name:
                 var.assign(rng.normal(0, 0.2, var.shape).astype(np.float32))
         snapshots = []
-        trainer.recorder.on_epoch = lambda record, trainer=trainer, to=snapshots: to.append((record, copy_of(trainer)))
+        trainer.recorder.on_epoch = lambda record, trainer=trainer, to=snapshots: to.append(
+            (record, copy_of(trainer)))
         assert trainer.run() is True
         ends.append(snapshots)
     (_, good), (last, _) = ends[0]
@@ -191,17 +205,23 @@ def test_a_bad_batch_leaves_no_trace(build, dataset, tmp_path, poisoned, optimiz
 
 
 def test_three_bad_batches_bring_the_epochs_start_back(build, dataset, tmp_path, poisoned):
-    """Epoch 1: a good step, then three bad ones; the good step is undone too.  Epoch 2: no three bad ones in a row."""
+    """Epoch 1: a good step, then three bad ones: the good step is undone too.
+
+    Epoch 2: three bad ones, but not in a row.
+    """
     trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset(*[(20, 20)] * 4), tmp_path,
-                           poisoned(lambda epoch, k: epoch == 1 and k > 0 or epoch == 2 and k != 2), epochs=(3, 0))
+                           poisoned(lambda epoch, k: epoch == 1 and k > 0
+                                    or epoch == 2 and k != 2), epochs=(3, 0))
     snapshots = []
-    trainer.recorder.on_epoch = lambda record: snapshots.append((record["skipped"], copy_of(trainer)))
+    trainer.recorder.on_epoch = lambda record: snapshots.append(
+        (record["skipped"], copy_of(trainer)))
     assert trainer.run() is True
     assert [skipped for skipped, _ in snapshots] == [0, 3, 3]
     assert differing(snapshots[0][1], snapshots[1][1]) == set()
     assert "outc.conv.weight" in differing(snapshots[1][1], snapshots[2][1]), "then it learns on"
     assert snapshots[2][1]["n_step"] == 5
-    assert trainer.said == ["epoch 1: 3 bad batches in a row (loss nan): back to the last good state"]
+    assert trainer.said == [
+        "epoch 1: 3 bad batches in a row (loss nan): back to the last good state"]
 
 
 def test_a_loss_that_never_recovers_ends_the_run(build, dataset, tmp_path, poisoned):
@@ -211,20 +231,24 @@ def test_a_loss_that_never_recovers_ends_the_run(build, dataset, tmp_path, poiso
     states = []
     start = copy_of(trainer)
     trainer.recorder.on_epoch = lambda record: states.append((record["skipped"], copy_of(trainer)))
-    with pytest.raises(TrainingFailed, match=r"^epoch 3: the loss stays at nan, .*--Learning_rate[^\n]*$"):
+    with pytest.raises(TrainingFailed,
+                       match=r"^epoch 3: the loss stays at nan, .*--Learning_rate[^\n]*$"):
         trainer.run()
     assert [skipped for skipped, _ in states] == [0, 2, 2]
     assert differing(states[0][1], states[1][1]) == set(), "bad batches change nothing"
-    assert differing(start, states[2][1]) == set(), "epoch 0 ended in a state from which no batch was good"
+    assert differing(start, states[2][1]) == set(), (
+        "epoch 0 ended in a state from which no batch was good")
 
 
-def test_bad_batches_right_after_a_resume_bring_back_what_it_began_with(build, dataset, tmp_path, poisoned):
+def test_bad_batches_right_after_a_resume_bring_back_what_it_began_with(
+        build, dataset, tmp_path, poisoned):
     trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset(*[(20, 20)] * 4), tmp_path,
                            poisoned(lambda epoch, k: epoch == 1 and k < 3), epochs=(2, 1))
     assert trainer.train_epoch()["skipped"] == 0
     trainer.progress.begin_epoch(1)
     progress, before = replace(trainer.stored_progress()), copy_of(trainer)
-    resumed = make_trainer(trainer.model, trainer.test_set, tmp_path, type(trainer.loader), epochs=(2, 1))
+    resumed = make_trainer(trainer.model, trainer.test_set, tmp_path, type(trainer.loader),
+                           epochs=(2, 1))
     for name, var in trainer.state.vars().items():
         resumed.state.vars()[name].assign(var)
     resumed.resume(progress)
@@ -233,18 +257,20 @@ def test_bad_batches_right_after_a_resume_bring_back_what_it_began_with(build, d
     resumed.optimizer.step = lambda: (steps.append(differing(copy_of(resumed), before)), step())
     assert resumed.run() is True
     assert said == ["epoch 1: 3 bad batches in a row (loss nan): back to the last good state"]
-    assert len(steps) == 1 and not steps[0] - {"n_step"} - {name for name in before if "running" in name}
+    assert len(steps) == 1
+    assert not steps[0] - {"n_step"} - {name for name in before if "running" in name}
 
 
 def test_a_run_that_keeps_diverging_ends(build, dataset, tmp_path):
-    """Each return is followed by good batches, on the way to the next explosion: that is no recovery."""
+    """After each return some batches are good, until the loss explodes again: no recovery."""
     from runs.guard import TrainingFailed
-    trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset(*[(20, 20)] * 8), tmp_path, rate=1e30,
-                           epochs=(99, 98))
+    trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset(*[(20, 20)] * 8),
+                           tmp_path, rate=1e30, epochs=(99, 98))
     with pytest.raises(TrainingFailed):
         trainer.run()
     assert trainer.progress.epoch < 3
-    assert all(np.isfinite(array).all() for array in copy_of(trainer).values()), "back in the last good state"
+    assert all(np.isfinite(array).all() for array in copy_of(trainer).values()), (
+        "back in the last good state")
 
 
 def test_a_bad_batch_takes_only_its_own_statistics_away(build, dataset, tmp_path, poisoned):
@@ -257,15 +283,16 @@ def test_a_bad_batch_takes_only_its_own_statistics_away(build, dataset, tmp_path
     assert differing(state, copy_of(trainer)) == set()
 
 
-# ------------------------------------------------------------------------------------------------------------- the loss
+# ----------------------------------------------------------------------------------------- the loss
 def test_the_gradient_of_a_batch_is_the_mean_over_its_images(build, jt, dataset, tmp_path):
-    """Of different sizes: the smaller image's canvas is larger than itself, and weighs nothing there."""
+    """Images of different sizes: the canvas is larger than each, and has weight 0 outside it."""
     from Loss import weighted_cross_entropy
     from MirrorPadding import Whole
     from Process import batch_loss
     model = build("Unet", 1, 2, bilinear=False, base_channels=2, dropout_probs=[0] * 4)
     for module in model.modules():
-        module.is_train = not isinstance(module, jt.nn.BatchNorm)  # in training it couples a batch's images
+        # in training BatchNorm couples a batch's images
+        module.is_train = not isinstance(module, jt.nn.BatchNorm)
     trainer = make_trainer(model, dataset((20, 36), (36, 20)), tmp_path)
     assert trainer.loader.batch([0, 1], 0).labels.shape == (2, 36, 36)
     found = []
@@ -273,15 +300,18 @@ def test_the_gradient_of_a_batch_is_the_mean_over_its_images(build, jt, dataset,
         loss = batch_loss(model, trainer.loader.batch(indices, 0), Whole(), weighted_cross_entropy)
         gradients = jt.grad(loss, trainer.optimizer.param_groups[0]["params"])
         found.append([loss.item(), *(gradient.numpy() for gradient in gradients)])
-    assert len(found[0]) == 1 + 2 * (18 + 18 + 4 + 1)  # weights and biases: 3 x 3, BatchNorm, transposed, 1 x 1
+    # weights and biases: 3 x 3, BatchNorm, transposed, 1 x 1
+    assert len(found[0]) == 1 + 2 * (18 + 18 + 4 + 1)
     for together, one, other in zip(*found):
         assert np.abs(together - (one + other) / 2).max() < 1e-4 * np.abs(together).max() + 1e-6
-    assert abs(found[1][0] - found[2][0]) > 1e-3, "two images that could be mistaken for each other prove nothing"
+    assert abs(found[1][0] - found[2][0]) > 1e-3, (
+        "two images of the same loss would prove nothing")
 
 
 def numpy_loss(logits, batch):
     log = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    return -(batch.weights * np.take_along_axis(log, batch.labels[:, None].astype(int), 1)[:, 0]).mean()
+    return -(batch.weights * np.take_along_axis(
+        log, batch.labels[:, None].astype(int), 1)[:, 0]).mean()
 
 
 def test_deep_supervision_sums_the_losses_of_all_side_outputs(build, jt, dataset, tmp_path):
@@ -291,10 +321,12 @@ def test_deep_supervision_sums_the_losses_of_all_side_outputs(build, jt, dataset
     trainer = make_trainer(build("U2netS", 1, 2, side_outputs=True), dataset((40, 50)), tmp_path)
     trainer.model.eval()
     batch = trainer.loader.batch([0], 0)
-    outputs = [output.numpy().astype(np.float64) for output in trainer.model(jt.array(batch.inputs))]
+    outputs = [output.numpy().astype(np.float64)
+               for output in trainer.model(jt.array(batch.inputs))]
     assert [output.shape for output in outputs] == [(1, 2, 64, 64)] * 7
     expected = sum(numpy_loss(output[:, :, 12:52, 7:57], batch) for output in outputs)
-    assert batch_loss(trainer.model, batch, Whole(), weighted_cross_entropy).item() == pytest.approx(expected, rel=1e-4)
+    assert (batch_loss(trainer.model, batch, Whole(), weighted_cross_entropy).item()
+            == pytest.approx(expected, rel=1e-4))
 
 
 def test_stitching_vars_equals_stitching_arrays(jt):
@@ -304,26 +336,31 @@ def test_stitching_vars_equals_stitching_arrays(jt):
     assert np.array_equal(stitch_reference(jt.array(logits), jt.concat).numpy(), expected)
 
 
-# -------------------------------------------------------------------------------------------------------------- the run
+# ------------------------------------------------------------------------------------------ the run
 def test_a_run_learns_and_tests_from_val_epochs_on(jt, build, dataset, tmp_path):
     jt.set_global_seed(0)
-    trainer = make_trainer(build("Unet", 1, 2, base_channels=2, dropout_probs=[0] * 4), dataset((20, 20), (36, 20)),
-                           tmp_path, epochs=(12, 10), rate=0.02, batch_size=2)
+    trainer = make_trainer(build("Unet", 1, 2, base_channels=2, dropout_probs=[0] * 4),
+                           dataset((20, 20), (36, 20)), tmp_path, epochs=(12, 10), rate=0.02,
+                           batch_size=2)
     assert trainer.run() is True
     losses = [record["train_loss"] for record in trainer.records]
     assert [record["epoch"] for record in trainer.records] == list(range(12))
     assert losses[-1] < 0.75 * losses[0]
     assert ["iou" in record for record in trainer.records] == [False] * 10 + [True] * 2
-    assert all(record["throughput"] * record["epoch_time"] == pytest.approx(2) for record in trainer.records)
+    assert all(record["throughput"] * record["epoch_time"] == pytest.approx(2)
+               for record in trainer.records)
     best = max(trainer.records[10:], key=lambda record: record["iou"])
-    assert trainer.bests[-1][0] == best["epoch"] and trainer.bests[-1][1]["iou"] == best["iou"] == trainer.progress.best_iou
+    assert trainer.bests[-1][0] == best["epoch"]
+    assert trainer.bests[-1][1]["iou"] == best["iou"] == trainer.progress.best_iou
 
 
 def test_only_a_new_best_is_reported(build, dataset, tmp_path):
-    trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset((20, 20), (36, 20)), tmp_path)
+    trainer = make_trainer(build("Unet", 1, 2, base_channels=2),
+                           dataset((20, 20), (36, 20)), tmp_path)
     bias = trainer.model.outc.conv.bias
     expected = np.mean([110 / (20 * 20), 110 / (36 * 20)])
-    for trainer.progress.epoch, (foreground, reported) in enumerate([(-1e3, 1), (1e3, 2), (-1e3, 2), (1e3, 2)]):
+    for trainer.progress.epoch, (foreground, reported) in enumerate(
+            [(-1e3, 1), (1e3, 2), (-1e3, 2), (1e3, 2)]):
         bias.assign(np.array([0, foreground], np.float32))
         assert trainer.validate_epoch()["iou"] == pytest.approx(expected if foreground > 0 else 0)
         assert len(trainer.bests) == reported
@@ -356,13 +393,16 @@ def test_a_best_that_could_not_be_written_is_none(build, dataset, tmp_path):
     assert len(trainer.bests) == 1
 
 
-# ----------------------------------------------------------------------------------------------------------- the plan
+# ----------------------------------------------------------------------------------------- the plan
 @pytest.mark.parametrize("schedule, warm_up, done, expected", [
-    ("constant", 0, 0.01, 1), ("constant", 0, 1, 1), ("constant", 0.1, 0.05, 0.5), ("constant", 0.1, 0.2, 1),
-    ("cosine", 0, 0.5, 0.5), ("cosine", 0, 1 / 3, 0.75), ("cosine", 0, 1, 0), ("cosine", 0.5, 0.25, 0.5 * (1 + 0.5 ** 0.5) / 2)])
+    ("constant", 0, 0.01, 1), ("constant", 0, 1, 1),
+    ("constant", 0.1, 0.05, 0.5), ("constant", 0.1, 0.2, 1),
+    ("cosine", 0, 0.5, 0.5), ("cosine", 0, 1 / 3, 0.75), ("cosine", 0, 1, 0),
+    ("cosine", 0.5, 0.25, 0.5 * (1 + 0.5 ** 0.5) / 2)])
 def test_the_schedule(schedule, warm_up, done, expected):
     from runs.schedule import learning_rate
-    settings = settings_of("--lr_schedule", schedule, "--warm_up", warm_up, "--Learning_rate", 0.5).training
+    settings = settings_of("--lr_schedule", schedule, "--warm_up", warm_up,
+                           "--Learning_rate", 0.5).training
     assert learning_rate(settings, done) == pytest.approx(0.5 * expected)
 
 
@@ -371,7 +411,8 @@ def test_every_step_has_its_place_in_the_schedule(build, dataset, tmp_path):
     rates = []
 
     def watched(**progress):
-        trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset((20, 20), (20, 20), (20, 20)), tmp_path, rate=0.5,
+        trainer = make_trainer(build("Unet", 1, 2, base_channels=2),
+                               dataset((20, 20), (20, 20), (20, 20)), tmp_path, rate=0.5,
                                epochs=(2, 1), changes={"lr_schedule": "cosine"})
         step = trainer.optimizer.step
         trainer.optimizer.step = lambda: (rates.append(trainer.optimizer.lr), step())
@@ -388,27 +429,32 @@ def test_a_long_gradient_is_cut_and_keeps_its_direction(build, jt, dataset, tmp_
     moves = []
     for changes in ({}, {"clip_norm": largest}):
         jt.set_global_seed(0)
-        trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset((20, 20)), tmp_path, optimizer="sgd", changes=changes)
+        trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset((20, 20)), tmp_path,
+                               optimizer="sgd", changes=changes)
         before = copy_of(trainer)
         trainer.train_step(trainer.loader.batch([0], 0))
         after = copy_of(trainer)
         moves.append(np.concatenate([(after[name] - before[name]).ravel() for name in before
-                                     if "running" not in name and name.split()[0] not in ("values", "n_step")]))
+                                     if "running" not in name
+                                     and name.split()[0] not in ("values", "n_step")]))
     plain, cut = moves
     norm = np.linalg.norm(plain) / 0.01  # the learning rate
     assert 0.01 < norm < 1e6
-    np.testing.assert_allclose(cut, plain * min(1, largest / norm), rtol=1e-3, atol=2e-7)  # a last bit of weights near 1
+    # atol: the last bit of weights near 1
+    np.testing.assert_allclose(cut, plain * min(1, largest / norm), rtol=1e-3, atol=2e-7)
 
 
 def test_a_run_ends_with_its_time(build, dataset, tmp_path):
-    """However many epochs there were to be: the learning rate is down, and the last epoch is tested."""
-    trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset((20, 20), (20, 20)), tmp_path, rate=0.5,
-                           epochs=(10 ** 6, 10 ** 5), changes={"lr_schedule": "cosine", "Time_budget": 3 / 60})
+    """However many epochs are left: the learning rate is low by then, the last epoch is tested."""
+    trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset((20, 20), (20, 20)),
+                           tmp_path, rate=0.5, epochs=(10 ** 6, 10 ** 5),
+                           changes={"lr_schedule": "cosine", "Time_budget": 3 / 60})
     trainer.train_step(trainer.loader.batch([0], 0))  # compiles
     trainer.clock.go_on_after(0)
     assert trainer.run() is True and trainer.finished
     assert trainer.clock.seconds >= 3 and 2 < trainer.progress.epoch < 10 ** 5
-    assert ["iou" in record for record in trainer.records] == [False] * (trainer.progress.epoch - 1) + [True]
+    assert ["iou" in record for record in trainer.records] == [
+        False] * (trainer.progress.epoch - 1) + [True]
     assert trainer.optimizer.lr < 0.05
     steps = trainer.optimizer.n_step
     trainer.resume(replace(trainer.stored_progress()))
@@ -417,7 +463,10 @@ def test_a_run_ends_with_its_time(build, dataset, tmp_path):
 
 @pytest.fixture
 def timed(build, dataset, tmp_path, monkeypatch):
-    """A Trainer whose steps (two an epoch), tests and `on_epoch` take the seconds that they are told to, by its clock."""
+    """A function that makes a Trainer on a false clock, with two steps an epoch.
+
+    A step, a test and `on_epoch` take as many seconds as they are told to.
+    """
     from runs.clock import Clock
     clock = [0.0]
     monkeypatch.setattr(Clock, "now", lambda self: clock[0])
@@ -429,8 +478,9 @@ def timed(build, dataset, tmp_path, monkeypatch):
         return timed_function
 
     def make(budget, step=0.0, test=0.0, on_epoch=0.0):
-        trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset((20, 20), (20, 20)), tmp_path,
-                               epochs=(10 ** 6, 0), changes={"lr_schedule": "cosine", "Time_budget": budget / 60})
+        trainer = make_trainer(build("Unet", 1, 2, base_channels=2),
+                               dataset((20, 20), (20, 20)), tmp_path, epochs=(10 ** 6, 0),
+                               changes={"lr_schedule": "cosine", "Time_budget": budget / 60})
         trainer.train_step = after(step, lambda batch: 0.5)
         trainer.predict = after(test / 2, trainer.predict)
         trainer.recorder.on_epoch = after(on_epoch, trainer.recorder.on_epoch)
@@ -439,7 +489,7 @@ def timed(build, dataset, tmp_path, monkeypatch):
 
 
 def test_the_time_may_end_between_two_epochs(timed):
-    """While curves are drawn, for example: then one step more, and the last epoch is tested all the same."""
+    """While curves are drawn, for example: one more step follows, and the last epoch is tested."""
     trainer = timed(budget=6.0, step=1.0, test=0.5, on_epoch=0.75)
     assert trainer.run() is True
     assert ["iou" in record for record in trainer.records] == [True, False, True]
@@ -470,10 +520,12 @@ def test_asked_to_stop_in_the_last_test_a_run_is_not_complete(timed):
     assert trainer.run() is True and "iou" in trainer.records[-1]
 
 
-def test_the_last_epoch_is_tested_where_tests_take_longer_than_their_share(build, dataset, tmp_path):
-    trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset((20, 20), (20, 20)), tmp_path, epochs=(4, 0),
-                           changes={"Time_budget": 60})
-    trainer.test = lambda *_, test=trainer.test: (test(*_), setattr(trainer.clock, "last_test", 600.0))[0]
+def test_the_last_epoch_is_tested_where_tests_take_longer_than_their_share(
+        build, dataset, tmp_path):
+    trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset((20, 20), (20, 20)),
+                           tmp_path, epochs=(4, 0), changes={"Time_budget": 60})
+    trainer.test = lambda *_, test=trainer.test: (
+        test(*_), setattr(trainer.clock, "last_test", 600.0))[0]
     assert trainer.run() is True
     assert ["iou" in record for record in trainer.records] == [True, False, False, True]
 
@@ -481,7 +533,8 @@ def test_the_last_epoch_is_tested_where_tests_take_longer_than_their_share(build
 def test_class_numbers_stay_as_they_are_with_more_than_two_classes():
     from masks.answers import mask_pixels
     classes = np.array([[0, 1, 2]])
-    assert mask_pixels(classes, 3).tolist() == [[0, 1, 2]] and mask_pixels(classes[:, :2], 2).tolist() == [[0, 255]]
+    assert mask_pixels(classes, 3).tolist() == [[0, 1, 2]]
+    assert mask_pixels(classes[:, :2], 2).tolist() == [[0, 255]]
 
 
 @pytest.mark.parametrize("n_classes", [2, 5])
@@ -497,7 +550,7 @@ def test_foreground_probability(n_classes):
     assert foreground_probability(sure).tolist() == [[0, 255]]
 
 
-# -------------------------------------------------------------------------------------------------------- being stopped
+# ------------------------------------------------------------------------------------ being stopped
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_asks_and_the_second_acts(number, capsys):
     from runs.clock import Clock
@@ -510,7 +563,8 @@ def test_the_first_signal_asks_and_the_second_acts(number, capsys):
         with StopSignal(Clock()) as stop:
             assert stop.requested is None
             os.kill(os.getpid(), number)
-            assert stop.requested == number and "Stopping after this step" in capsys.readouterr().err
+            assert stop.requested == number
+            assert "Stopping after this step" in capsys.readouterr().err
             with pytest.raises(KeyboardInterrupt):
                 os.kill(os.getpid(), number)
         with StopSignal(Clock()):
@@ -536,10 +590,12 @@ def test_a_thread_leaves_the_handlers_alone():
 
 
 def test_a_stop_during_the_tests_ends_them(build, dataset, tmp_path):
-    trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset((20, 20), (36, 20)), tmp_path)
+    trainer = make_trainer(build("Unet", 1, 2, base_channels=2),
+                           dataset((20, 20), (36, 20)), tmp_path)
     tested = []
     read = trainer.test_set.image
-    trainer.test_set.image = lambda index: (tested.append(index), os.kill(os.getpid(), signal.SIGTERM), read(index))[-1]
+    trainer.test_set.image = lambda index: (
+        tested.append(index), os.kill(os.getpid(), signal.SIGTERM), read(index))[-1]
     trainer.train_epoch = lambda: {"epoch": trainer.progress.epoch}
     assert trainer.run() is False
     assert (tested, trainer.records, trainer.bests) == ([0], [], []), "half a test set is no score"
@@ -548,19 +604,22 @@ def test_a_stop_during_the_tests_ends_them(build, dataset, tmp_path):
 
 @pytest.mark.parametrize("at, steps, epochs", [((1, 0), 3, 1), (None, 4, 2)])
 def test_a_stopped_run_ends_its_step(build, dataset, tmp_path, poisoned, at, steps, epochs):
-    """The signal comes while batch `at` is read, or between two epochs: that step is the last one."""
+    """The signal comes while batch `at` is read, or between two epochs. That step is the last."""
     trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset(*[(20, 20)] * 2), tmp_path,
-                           poisoned(lambda epoch, k: (epoch, k) == at and os.kill(os.getpid(), signal.SIGTERM)),
+                           poisoned(lambda epoch, k: (epoch, k) == at
+                                    and os.kill(os.getpid(), signal.SIGTERM)),
                            epochs=(9, 8))
     if at is None:
-        trainer.recorder.on_epoch = lambda record: (trainer.records.append(record),
-                                           record["epoch"] == 1 and os.kill(os.getpid(), signal.SIGINT))
+        trainer.recorder.on_epoch = lambda record: (
+            trainer.records.append(record),
+            record["epoch"] == 1 and os.kill(os.getpid(), signal.SIGINT))
     assert trainer.run() is False
-    assert (trainer.optimizer.n_step, trainer.progress.epoch, len(trainer.records)) == (steps, epochs, epochs)
+    assert (trainer.optimizer.n_step, trainer.progress.epoch, len(trainer.records)) == (
+        steps, epochs, epochs)
     assert trainer.progress.step == steps - 2 * epochs
 
 
-# ---------------------------------------------------------------------------------------- what a run will take
+# ----------------------------------------------------------------------------- what a run will take
 def forecast(*flags, seconds=(60, 9, 10, 11, 12), steps_per_epoch=30, epoch=0):
     """The lines that a Forecast says after steps that took so long."""
     from runs.clock import Forecast
@@ -572,7 +631,7 @@ def forecast(*flags, seconds=(60, 9, 10, 11, 12), steps_per_epoch=30, epoch=0):
 
 
 def test_a_run_of_hours_says_so_with_the_remedy():
-    """The first step has compiled: of the others the median counts, 10.5 s, 200 epochs of 30 steps."""
+    """200 epochs of 30 steps of 10.5 s: the median, without the first step, which compiles."""
     line, = forecast(seconds=(60, 9, 10, 11, 12, 13, 14))
     assert line.startswith("At 10 s a step this run takes about 17 hours on this machine: ")
     assert "--protocol fast" in line and "--Time_budget" in line
@@ -583,6 +642,7 @@ def test_a_run_of_hours_says_so_with_the_remedy():
 
 def test_a_budget_that_ends_before_the_first_test_says_so():
     line, = forecast("--Time_budget", 30, "--Total_epochs", 200, "--Val_epochs", 50)
-    assert line == ("At 10 s a step --Time_budget 30 ends before epoch --Val_epochs 50: only the last epoch is tested")
+    assert line == ("At 10 s a step --Time_budget 30 ends before epoch --Val_epochs 50: "
+                    "only the last epoch is tested")
     assert forecast("--Time_budget", 300, "--Total_epochs", 200, "--Val_epochs", 50) == []
     assert forecast("--Time_budget", 300, "--Total_epochs", 2000, "--Val_epochs", 0) == []

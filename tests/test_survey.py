@@ -1,4 +1,4 @@
-"""datasets/survey.py: each file decoded once, facts against NumPy, what is kept and for how long."""
+"""datasets/survey.py: each file decoded once, facts against NumPy, changed files read again."""
 import json
 import os
 
@@ -19,7 +19,7 @@ COLOUR = np.dstack([GREY, GREY, GREY + 1])
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """The paths that were decoded, in the order of their names."""
+    """The paths that have been decoded so far."""
     paths = []
     for name in ("read_image", "read_label"):
         read = getattr(module, name)
@@ -64,7 +64,8 @@ def test_facts_of_an_image(tmp_path, image, bits, is_rgb, is_colour, kind):
     write_png(tmp_path / "a.png", image)
     facts = Survey().image(tmp_path / "a.png")
     assert (facts.height, facts.width, facts.bits) == (4, 5, bits)
-    assert (facts.is_rgb, facts.is_colour, facts.is_flat, facts.kind) == (is_rgb, is_colour, False, kind)
+    assert (facts.is_rgb, facts.is_colour, facts.is_flat, facts.kind) == (
+        is_rgb, is_colour, False, kind)
     for n_channels, sums in ((1, facts.grey_sums), (3, facts.rgb_sums)):
         planes = load_image(tmp_path / "a.png", n_channels).astype(np.float64)
         np.testing.assert_allclose(sums, [planes.sum(axis=(1, 2)), (planes ** 2).sum(axis=(1, 2))])
@@ -107,8 +108,9 @@ def test_each_file_is_decoded_once_ever(tmp_path, decoded):
     assert sorted(decoded) == [pairs[1][0], pairs[0][1]], "what has changed, and nothing else"
 
 
-@pytest.mark.parametrize("damage", ["", "[]", "null", "{", '{"version": 1}', '{"version": 1, "files": []}',
-                                    '{"version": 99, "files": {}}', b"\xff\xfe", "entry", "facts", "values"])
+@pytest.mark.parametrize("damage", [
+    "", "[]", "null", "{", '{"version": 1}', '{"version": 1, "files": []}',
+    '{"version": 99, "files": {}}', b"\xff\xfe", "entry", "facts", "values"])
 def test_a_damaged_survey_is_made_anew(tmp_path, decoded, damage):
     pairs = write_pairs(tmp_path, [GREY], [GREY])
     Survey(tmp_path).read(pairs)
@@ -127,7 +129,8 @@ def test_a_damaged_survey_is_made_anew(tmp_path, decoded, damage):
     decoded.clear()
     survey = Survey(tmp_path)
     survey.read(pairs)
-    assert pairs[0][1] in decoded and survey.label(pairs[0][1]).values == dict.fromkeys(range(20), 1)
+    assert pairs[0][1] in decoded
+    assert survey.label(pairs[0][1]).values == dict.fromkeys(range(20), 1)
     decoded.clear()
     Survey(tmp_path).read(pairs)
     assert decoded == []
@@ -153,7 +156,8 @@ def test_a_folder_that_cannot_be_written_is_no_reason_to_stop(tmp_path):
 
 def test_sizes_that_differ_are_told_before_anything_is_decoded(tmp_path, decoded):
     pairs = write_pairs(tmp_path, [GREY, GREY], [GREY, GREY.T])
-    with pytest.raises(DataError, match="labels/1.png: 5 x 4 px .* but its image .*imgs/1.png has 4 x 5 px"):
+    with pytest.raises(DataError,
+                       match="labels/1.png: 5 x 4 px .* but its image .*imgs/1.png has 4 x 5 px"):
         Survey(tmp_path).read(pairs)
     assert decoded == []
 
@@ -178,12 +182,14 @@ def test_a_note_lasts_as_long_as_its_label(tmp_path):
 
 
 def test_facts_of_a_set(tmp_path):
-    labels = [np.eye(4, 5, dtype=np.uint8), np.zeros((7, 3), np.uint8), np.full((2, 9), 3, np.uint8)]
+    labels = [np.eye(4, 5, dtype=np.uint8), np.zeros((7, 3), np.uint8),
+              np.full((2, 9), 3, np.uint8)]
     images = [GREY, np.zeros((7, 3), np.uint8), np.dstack([labels[2]] * 2 + [labels[2] + 1])]
     train, held, test = ([pair] for pair in write_pairs(tmp_path, images, labels))
     facts = facts_of_set(Survey(), train, held, test, None)
     assert (facts.training_pairs, facts.tested_pairs) == (1, 1)
-    assert (facts.height, facts.width, facts.n_channels) == (7, 5, 1), "those of the training images"
+    assert (facts.height, facts.width, facts.n_channels) == (7, 5, 1), (
+        "those of the training images")
     assert (facts.n_classes, facts.test_classes) == (2, 2), "labels of one value above 0 are masks"
     assert facts_of_set(Survey(), train + test, [], held * 3, None).n_channels == 3
     assert facts_of_set(Survey(), train, [], held * 3, None).tested_pairs == 3
