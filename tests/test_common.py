@@ -29,9 +29,9 @@ def noise(shape, seed=0, high=256, dtype=np.uint8):
 
 
 # ----------------------------------------------------------------------------------------- commands
+WITH_ROOT = {**os.environ, "PYTHONPATH": str(ROOT)}
 SCRIPT = """
 import os, signal, sys
-sys.path.insert(0, {root!r})
 from command.errors import DataError, run
 from command.flags import Parser, boolean, number
 
@@ -61,7 +61,7 @@ sys.exit(run(main))
 @pytest.fixture(scope="module")
 def script(tmp_path_factory):
     path = tmp_path_factory.mktemp("command") / "Command.py"
-    path.write_text(SCRIPT.format(root=str(ROOT)))
+    path.write_text(SCRIPT)
     return path
 
 
@@ -77,13 +77,13 @@ def script(tmp_path_factory):
      "(see Command.py --help)\n"),
 ])
 def test_exit_codes_and_messages(script, flags, code, error):
-    done = subprocess.run([sys.executable, str(script), *flags],
+    done = subprocess.run([sys.executable, str(script), *flags], env=WITH_ROOT,
                           capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", error)
 
 
 def test_a_closed_pipe_is_no_traceback(script):
-    process = subprocess.Popen([sys.executable, str(script), "--count", "6"],
+    process = subprocess.Popen([sys.executable, str(script), "--count", "6"], env=WITH_ROOT,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.readline()
     process.stdout.close()
@@ -122,7 +122,7 @@ def test_help_waits_for_no_heavy_import(command):
     done = subprocess.run([sys.executable, "-X", "importtime", command, "--help"],
                           capture_output=True, text=True)
     imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
-    assert done.returncode == 0 and done.stdout.startswith("usage: ") and "numpy" in imported
+    assert done.returncode == 0 and done.stdout.startswith("usage: ") and "argparse" in imported
     assert not imported & {"jittor", "torch", "matplotlib", "skimage", "scipy.ndimage",
                            "scipy.linalg", "scipy.sparse"}
 

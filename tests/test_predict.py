@@ -17,6 +17,7 @@ from backend import start
 from command import errors
 from command.errors import DataError, say_once
 from images import formats
+from images import pages as image_pages
 from images.channels import to_channels
 from images.values import Statistics
 from masks.answers import probabilities
@@ -455,9 +456,9 @@ def test_a_large_tiff_by_windows_is_the_whole_image(predict, ours, monkeypatch, 
     """
     stack = noise((pages, 300, 500, 3) if "photometric" in layout else (pages, 300, 500))
     tifffile.imwrite("large.tif", stack, metadata=None, **layout)
-    monkeypatch.setattr(pages, "LARGE", 2 ** 16)
-    read_rows, asked = pages.TiffRows.__getitem__, []
-    monkeypatch.setattr(pages.TiffRows, "__getitem__",
+    monkeypatch.setattr(image_pages, "LARGE", 2 ** 16)
+    read_rows, asked = image_pages.TiffRows.__getitem__, []
+    monkeypatch.setattr(image_pages.TiffRows, "__getitem__",
                         lambda self, rows: (asked.append(rows.stop - rows.start),
                                             read_rows(self, rows))[1])
     code, _, err = predict("--Checkpoint", "ours.safetensors", "--Input", "large.tif",
