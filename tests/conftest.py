@@ -6,17 +6,20 @@ import sys
 import pytest
 from helpers import FLAGS, command, write_set
 
-# the tests' nets are tiny: threads that wait actively for the next piece would fight other processes for the cores
+# The nets of these tests are tiny.  Threads that wait actively for the next piece of work would
+# take the cores from other processes.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-
-# a shell's background job begins with Ctrl-C ignored, and so would the commands that the tests start
+# A shell's background job begins with Ctrl-C ignored, and so would the commands of the tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
 def make_data(monkeypatch, capsys, tmp_path):
-    """`python MakeData.py FLAGS` within this process, as a function: (exit code, standard output, standard error)."""
+    """A function that runs `python MakeData.py FLAGS` in this process.
+
+    It returns (exit code, standard output, standard error).
+    """
     import MakeData
     from command.errors import run
     monkeypatch.chdir(tmp_path)  # ./DataTxt comes to lie there
@@ -34,9 +37,10 @@ def make_data(monkeypatch, capsys, tmp_path):
 
 @pytest.fixture
 def snapshot():
-    """A function: content and time of every file of a folder, which may not change where nothing is to be written."""
-    return lambda folder: {path.relative_to(folder).as_posix(): (path.read_bytes(), path.stat().st_mtime_ns)
-                           for path in folder.rglob("*") if path.is_file()}
+    """A function: content and time of every file of a folder, to see that nothing is written."""
+    return lambda folder: {
+        path.relative_to(folder).as_posix(): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")

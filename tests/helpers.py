@@ -1,4 +1,4 @@
-"""What several test files share: commands as processes, small data sets, runs read back, PyTorch files made by hand."""
+"""What several test files share: commands as processes, small data sets, runs read back."""
 import base64
 import csv
 import io
@@ -15,9 +15,9 @@ from PIL import Image
 from nets import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
-# the U-Net paper's net and loss, small, with images one by one: what these tests know by heart
-PLAIN = ("--padding", 0, "--Batch_size", 1, "--loss", "weighted_ce", "--optimizer", "adam", "--lr_schedule", "constant",
-         "--augment", "none", "--dropout_probs", 0.2, 0.3, 0.4, 0.5)
+# the U-Net paper's net and loss, small, one image a batch: the tests know this recipe's numbers
+PLAIN = ("--padding", 0, "--Batch_size", 1, "--loss", "weighted_ce", "--optimizer", "adam",
+         "--lr_schedule", "constant", "--augment", "none", "--dropout_probs", 0.2, 0.3, 0.4, 0.5)
 SMALL = ("--base_channels", 4, "--Learning_rate", 0.01, "--device", "cpu", *PLAIN)
 
 
@@ -31,12 +31,16 @@ def settings_of(*flags):
 
 def command(script, *flags, cwd, **environment):
     environment = {**os.environ, **environment}
-    return subprocess.run([sys.executable, str(ROOT / script), *map(str, flags)], cwd=cwd, env=environment, text=True,
-                          capture_output=True, timeout=900, encoding="utf-8")
+    return subprocess.run([sys.executable, str(ROOT / script), *map(str, flags)], cwd=cwd,
+                          env=environment, text=True, capture_output=True, timeout=900,
+                          encoding="utf-8")
 
 
 def write_set(folder, train, test, channels=1, classes=2, seed=7):
-    """A data set: discs of each class on a darker, noisy ground; `train` and `test` are lists of (height, width)."""
+    """Write a data set into folder: discs of each class on a darker, noisy ground.
+
+    train, test: the (height, width) of each image.
+    """
     rng = np.random.default_rng(seed)
     for split, sizes in (("train", train), ("test", test)):
         for kind in ("imgs", "labels"):
@@ -46,20 +50,24 @@ def write_set(folder, train, test, channels=1, classes=2, seed=7):
             label = np.zeros((height, width), np.uint8)
             for disc in range(4):
                 centre = rng.uniform(0, (height, width))
-                inside = (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 < (min(height, width) / 5) ** 2
+                inside = ((rows - centre[0]) ** 2 + (columns - centre[1]) ** 2
+                          < (min(height, width) / 5) ** 2)
                 label[inside] = disc % (classes - 1) + 1
             noise = rng.integers(0, 60, (height, width, channels), np.uint8)
             image = (label * (120 // (classes - 1)))[..., None] + noise
-            Image.fromarray(image.squeeze(2) if channels == 1 else image).save(folder / split / "imgs" / f"cell_{k}.png")
-            Image.fromarray(label * 255 if classes == 2 else label).save(folder / split / "labels" / f"cell_{k}.png")
+            Image.fromarray(image.squeeze(2) if channels == 1 else image).save(
+                folder / split / "imgs" / f"cell_{k}.png")
+            Image.fromarray(label * 255 if classes == 2 else label).save(
+                folder / split / "labels" / f"cell_{k}.png")
     return folder
 
 
 def predictions_of(folder):
-    return {path.name: np.asarray(Image.open(path)) for path in (folder / "results").glob("*_pred.png")}
+    return {path.name: np.asarray(Image.open(path))
+            for path in (folder / "results").glob("*_pred.png")}
 
 
-# ------------------------------------------------------------------------------------------------------- TensorBoard
+# -------------------------------------------------------------------------------------- TensorBoard
 def crc32c(data):
     """Castagnoli's checksum, bit by bit."""
     value = 0xffffffff
@@ -76,7 +84,7 @@ def masked(data):
 
 
 def events_in(folder):
-    """The events of a folder's only file, read by the format: length, its checksum, an Event, its checksum."""
+    """The events of a folder's only file.  Its format: length, checksum, Event, checksum."""
     from tensorboardX.proto.event_pb2 import Event
     (path,) = folder.iterdir()
     assert path.name.startswith("events.out.tfevents.")
@@ -128,7 +136,8 @@ class Page(HTMLParser):
 
     @property
     def text(self):
-        return "\n".join(each for tag, found in self.texts.items() if tag != "style" for each in found)
+        return "\n".join(each for tag, found in self.texts.items() if tag != "style"
+                         for each in found)
 
     def table(self, head):
         """The rows below the head row that begins with `head`."""
@@ -139,7 +148,8 @@ class Page(HTMLParser):
         """The pictures about a file, by what they show."""
         shown = {image["alt"].removesuffix(f" of {file}"): image["src"] for image in self.images
                  if image["alt"].endswith(f" of {file}")}
-        return {what: np.asarray(Image.open(io.BytesIO(decoded(source, "image/png"))).convert("RGB"))
+        return {what: np.asarray(
+                    Image.open(io.BytesIO(decoded(source, "image/png"))).convert("RGB"))
                 for what, source in shown.items()}
 
 
@@ -147,18 +157,25 @@ def decoded(source, kind):
     head, _, content = source.partition(",")
     assert head == f"data:{kind};base64"
     return base64.b64decode(content, validate=True)
-FLAGS = [str(flag) for flag in ("--Data_directory", "data", *SMALL, "--base_channels", 24, "--tile", 52, "--augment", "full",
-                                "--Total_epochs", 4, "--Val_epochs", 1)]
+
+
+FLAGS = [str(flag) for flag in (
+    "--Data_directory", "data", *SMALL, "--base_channels", 24, "--tile", 52, "--augment", "full",
+    "--Total_epochs", 4, "--Val_epochs", 1)]
 
 
 def start_command(folder, *flags, through=()):
-    """Main.py as a running process of its own group, its lines on `stdout`; through: a command that runs the rest of its line."""
-    return subprocess.Popen([*through, sys.executable, str(ROOT / "Main.py"), *flags], cwd=folder, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    """Start Main.py as a process of its own group, with its lines on `stdout`.
+
+    through: a command that runs the rest of its command line.
+    """
+    return subprocess.Popen(
+        [*through, sys.executable, str(ROOT / "Main.py"), *flags], cwd=folder, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
 
 
 def end(process, number):
-    """Send a signal, wait; (exit code, what was printed since)."""
+    """Send a signal and wait: (exit code, what was printed since)."""
     process.send_signal(number)
     printed, _ = process.communicate(timeout=600)
     return process.returncode, printed
@@ -173,7 +190,9 @@ def rows_of(table):
 def results(folder):
     """(rows of the one CSV without the times, arrays of last_model, arrays of best_model)."""
     table, = folder.glob("logs/*.csv")
-    return rows_of(table), *(checkpoint.load(folder / "checkpoints" / f"{name}_model.safetensors")[0] for name in ("last", "best"))
+    return rows_of(table), *(
+        checkpoint.load(folder / "checkpoints" / f"{name}_model.safetensors")[0]
+        for name in ("last", "best"))
 
 
 def assert_same(found, expected):
@@ -184,11 +203,12 @@ def assert_same(found, expected):
 
 
 def contents(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {path.relative_to(folder): path.read_bytes()
+            for path in folder.rglob("*") if path.is_file()}
 
 
 def with_statistics(model, rng):
-    """Give a model's BatchNorms the statistics and scales of a trained one, and put it into eval mode."""
+    """Give a model's BatchNorms statistics and scales as after training; set its eval mode."""
     for name, var in model.state_dict().items():
         if name.endswith(("running_mean", "bias")):
             var.assign(rng.normal(0, 0.1, var.shape).astype(np.float32))

@@ -49,7 +49,7 @@ def imported(path):
     return {name for name in found if name.split(".")[0] in {*ROOMS, *ROOT_MODULES}}
 
 
-# -------------------------------------------------------------------------------------------- who imports whom
+# --------------------------------------------------------------------------------- who imports whom
 def test_the_root_holds_the_paper_and_the_commands_alone():
     assert sorted(path.stem for path in ROOT.glob("*.py")) == sorted(ROOT_MODULES)
     assert {path.parent.name for path in ROOT.glob("*/*.py")} == {*ROOMS, *SHOPS, "tests"}
@@ -57,7 +57,7 @@ def test_the_root_holds_the_paper_and_the_commands_alone():
 
 @pytest.mark.parametrize("name", ROOT_MODULES)
 def test_the_root_reads_down(name):
-    """A root module imports rooms, and root modules in its row or below it; commands do not import each other."""
+    """A root module imports rooms and root modules of its row or below, but no command."""
     row = next(k for k, names in enumerate(ROOT_ROWS) if name in names)
     allowed = {other for k, names in enumerate(ROOT_ROWS) if k >= row for other in names} - {name}
     allowed -= set(ROOT_ROWS[0])
@@ -89,7 +89,7 @@ def test_nothing_imports_in_circles():
             done.add(name)
 
 
-# ------------------------------------------------------------------------------------------------- every file
+# --------------------------------------------------------------------------------------- every file
 @pytest.mark.parametrize("path", OUTSIDE_TESTS, ids=named)
 def test_a_file_is_read_in_one_sitting(path):
     assert len(path.read_text("utf-8").splitlines()) <= 300
@@ -127,7 +127,7 @@ def test_a_public_name_is_defined_once():
 
 @pytest.mark.parametrize("path", OUTSIDE_TESTS, ids=named)
 def test_no_module_has_a_state(path):
-    """But for the imported Jittor: nothing says `global`, and the environment is asked when needed."""
+    """Nothing says `global`, but for the imported Jittor; imports do not read the environment."""
     tree = tree_of(path)
     changed = {name for node in ast.walk(tree) if isinstance(node, ast.Global)
                for name in node.names}

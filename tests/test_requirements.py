@@ -1,4 +1,7 @@
-"""Every package that pip would install has one version: in requirements.txt or requirements/, or as a dependency in constraints.txt."""
+"""Every package that pip would install has one version.
+
+requirements.txt or requirements/ name it, or requirements/constraints.txt as a dependency.
+"""
 import re
 from importlib import metadata
 from pathlib import Path
@@ -10,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def requirements(name):
-    """The Requirements of a file, those of the files that it includes among them."""
+    """The Requirements of a file, with those of the files that it includes."""
     path = ROOT / name
     for line in path.read_text().splitlines():
         line = line.split("#")[0].strip()
@@ -22,7 +25,8 @@ def requirements(name):
 
 def test_everything_is_pinned():
     chosen = list(requirements("requirements/dev.txt"))
-    pinned = {canonicalize_name(each.name) for each in (*chosen, *requirements("requirements/constraints.txt"))}
+    pinned = {canonicalize_name(each.name)
+              for each in (*chosen, *requirements("requirements/constraints.txt"))}
     assert all(re.fullmatch(r"==[0-9.]+(post[0-9]+)?", str(each.specifier))
                for each in (*chosen, *requirements("requirements/constraints.txt")))
     waiting, seen = [canonicalize_name(each.name) for each in chosen], set()

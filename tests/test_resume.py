@@ -1,4 +1,7 @@
-"""A run that is killed or stopped and then resumed ends as the unbroken one: the same bits, the same CSV but for times."""
+"""A run that is killed or stopped, and then resumed, ends as the unbroken run does.
+
+Its weights are the same bits, and its CSV is the same but for the times.
+"""
 import itertools
 import os
 import shlex
@@ -20,16 +23,17 @@ from runs.resume import as_texts
 pytestmark = pytest.mark.usefixtures("machine")
 
 
-# ------------------------------------------------------------------------------------------------------------ the same end
+# ------------------------------------------------------------------------------------- the same end
 def after_an_epoch(process, folder):
     next(line for line in process.stdout if line.startswith("epoch"))
-    while process.poll() is None and not (folder / "checkpoints" / "last_model.safetensors").exists():
+    while (process.poll() is None
+           and not (folder / "checkpoints" / "last_model.safetensors").exists()):
         pass
 
 
 def within_an_epoch(process, folder):
     lines = itertools.takewhile(lambda line: not line.startswith("epoch   1"), process.stdout)
-    assert sum(1 for _ in lines), "until the second epoch has ended"
+    assert sum(1 for _ in lines), "the run ended before its second epoch"
     time.sleep(0.15)
 
 
@@ -50,20 +54,23 @@ def test_killed_three_times(unbroken, folder):
     assert process.wait(600) == 0
     assert_same(results(folder), results(unbroken))
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [
-        ".lock", "best_model.safetensors", "last_model.safetensors"], "what was half-written is gone"
+        ".lock", "best_model.safetensors", "last_model.safetensors"], "a half-written file is left"
 
 
 def test_a_complete_run_stays_complete(unbroken, finished):
-    """Perhaps it was killed while it wrote its page."""
+    """A run that was killed while it wrote its page is complete already."""
     done = command("Main.py", "--resume", cwd=finished)
-    assert done.returncode == 0 and "Resumed at epoch 4, step 0: all is done; a larger --Total_epochs" in done.stdout, done.stderr
+    assert (done.returncode == 0 and "Resumed at epoch 4, step 0: all is done; "
+            "a larger --Total_epochs" in done.stdout), done.stderr
     page, = finished.glob("logs/report_*.html")
-    assert "4 of 4 epochs" in page.read_text("utf-8") and len(rows_of(*finished.glob("logs/*.csv"))) == 4
+    assert ("4 of 4 epochs" in page.read_text("utf-8")
+            and len(rows_of(*finished.glob("logs/*.csv"))) == 4)
     assert_same(results(finished), results(unbroken))
 
 
 def test_stopped_within_an_epoch(unbroken, folder):
-    process = start_command(folder, *FLAGS, "--save_every", "100", "--Checkpoint_directory", "a folder")
+    process = start_command(folder, *FLAGS, "--save_every", "100",
+                            "--Checkpoint_directory", "a folder")
     next(line for line in process.stdout if line.startswith("epoch"))
     time.sleep(0.1)
     code, printed = end(process, signal.SIGINT)
@@ -87,16 +94,18 @@ def test_more_epochs(unbroken, folder):
 
 
 def test_the_page_of_a_resumed_run(unbroken, folder):
-    """Its command makes the whole run; where the best epoch was before, its pictures are made again."""
+    """Its command makes the whole run.  Pictures of a best epoch before the resume are redrawn."""
     assert command("Main.py", *FLAGS, "--Total_epochs", "2", cwd=folder).returncode == 0
     path = folder / "checkpoints" / "last_model.safetensors"
     arrays, header = checkpoint.load(path)
-    header["run"]["progress"]["best_iou"] = header["run"]["records"][1]["iou"] = 1.0  # nothing later can be better
+    # no later epoch can be better
+    header["run"]["progress"]["best_iou"] = header["run"]["records"][1]["iou"] = 1.0
     checkpoint.save(path, arrays, header)
     done = command("Main.py", "--resume", "--Total_epochs", "4", cwd=folder)
     assert done.returncode == 0 and "Best epoch: 1 " in done.stdout, done.stderr
     found = Page(next(folder.glob("logs/*.html")))
-    masks = {path.stem.removesuffix("_pred"): np.asarray(Image.open(path)) for path in folder.glob("results/*_pred.png")}
+    masks = {path.stem.removesuffix("_pred"): np.asarray(Image.open(path))
+             for path in folder.glob("results/*_pred.png")}
     assert {row[0] for row in found.table("image")} == set(masks) and len(masks) == 2
     for name, mask in masks.items():
         probability = found.pictures(name)["probability"][..., 0]
@@ -107,7 +116,7 @@ def test_the_page_of_a_resumed_run(unbroken, folder):
     assert again.run.resume is False
 
 
-# -------------------------------------------------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------------------------- what is refused
 @pytest.fixture
 def finished(unbroken, folder):
     """A copy of what the unbroken run left, in which nothing is trained."""
@@ -119,32 +128,40 @@ def finished(unbroken, folder):
 
 
 @pytest.mark.parametrize("flags, code, words", [
-    (["--Learning_rate", "0.5"], 2, "--Learning_rate 0.5 (was 0.01); leave them out, or add --force"),
+    (["--Learning_rate", "0.5"], 2,
+     "--Learning_rate 0.5 (was 0.01); leave them out, or add --force"),
     (["--mode", "U2netS", "--seed", "3"], 2, "--mode U2netS (was Unet), --seed 3 (was 0)"),
-    (["--dropout_probs", "0", "0", "0", "0.1"], 2, "--dropout_probs [0.0, 0.0, 0.0, 0.1] (was [0.2, 0.3, 0.4, 0.5])"),
+    (["--dropout_probs", "0", "0", "0", "0.1"], 2,
+     "--dropout_probs [0.0, 0.0, 0.0, 0.1] (was [0.2, 0.3, 0.4, 0.5])"),
     (["--augment", "none"], 2, "--augment none (was full)"),
     (["--Total_epochs", "3"], 2, "--Total_epochs 3: so many epochs are done already"),
-    (["--Checkpoint_directory", "other"], 1, "other/last_model.safetensors: no such checkpoint, nothing to resume"),
-    (["--Total_epochs", "9", "--Data_directory", "less"], 1, "less: not the data that this run began with"),
+    (["--Checkpoint_directory", "other"], 1,
+     "other/last_model.safetensors: no such checkpoint, nothing to resume"),
+    (["--Total_epochs", "9", "--Data_directory", "less"], 1,
+     "less: not the data that this run began with"),
 ])
-def test_contradictions(finished, no_jittor, flags, code, words):  # noqa: F811
+def test_contradictions(finished, no_jittor, flags, code, words):
     write_set(finished / "less", [(48, 56)] * 4, [(48, 48)] * 2)
-    before = {path: path.read_bytes() for path in (finished / "checkpoints").iterdir() if path.suffix}
+    before = {path: path.read_bytes()
+              for path in (finished / "checkpoints").iterdir() if path.suffix}
     done = command("Main.py", "--resume", *flags, cwd=finished, **no_jittor)
     *bars, line = done.stderr.splitlines()
-    assert done.returncode == code and words in line and not any("Traceback" in each for each in bars)
-    assert {path: path.read_bytes() for path in before} == before and not list(finished.glob("logs/*"))
+    assert (done.returncode == code and words in line
+            and not any("Traceback" in each for each in bars))
+    assert ({path: path.read_bytes() for path in before} == before
+            and not list(finished.glob("logs/*")))
 
 
 def test_force_overrides(finished):
     write_set(finished / "less", [(48, 56)] * 4, [(48, 48)] * 2)
-    done = command("Main.py", "--resume", "--force", "--Total_epochs", 5, "--Learning_rate", 0.002, "--Data_directory", "less",
-                   cwd=finished)
-    assert done.returncode == 0 and "Resumed at epoch 4, step 0" in done.stdout and "Learning_rate=0.002" in done.stdout
+    done = command("Main.py", "--resume", "--force", "--Total_epochs", 5, "--Learning_rate", 0.002,
+                   "--Data_directory", "less", cwd=finished)
+    assert (done.returncode == 0 and "Resumed at epoch 4, step 0" in done.stdout
+            and "Learning_rate=0.002" in done.stdout)
 
 
 def test_a_shorter_run_and_other_channels(finished, monkeypatch):
-    """What nobody typed stands in nobody's way: the first tested epoch, and whether images are grey."""
+    """A choice of the program is no obstacle: the first tested epoch, whether images are grey."""
     path = finished / "checkpoints" / "last_model.safetensors"
     arrays, header = checkpoint.load(path)
     header["run"]["settings"].update(Total_epochs=["333"], Val_epochs=["249"])
@@ -155,14 +172,15 @@ def test_a_shorter_run_and_other_channels(finished, monkeypatch):
         return settings_of("--resume", *flags).training.Val_epochs
     monkeypatch.chdir(finished)
     assert first_tested() == first_tested("--Total_epochs", "250") == 249
-    assert first_tested("--Total_epochs", "249") is None, "chosen anew"
+    assert first_tested("--Total_epochs", "249") is None, "the program chooses it anew"
     assert first_tested("--Total_epochs", "249", "--Val_epochs", "7") == 7
     assert settings_of("--resume", "--n_channels", "3", "--force").data.n_channels == 3
 
 
-@pytest.mark.parametrize("stored, read", [(["default"], "fast"), (["fast"], "fast"), (["paper"], "paper"), (None, None)])
+@pytest.mark.parametrize("stored, read", [
+    (["default"], "fast"), (["fast"], "fast"), (["paper"], "paper"), (None, None)])
 def test_a_run_of_before_the_papers_defaults_goes_on_as_fast(finished, monkeypatch, stored, read):
-    """All its settings are stored: the word alone had another meaning."""
+    """Its checkpoint stores all settings, because `--protocol default` had another meaning."""
     path = finished / "checkpoints" / "last_model.safetensors"
     arrays, header = checkpoint.load(path)
     settings = header["run"]["settings"]
@@ -174,38 +192,50 @@ def test_a_run_of_before_the_papers_defaults_goes_on_as_fast(finished, monkeypat
     monkeypatch.chdir(finished)
     for flags in ((), ("--protocol", "default"), *([("--protocol", read)] if read else [])):
         resumed = settings_of("--resume", *flags)
-        assert resumed.training.protocol == read and resumed.training.optimizer == settings["optimizer"][0]
+        assert (resumed.training.protocol == read
+                and resumed.training.optimizer == settings["optimizer"][0])
         assert resumed.net.base_channels == 24 and str(resumed.training.tile) == "52"
 
 
 def test_a_new_run_sets_the_earlier_ones_checkpoints_aside(finished):
-    """It has no best model for long, and Predict.py must not take the earlier one's."""
-    before = {name: (finished / "checkpoints" / name).read_bytes() for name in ("last_model.safetensors", "best_model.safetensors")}
+    """It has no best model for long, and Predict.py must not take the one of the earlier run."""
+    before = {name: (finished / "checkpoints" / name).read_bytes()
+              for name in ("last_model.safetensors", "best_model.safetensors")}
     done = command("Main.py", *FLAGS, "--Total_epochs", 1, "--Val_epochs", 0, cwd=finished)
     assert done.returncode == 0, done.stderr
-    assert "An earlier run's last_model and best_model now begin with earlier_ in checkpoints/" in done.stdout
+    assert ("An earlier run's last_model and best_model now begin with earlier_ in checkpoints/"
+            in done.stdout)
     for name, content in before.items():
         assert (finished / "checkpoints" / f"earlier_{name}").read_bytes() == content
         assert (finished / "checkpoints" / name).read_bytes() != content
 
 
-def test_force_alone(folder, no_jittor):  # noqa: F811
+def test_force_alone(folder, no_jittor):
     assert command("Main.py", "--force", cwd=folder, **no_jittor).returncode == 2
 
 
 @pytest.mark.parametrize("change", [
     lambda run: run.clear(), lambda run: run.update(settings=[]),
-    *[lambda run, name=name: run.update(log=name) for name in ("../../other", "..", "", "notes", "Unet_2025-01-31_12-00-00\n", 5)],
-    lambda run: run["settings"].update(seed=["x"]), lambda run: run["settings"].update(seed=[7, None]),
-    lambda run: run["settings"].update(seed=[]), lambda run: run["settings"].update(no_such_flag=["1"]),
-    lambda run: run["settings"].update(Log_directory=["elsewhere"]), lambda run: run["settings"].update(help=[]),
-    lambda run: run["settings"].update({"Log_directory=elsewhere": []}), lambda run: run["settings"].update(force=[]),
+    *[lambda run, name=name: run.update(log=name)
+      for name in ("../../other", "..", "", "notes", "Unet_2025-01-31_12-00-00\n", 5)],
+    lambda run: run["settings"].update(seed=["x"]),
+    lambda run: run["settings"].update(seed=[7, None]),
+    lambda run: run["settings"].update(seed=[]),
+    lambda run: run["settings"].update(no_such_flag=["1"]),
+    lambda run: run["settings"].update(Log_directory=["elsewhere"]),
+    lambda run: run["settings"].update(help=[]),
+    lambda run: run["settings"].update({"Log_directory=elsewhere": []}),
+    lambda run: run["settings"].update(force=[]),
     lambda run: run["settings"].update(seed=["0", "--Log_directory", "elsewhere"]),
     lambda run: run["settings"].update(seed=["0", "--Log_directory=elsewhere"]),
-    lambda run: run.update(records=[{"epoch": "0"}]), lambda run: run["records"][0].pop("whole_time"),
-    lambda run: run["records"][2].pop("dice"), lambda run: run["records"][0].update(epoch_time=10 ** 400),
-    *[lambda run, value=value: run["progress"].update(epoch=value) for value in ("2", -1, 2.5, True, 10 ** 400)],
-    lambda run: run["progress"].update(losses=[0.5, "1"]), lambda run: run["progress"].update(accepted=None),
+    lambda run: run.update(records=[{"epoch": "0"}]),
+    lambda run: run["records"][0].pop("whole_time"),
+    lambda run: run["records"][2].pop("dice"),
+    lambda run: run["records"][0].update(epoch_time=10 ** 400),
+    *[lambda run, value=value: run["progress"].update(epoch=value)
+      for value in ("2", -1, 2.5, True, 10 ** 400)],
+    lambda run: run["progress"].update(losses=[0.5, "1"]),
+    lambda run: run["progress"].update(accepted=None),
     lambda run: run["progress"].update(epoch_started=3), lambda run: run["progress"].pop("skipped"),
     lambda run: run.update(progress=None), lambda run: run.update(data=None)])
 def test_damaged_runs(unbroken, tmp_path, monkeypatch, change):
@@ -216,34 +246,37 @@ def test_damaged_runs(unbroken, tmp_path, monkeypatch, change):
         settings_of("--resume", "--Checkpoint_directory", tmp_path, "--Total_epochs", "9")
 
 
-def test_a_label_that_was_changed(finished, unbroken, no_jittor):  # noqa: F811
+def test_a_label_that_was_changed(finished, unbroken, no_jittor):
     (finished / "data").unlink()
     shutil.copytree(unbroken / "data", finished / "data")
     more = ("--resume", "--Total_epochs", 9)
-    assert "Jittor was imported" in command("Main.py", *more, cwd=finished, **no_jittor).stderr, "copied files are the same data"
+    assert "Jittor was imported" in command("Main.py", *more, cwd=finished, **no_jittor).stderr, (
+        "copied files are the same data")
     path = finished / "data" / "test" / "labels" / "cell_0.png"
     Image.open(path).transpose(Image.Transpose.ROTATE_180).save(path)
     done = command("Main.py", *more, cwd=finished, **no_jittor)
     assert done.returncode == 1 and "data: not the data that this run began with" in done.stderr
 
 
-def test_best_model_is_no_run(finished, no_jittor):  # noqa: F811
-    (finished / "checkpoints" / "best_model.safetensors").rename(finished / "checkpoints" / "last_model.safetensors")
+def test_best_model_is_no_run(finished, no_jittor):
+    (finished / "checkpoints" / "best_model.safetensors").rename(
+        finished / "checkpoints" / "last_model.safetensors")
     done = command("Main.py", "--resume", cwd=finished, **no_jittor)
     assert done.returncode == 1 and "holds no run to resume" in done.stderr
 
 
-# ---------------------------------------------------------------------------------------------------------- one at a time
+# ------------------------------------------------------------------------------------ one at a time
 @pytest.mark.parametrize("name", ["checkpoints", "results"])
-def test_a_second_training_is_refused(folder, no_jittor, name):  # noqa: F811
+def test_a_second_training_is_refused(folder, no_jittor, name):
     (folder / name).mkdir()
     with lock_folder(folder / name):
         done = command("Main.py", *FLAGS, cwd=folder, **no_jittor)
     assert done.returncode == 1
-    assert f"{name}: process {os.getpid()} writes here already; wait for its end, or choose another folder" in done.stderr
+    assert (f"{name}: process {os.getpid()} writes here already; "
+            "wait for its end, or choose another folder") in done.stderr
 
 
-def test_a_lock_is_no_way_to_another_file(folder, no_jittor):  # noqa: F811
+def test_a_lock_is_no_way_to_another_file(folder, no_jittor):
     (folder / "checkpoints").mkdir()
     (folder / "mine").write_text("mine")
     (folder / "checkpoints" / ".lock").symlink_to("../mine")
@@ -254,7 +287,8 @@ def test_a_lock_is_no_way_to_another_file(folder, no_jittor):  # noqa: F811
 
 def test_a_lock_ends_with_its_block_and_clears_what_was_cut_off(tmp_path):
     for _ in range(2):
-        with lock_folder(tmp_path), pytest.raises(DataError, match=f"process {os.getpid()} writes here"):
+        with lock_folder(tmp_path), pytest.raises(
+                DataError, match=f"process {os.getpid()} writes here"):
             with lock_folder(tmp_path):
                 pass
     with pytest.raises(ZeroDivisionError), atomic_write(tmp_path / "a.png") as temporary:

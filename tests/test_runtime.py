@@ -1,4 +1,7 @@
-"""backend/start.py: what is missing is said in one line; Jittor starts once, offline, and leaves Python its handlers."""
+"""backend/start.py and backend/machine.py: one line says what is missing.
+
+Jittor starts once, offline, and leaves Python its signal handlers.
+"""
 import ctypes
 import json
 import os
@@ -17,21 +20,22 @@ from command.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
 NEEDS_JITTOR = {"Model", "Process", "backend.adam", "backend.operators"}
-WITHOUT_JITTOR = sorted({".".join(path.relative_to(ROOT).with_suffix("").parts) for room in (
-    ".", "command", "images", "datasets", "nets", "backend", "masks", "runs")
+WITHOUT_JITTOR = sorted({
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for room in (".", "command", "images", "datasets", "nets", "backend", "masks", "runs")
     for path in (ROOT / room).glob("*.py")} - NEEDS_JITTOR)
 
 
 def python(code, **environment):
-    """Run code in a fresh process; what it prints as its last line is JSON, and comes back as an object."""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **environment}, text=True,
-                          capture_output=True, timeout=900)
+    """Run code in a fresh process; the last line that it prints is JSON, and comes back decoded."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **environment},
+                          text=True, capture_output=True, timeout=900)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def refused(call, *arguments):
-    """The message of the DataError that a call raises; one line."""
+    """Call something that raises a DataError: its message, which is one line."""
     with pytest.raises(DataError) as caught:
         call(*arguments)
     assert "\n" not in str(caught.value)
@@ -56,7 +60,7 @@ def home(tmp_path, monkeypatch):
     return tmp_path / "home"
 
 
-# ----------------------------------------------------------------------------------------------------------- the checks
+# --------------------------------------------------------------------------------------- the checks
 def test_importing_the_modules_does_not_import_jittor():
     code = f"import json, sys, {', '.join(WITHOUT_JITTOR)}; print(json.dumps([*sys.modules]))"
     assert len(WITHOUT_JITTOR) > 40
@@ -72,7 +76,8 @@ def test_a_sound_machine_passes_and_its_home_stays_clean(home, monkeypatch):
     monkeypatch.setenv("nvcc_path", "")
     assert start.check_machine("cpu") == ("", "")
     assert start.check_machine("auto") == ("", "the environment variable nvcc_path is empty")
-    assert [path.relative_to(home).as_posix() for path in sorted(home.rglob("*"))] == [".cache", ".cache/jittor"]
+    assert [path.relative_to(home).as_posix() for path in sorted(home.rglob("*"))] == [
+        ".cache", ".cache/jittor"]
 
 
 def test_cpu_does_not_look_for_cuda(home, monkeypatch):
@@ -128,21 +133,24 @@ def test_a_start_that_waits_for_another_says_so(tmp_path, monkeypatch, capsys, s
     assert capsys.readouterr().err.count("another process compiles, perhaps") == said
 
 
-@pytest.mark.parametrize("end, code, spoken", [("os.kill(os.getpid(), signal.SIGKILL)", -9, "killed\n"),
-                                               ("os.kill(os.getpid(), signal.SIGSEGV)", -11, "killed\n"),
-                                               ("sys.exit(3)", 3, ""), ("pass", 0, "")])
+@pytest.mark.parametrize("end, code, spoken", [
+    ("os.kill(os.getpid(), signal.SIGKILL)", -9, "killed\n"),
+    ("os.kill(os.getpid(), signal.SIGSEGV)", -11, "killed\n"),
+    ("sys.exit(3)", 3, ""), ("pass", 0, "")])
 def test_last_words_are_said_only_by_a_killed_process(end, code, spoken):
-    program = f"import os, signal, sys\nfrom command.last_words import last_words\nwith last_words('killed'): {end}"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    program = ("import os, signal, sys\nfrom command.last_words import last_words\n"
+               f"with last_words('killed'): {end}")
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True,
+                          text=True, timeout=60)
     assert (done.returncode, done.stderr) == (code, spoken)
 
 
-# ----------------------------------------------------------------------------------------------------------------- CUDA
+# --------------------------------------------------------------------------------------------- CUDA
 def test_no_cuda_without_a_toolkit(home, monkeypatch, tmp_path):
     monkeypatch.setenv("nvcc_path", "")
     assert machine.find_cuda() == ("", "the environment variable nvcc_path is empty")
-    assert refused(start.check_machine, "cuda") == ("--device cuda: the environment variable nvcc_path is empty; "
-                                              "use --device cpu or auto")
+    assert refused(start.check_machine, "cuda") == (
+        "--device cuda: the environment variable nvcc_path is empty; use --device cpu or auto")
     monkeypatch.setenv("nvcc_path", str(tmp_path / "bin" / "nvcc"))
     assert machine.find_cuda() == ("", "no CUDA toolkit (nvcc) found")
 
@@ -164,14 +172,16 @@ def test_no_cuda_without_a_driver(monkeypatch, tmp_path):
         pass
     monkeypatch.setenv("nvcc_path", str(executable(tmp_path / "bin" / "nvcc")))
     (tmp_path / "lib64").mkdir()
-    (tmp_path / "lib64" / "libcudart.so").symlink_to(np.linalg._umath_linalg.__file__)  # any library that loads
+    (tmp_path / "lib64" / "libcudart.so").symlink_to(
+        np.linalg._umath_linalg.__file__)  # any library that loads
     assert machine.find_cuda() == ("", "no NVIDIA driver (libcuda.so.1) found")
 
 
-# ------------------------------------------------------------------------------- a package that stands in for Jittor
+# -------------------------------------------------------------- a package that stands in for Jittor
 def stand_in(folder, body):
-    """The environment of a process in which `import jittor` runs `body`; its home is folder/home."""
-    for name, content in (("jittor_utils", f"cache_path = {str(folder / 'cache')!r}"), ("jittor", body)):
+    """The environment of a process whose `import jittor` runs `body`; its home is folder/home."""
+    for name, content in (("jittor_utils", f"cache_path = {str(folder / 'cache')!r}"),
+                          ("jittor", body)):
         executable(folder / name / "__init__.py", content)
     (folder / "jittor" / "nn.py").touch()
     return {"PYTHONPATH": str(folder), "HOME": str(folder / "home")}
@@ -179,15 +189,17 @@ def stand_in(folder, body):
 
 def start_stand_in(home, body, code="start.import_jittor('cpu')"):
     environment = {**os.environ, **stand_in(home.parent, body)}
-    code = f"import sys\nfrom backend import start\nfrom command.errors import run\ndef main(): {code}\nsys.exit(run(main))"
-    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, text=True, capture_output=True,
-                          timeout=60)
+    code = ("import sys\nfrom backend import start\nfrom command.errors import run\n"
+            f"def main(): {code}\nsys.exit(run(main))")
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, text=True,
+                          capture_output=True, timeout=60)
 
 
 def test_whatever_the_import_raises_becomes_one_line(home):
     done = start_stand_in(home, "raise OSError('no download\\nand a long log')")
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("-c: error: Jittor does not start here: no download; ")
+    assert done.stderr.splitlines()[-1].startswith(
+        "-c: error: Jittor does not start here: no download; ")
     assert "Traceback" not in done.stderr and "long log" not in done.stderr
 
 
@@ -203,7 +215,7 @@ def test_ctrl_c_during_the_import_stays_one(home):
 
 
 def test_onednn_of_the_environment_is_shown_to_jittor(home):
-    """Over links that an environment left which is gone; Jittor would otherwise download the library."""
+    """It replaces links into an environment that is gone.  Else Jittor would download oneDNN."""
     if not (Path(sys.prefix) / "lib" / "libmkldnn.so").is_file():
         pytest.skip("oneDNN is not installed from PyPI")
     target = home / ".cache" / "jittor" / "mkl" / start.ONEDNN_FOLDER
@@ -212,10 +224,11 @@ def test_onednn_of_the_environment_is_shown_to_jittor(home):
         (target / name).symlink_to(home / "gone")
     done = start_stand_in(home, "class flags: pass")
     assert done.returncode == 0, done.stderr
-    assert (target / "lib" / "libmkldnn.so").is_file() and (target / "include" / "mkldnn.hpp").is_file()
+    assert ((target / "lib" / "libmkldnn.so").is_file()
+            and (target / "include" / "mkldnn.hpp").is_file())
 
 
-# --------------------------------------------------------------------------------------------------------------- Jittor
+# ------------------------------------------------------------------------------------------- Jittor
 @pytest.mark.jittor
 def test_start_offline_keeps_handlers_and_seeds_after_the_import():
     dead = "http://127.0.0.1:9"
@@ -235,19 +248,21 @@ except KeyboardInterrupt:
 again = start.import_jittor(), start.jt
 import jittor, numpy
 start.seed_everything(5)
-print(json.dumps({"kept": kept, "child": child, "interrupted": interrupted, "cuda": jt.flags.use_cuda,
-                  "onednn": jt.mkl_ops is not None, "name": start.device_name(), "sum": jt.ones(3).sum().item(),
-                  "same": all(module is jittor for module in (jt, *again)), "nn": start.nn is jittor.nn,
-                  "draw": float(numpy.random.uniform())}))
+print(json.dumps({"kept": kept, "child": child, "interrupted": interrupted,
+                  "cuda": jt.flags.use_cuda, "onednn": jt.mkl_ops is not None,
+                  "name": start.device_name(), "sum": jt.ones(3).sum().item(),
+                  "same": all(module is jittor for module in (jt, *again)),
+                  "nn": start.nn is jittor.nn, "draw": float(numpy.random.uniform())}))
 """, HTTP_PROXY=dead, HTTPS_PROXY=dead, http_proxy=dead, https_proxy=dead)
     assert re.fullmatch(r".+, \d+ cores? \(CPU\)", found.pop("name"))
-    assert found == {"kept": True, "child": -11, "interrupted": True, "cuda": 0, "onednn": True, "sum": 3.0,
-                     "same": True, "nn": True, "draw": np.random.RandomState(5).uniform()}
+    assert found == {"kept": True, "child": -11, "interrupted": True, "cuda": 0, "onednn": True,
+                     "sum": 3.0, "same": True, "nn": True,
+                     "draw": np.random.RandomState(5).uniform()}
 
 
 @pytest.mark.jittor
 def test_numpy_warns_of_no_subnormals():
-    """Jittor's -Ofast makes them 0 in the whole process, which NumPy would tell everybody once."""
+    """Jittor's -Ofast makes subnormals 0 in the whole process.  NumPy would warn of it once."""
     assert python("""
 import json, sys, warnings
 import numpy as np
@@ -273,16 +288,19 @@ def test_a_seed_gives_the_same_draws():
 
 @pytest.mark.jittor
 def test_seeding_comes_after_the_import_which_seeds_from_the_clock():
-    """And starts Jittor with device 'auto', which says why it runs on the CPU."""
-    code = "import numpy; from backend import start; start.seed_everything(5); print(numpy.random.uniform())"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "nvcc_path": ""}, text=True,
-                          capture_output=True, timeout=900)
+    """Jittor's import seeds from the clock.  Device 'auto' says why it runs on the CPU."""
+    code = ("import numpy; from backend import start; start.seed_everything(5); "
+            "print(numpy.random.uniform())")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT,
+                          env={**os.environ, "nvcc_path": ""}, text=True, capture_output=True,
+                          timeout=900)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) == np.random.RandomState(5).uniform()
     assert "Running on the CPU: the environment variable nvcc_path is empty\n" in done.stderr
 
 
 def test_what_is_a_lack_of_memory():
-    assert all(map(machine.is_out_of_memory, (MemoryError(), RuntimeError("cudaMalloc failed: Out of Memory"),
-                                              RuntimeError("Unable to alloc 3 GB"))))
+    assert all(map(machine.is_out_of_memory, (
+        MemoryError(), RuntimeError("cudaMalloc failed: Out of Memory"),
+        RuntimeError("Unable to alloc 3 GB"))))
     assert not machine.is_out_of_memory(RuntimeError("shapes do not match"))

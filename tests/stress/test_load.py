@@ -16,7 +16,10 @@ TINY = ["--Data_directory", "data", *map(str, SMALL), "--tile", "52"]
 
 
 def watched(process, seconds, count):
-    """[(count(), resident memory in MB)], each half second for `seconds` or until `count()` is None."""
+    """[(count(), resident memory in MB)] of every half second, up to `seconds`.
+
+    It ends earlier where `count()` is None.
+    """
     found, deadline = [], time.monotonic() + seconds
     while time.monotonic() < deadline and (now := count()) is not None:
         found.append((now, memory(process.pid)))
@@ -30,14 +33,17 @@ def test_ten_thousand_pairs(tmp_path):
     report(f"{PAIRS} pairs drawn in {time.monotonic() - began:.1f} s")
     flags = [*TINY, "--Total_epochs", "2", "--Val_epochs", "1"]
 
-    began, maps, checked = time.monotonic(), tmp_path / "weight_maps", tmp_path / "DataTxt" / "checked.json"
+    began, maps, checked = (time.monotonic(), tmp_path / "weight_maps",
+                            tmp_path / "DataTxt" / "checked.json")
     process = start_command(tmp_path, *flags)
     wait_until((tmp_path / "DataTxt" / "dataset_stats.json").exists, process)
     report(f"first start: statistics after {time.monotonic() - began:.1f} s")
-    counts, used = watched(process, 600, lambda: None if checked.exists() else sum(1 for _ in maps.glob("*.npy"))).T
+    counts, used = watched(
+        process, 600,
+        lambda: None if checked.exists() else sum(1 for _ in maps.glob("*.npy"))).T
     growth = slope(counts, used)
-    report(f"first start: {PAIRS} weight maps after {time.monotonic() - began:.1f} s; memory {used[0]:.0f} ... {used[-1]:.0f} MB, "
-           f"{growth:+.2f} MB per 1000 maps")
+    report(f"first start: {PAIRS} weight maps after {time.monotonic() - began:.1f} s; "
+           f"memory {used[0]:.0f} ... {used[-1]:.0f} MB, {growth:+.2f} MB per 1000 maps")
     wait_for_line(process, "The first steps")
     assert end(process, signal.SIGTERM)[0] == 130
     assert growth < FLAT
@@ -50,18 +56,21 @@ def test_ten_thousand_pairs(tmp_path):
     begun = time.monotonic()
     times, used = watched(process, 90, time.monotonic).T
     assert end(process, signal.SIGTERM)[0] == 130
-    steps = checkpoint.load(tmp_path / "checkpoints" / "last_model.safetensors")[1]["run"]["progress"]["step"]
+    steps = checkpoint.load(
+        tmp_path / "checkpoints" / "last_model.safetensors")[1]["run"]["progress"]["step"]
     late = times > begun + 30  # until then operators are compiled and loaded
     rate = steps / (time.monotonic() - begun)
     growth = slope(times[late] * rate, used[late])
-    report(f"one epoch, {steps} of {PAIRS} steps: memory {used[late][0]:.0f} ... {used[late][-1]:.0f} MB, "
+    report(f"one epoch, {steps} of {PAIRS} steps: "
+           f"memory {used[late][0]:.0f} ... {used[late][-1]:.0f} MB, "
            f"{growth:+.2f} MB per 1000 steps")
     assert seconds < 10 and growth < FLAT
 
 
 def test_two_thousand_steps(tmp_path):
     write_set(tmp_path / "data", [(64, 72)] * 40, [(48, 48)] * 2)
-    process = start_command(tmp_path, *TINY, "--Total_epochs", str(STEPS // 40), "--Val_epochs", "0")
+    process = start_command(tmp_path, *TINY, "--Total_epochs", str(STEPS // 40),
+                            "--Val_epochs", "0")
     found = [(40 * (k + 1), memory(process.pid), any(tmp_path.glob("logs/*.png"))) for k, _ in
              enumerate(line for line in process.stdout if line.startswith("epoch"))]
     assert process.wait(300) == 0 and len(found) == STEPS // 40
@@ -70,23 +79,25 @@ def test_two_thousand_steps(tmp_path):
     matplotlib = grown[np.diff(drawn, prepend=drawn[0]) > 0].sum()  # the first drawing loads it
     grown[np.diff(drawn, prepend=drawn[0]) > 0] = 0
     growth = slope(steps, np.cumsum(grown))
-    report(f"steps {steps[0]:.0f} ... {steps[-1]:.0f}, each epoch tested and saved: memory {used[0]:.0f} ... {used[-1]:.0f} MB, "
+    report(f"steps {steps[0]:.0f} ... {steps[-1]:.0f}, each epoch tested and saved: "
+           f"memory {used[0]:.0f} ... {used[-1]:.0f} MB, "
            f"{growth:+.2f} MB per 1000 steps beside {matplotlib:.0f} MB for the first drawing")
     assert growth < FLAT
 
 
-# ------------------------------------------------------------------------------------------------------------ two at once
-def test_a_second_training_leaves_the_first_alone(unbroken, folder):  # noqa: F811
+# -------------------------------------------------------------------------------------- two at once
+def test_a_second_training_leaves_the_first_alone(unbroken, folder):
     first = start_command(folder, *FLAGS)
     wait_for_line(first, "epoch")
     second = start_command(folder, *FLAGS, "--seed", "1")
     printed, _ = second.communicate(timeout=60)
-    assert second.returncode == 1 and f"checkpoints: process {first.pid} writes here already" in printed
+    assert (second.returncode == 1
+            and f"checkpoints: process {first.pid} writes here already" in printed)
     assert first.wait(300) == 0
     assert_same(results(folder), results(unbroken))
 
 
-def test_of_two_that_begin_at_once_one_is_refused(unbroken, folder):  # noqa: F811
+def test_of_two_that_begin_at_once_one_is_refused(unbroken, folder):
     both = [start_command(folder, *FLAGS) for _ in range(2)]
     printed = [process.communicate(timeout=300)[0] for process in both]
     assert sorted(process.returncode for process in both) == [0, 1]
@@ -94,9 +105,9 @@ def test_of_two_that_begin_at_once_one_is_refused(unbroken, folder):  # noqa: F8
     assert_same(results(folder), results(unbroken))
 
 
-def test_two_that_share_all_but_their_results_are_kept_apart(unbroken, folder):  # noqa: F811
-    both = [start_command(folder, *FLAGS, "--Checkpoint_directory", f"{k}/checkpoints", "--Result_directory", f"{k}/results")
-            for k in range(2)]
+def test_two_that_share_all_but_their_results_are_kept_apart(unbroken, folder):
+    both = [start_command(folder, *FLAGS, "--Checkpoint_directory", f"{k}/checkpoints",
+                          "--Result_directory", f"{k}/results") for k in range(2)]
     printed = [process.communicate(timeout=300)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], printed
     expected = results(unbroken)
@@ -104,6 +115,7 @@ def test_two_that_share_all_but_their_results_are_kept_apart(unbroken, folder): 
     assert len(tables) == 2 and [rows_of(table) for table in tables] == [expected[0]] * 2
     for k in range(2):
         for arrays, name in zip(expected[1:], ("last", "best")):
-            found = checkpoint.load(folder / str(k) / "checkpoints" / f"{name}_model.safetensors")[0]
+            found = checkpoint.load(
+                folder / str(k) / "checkpoints" / f"{name}_model.safetensors")[0]
             assert all(np.array_equal(found[key], arrays[key]) for key in arrays)
     assert len(list(folder.glob("logs/report_*.html"))) == 2

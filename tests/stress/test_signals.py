@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM in every phase, workers that die, files that go away, a full disk: an end at once, and nothing lost."""
+"""Ctrl-C and SIGTERM in every phase, workers that die, files that go away, a full disk.
+
+A command ends at once or goes on, and nothing is lost.
+"""
 import os
 import shutil
 import signal
@@ -14,16 +17,21 @@ from processes import children, half_written, report, wait_for_line, wait_until
 from nets import checkpoint
 
 pytestmark = pytest.mark.usefixtures("machine")
-SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM],
+                                  ids=["Ctrl-C", "SIGTERM"])
 LAST = "checkpoints/last_model.safetensors"
 
 
 def stop(process, folder, number, phase, codes=(130,)):
-    """Send a signal, Ctrl-C to the whole group as a terminal does; the rest of the output, after an orderly end."""
+    """Send a signal and check that the command ends in good order: the rest of its output.
+
+    Ctrl-C goes to the whole group, as from a terminal.
+    """
     began = time.monotonic()
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     printed, _ = process.communicate(timeout=120)
-    report(f"{phase}, {number.name}: ended after {time.monotonic() - began:.2f} s with {process.returncode}")
+    report(f"{phase}, {number.name}: ended after {time.monotonic() - began:.2f} s "
+           f"with {process.returncode}")
     assert process.returncode in codes and "Traceback" not in printed, printed
     assert not half_written(folder)
     deadline = time.monotonic() + 60  # a compiler may finish its file
@@ -34,7 +42,7 @@ def stop(process, folder, number, phase, codes=(130,)):
     return printed
 
 
-# --------------------------------------------------------------------------------------------------- before the training
+# ------------------------------------------------------------------------------ before the training
 @pytest.fixture(scope="module")
 def many_pairs(tmp_path_factory):
     return write_set(tmp_path_factory.mktemp("many") / "data", [(96, 96)] * 4000, [(96, 96)] * 400)
@@ -42,8 +50,10 @@ def many_pairs(tmp_path_factory):
 
 @SIGNALS
 @pytest.mark.parametrize("phase, begun, stopped_before", [
-    ("lists", "checkpoints", "DataTxt/dataset_stats.json"), ("statistics", "DataTxt/train_image.txt", "DataTxt/dataset_stats.json"),
-    ("weight maps", "weight_maps/cell_1005.npy", "DataTxt/checked.json"), ("test images", "DataTxt/checked.json", LAST)])
+    ("lists", "checkpoints", "DataTxt/dataset_stats.json"),
+    ("statistics", "DataTxt/train_image.txt", "DataTxt/dataset_stats.json"),
+    ("weight maps", "weight_maps/cell_1005.npy", "DataTxt/checked.json"),
+    ("test images", "DataTxt/checked.json", LAST)])
 def test_while_data_is_prepared(many_pairs, tmp_path, phase, begun, stopped_before, number):
     (tmp_path / "data").symlink_to(many_pairs)
     process = start_command(tmp_path, *FLAGS)
@@ -54,7 +64,7 @@ def test_while_data_is_prepared(many_pairs, tmp_path, phase, begun, stopped_befo
 
 @SIGNALS
 @pytest.mark.parametrize("delay", [0.3, 1.0, 1.7, 2.4])
-def test_while_jittor_is_imported(unbroken, folder, number, delay):  # noqa: F811
+def test_while_jittor_is_imported(unbroken, folder, number, delay):
     process = start_command(folder, *FLAGS)
     wait_until((folder / "DataTxt" / "dataset_digest.json").exists, process)
     time.sleep(delay)
@@ -63,19 +73,21 @@ def test_while_jittor_is_imported(unbroken, folder, number, delay):  # noqa: F81
 
 
 @SIGNALS
-def test_while_jittors_core_is_compiled(unbroken, folder, monkeypatch, number):  # noqa: F811
+def test_while_jittors_core_is_compiled(unbroken, folder, monkeypatch, number):
     monkeypatch.setenv("HOME", str(folder))
     process = start_command(folder, *FLAGS)
     wait_for_line(process, "Compiling Jittor's core")
     wait_until(lambda: any((folder / ".cache").rglob("obj_files/*.o")), process)
-    stop(process, folder, number, "compilation of Jittor's core", codes=(130, 1))  # 1: Jittor's, where a compiler is killed
+    # Jittor exits with 1 where a compiler is killed
+    stop(process, folder, number, "compilation of Jittor's core", codes=(130, 1))
 
 
-def test_while_operators_are_compiled(unbroken, folder):  # noqa: F811
-    """A terminal's Ctrl-C ends the compilers too: the step fails, and the run goes on from where it began."""
+def test_while_operators_are_compiled(unbroken, folder):
+    """A terminal's Ctrl-C ends the compilers too.  The run goes on from the step that failed."""
     cache, copy = Path.home() / ".cache" / "jittor", folder / "cache"
     shutil.copytree(cache, copy, symlinks=True, ignore=shutil.ignore_patterns("jit"))
-    over = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" "$1" && shift && exec "$@"', str(copy), str(cache)]
+    over = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" "$1" && shift && exec "$@"',
+            str(copy), str(cache)]
     if subprocess.run([*over, "true"], capture_output=True).returncode:
         pytest.skip("no right to mount an empty cache")
     process = start_command(folder, *FLAGS, through=over)
@@ -85,15 +97,15 @@ def test_while_operators_are_compiled(unbroken, folder):  # noqa: F811
     resumed(folder, unbroken)
 
 
-# --------------------------------------------------------------------------------------------------- during the training
-def resumed(folder, unbroken):  # noqa: F811
+# ------------------------------------------------------------------------------ during the training
+def resumed(folder, unbroken):
     done = command("Main.py", "--resume", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert_same(results(folder), results(unbroken))
 
 
 @SIGNALS
-def test_while_training(unbroken, folder, number):  # noqa: F811
+def test_while_training(unbroken, folder, number):
     process = start_command(folder, *FLAGS)
     wait_for_line(process, "epoch   1")
     assert "To go on: python Main.py --resume" in stop(process, folder, number, "training")
@@ -101,7 +113,7 @@ def test_while_training(unbroken, folder, number):  # noqa: F811
 
 
 @SIGNALS
-def test_while_a_checkpoint_is_written(unbroken, folder, number):  # noqa: F811
+def test_while_a_checkpoint_is_written(unbroken, folder, number):
     process = start_command(folder, *FLAGS)
     wait_for_line(process, "epoch   0")
     wait_until(lambda: half_written(folder / "checkpoints"), process)
@@ -115,11 +127,13 @@ def test_while_testing(tmp_path, number):
     process = start_command(tmp_path, *FLAGS, "--Val_epochs", "0", "--Total_epochs", "1")
     wait_for_line(process, "The first steps")
     progress = {"step": 0}
-    while not progress["step"]:  # one step an epoch: with a longer delay it is done, and the tests have begun
+    # an epoch has one step: with a longer delay the step is done, and the tests have begun
+    while not progress["step"]:
         time.sleep(4)
         stop(process, tmp_path, number, "testing")
         progress = checkpoint.load(tmp_path / LAST)[1]["run"]["progress"]
-        assert progress["epoch"] == 0 and not (tmp_path / "checkpoints" / "best_model.safetensors").exists()
+        assert (progress["epoch"] == 0
+                and not (tmp_path / "checkpoints" / "best_model.safetensors").exists())
         process = start_command(tmp_path, "--resume")
     assert process.wait(300) == 0
     table, = tmp_path.glob("logs/*.csv")
@@ -128,7 +142,7 @@ def test_while_testing(tmp_path, number):
 
 @SIGNALS
 def test_while_drawing(tmp_path, number):
-    """The run has ended, all is saved: what is missing is a page."""
+    """The run has ended and all is saved: only its page is missing."""
     write_set(tmp_path / "data", [(64, 72)] * 3, [(48, 48)] * 2)
     process = start_command(tmp_path, *FLAGS)
     wait_for_line(process, "Whole run")
@@ -136,16 +150,18 @@ def test_while_drawing(tmp_path, number):
     assert checkpoint.load(tmp_path / LAST)[1]["run"]["progress"]["epoch"] == 4
 
 
-# -------------------------------------------------------------------------------------------- what others do to a command
+# ---------------------------------------------------------------------- what others do to a command
 def augmenting(folder):
-    """DataAugmentation.py as a running process that has written some pairs."""
-    process = subprocess.Popen([sys.executable, str(ROOT / "DataAugmentation.py"), *AUGMENT], cwd=folder, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    """Start DataAugmentation.py, and return its process when some pairs are written."""
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "DataAugmentation.py"), *AUGMENT], cwd=folder, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
     wait_until(lambda: any((folder / "data" / "train" / "labels").glob("*-1.png")), process)
     return process
 
 
-AUGMENT = ("--img_path", "data/train/imgs", "--mask_path", "data/train/labels", "--sum", "4000", "--workers", "2")
+AUGMENT = ("--img_path", "data/train/imgs", "--mask_path", "data/train/labels", "--sum", "4000",
+           "--workers", "2")
 
 
 def all_taken_away(folder, before):
@@ -158,7 +174,8 @@ def test_while_augmenting(tmp_path, number):
     write_set(tmp_path / "data", [(64, 64)], [(64, 64)])
     before = contents(tmp_path)
     process = augmenting(tmp_path)
-    assert stop(process, tmp_path, number, "augmentation").endswith("\nDataAugmentation.py: stopped\n")
+    assert stop(process, tmp_path, number, "augmentation").endswith(
+        "\nDataAugmentation.py: stopped\n")
     all_taken_away(tmp_path, before)
 
 
@@ -169,14 +186,16 @@ def test_a_worker_of_the_augmentation_that_dies(tmp_path):
     began = time.monotonic()
     os.kill(children(process.pid)[0], signal.SIGKILL)
     printed, _ = process.communicate(timeout=60)
-    report(f"a worker killed: ended after {time.monotonic() - began:.2f} s with {process.returncode}")
+    report(f"a worker killed: ended after {time.monotonic() - began:.2f} s "
+           f"with {process.returncode}")
     assert process.returncode == 1 and printed.splitlines() == [
-        "DataAugmentation.py: error: a worker process was killed, probably for lack of memory; try --workers 1"]
+        "DataAugmentation.py: error: a worker process was killed, probably for lack of memory; "
+        "try --workers 1"]
     assert not half_written(tmp_path)
     all_taken_away(tmp_path, before)
 
 
-def test_the_helper_of_a_training_that_dies(unbroken, folder):  # noqa: F811
+def test_the_helper_of_a_training_that_dies(unbroken, folder):
     process = start_command(folder, *FLAGS)
     wait_for_line(process, "epoch")
     os.kill(children(process.pid)[0], signal.SIGKILL)
@@ -184,10 +203,11 @@ def test_the_helper_of_a_training_that_dies(unbroken, folder):  # noqa: F811
     assert_same(results(folder), results(unbroken))
 
 
-def test_an_image_that_goes_away(unbroken, tmp_path):  # noqa: F811
-    """What a loader's thread meets ends the training in one line; once the file is back it goes on."""
+def test_an_image_that_goes_away(unbroken, tmp_path):
+    """A loader's thread meets an error: one line ends the training.  It goes on with the file."""
     shutil.copytree(unbroken / "data", tmp_path / "data")
-    process, image = start_command(tmp_path, *FLAGS), tmp_path / "data" / "train" / "imgs" / "cell_2.png"
+    process, image = (start_command(tmp_path, *FLAGS),
+                      tmp_path / "data" / "train" / "imgs" / "cell_2.png")
     wait_for_line(process, "epoch   0")
     image.rename(tmp_path / "away.png")
     printed, _ = process.communicate(timeout=120)
@@ -197,19 +217,22 @@ def test_an_image_that_goes_away(unbroken, tmp_path):  # noqa: F811
     resumed(tmp_path, unbroken)
 
 
-def test_a_disk_that_is_full(unbroken, folder):  # noqa: F811
-    """Two checkpoints do not fit: the older one stays, and with more room the run goes on from it."""
+def test_a_disk_that_is_full(unbroken, folder):
+    """Two checkpoints do not fit: the older one stays, and with more room the run goes on."""
     disk = folder / "checkpoints"
     disk.mkdir()
     size = (unbroken / LAST).stat().st_size
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size * 3 // 2}", "tmpfs", disk], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size * 3 // 2}", "tmpfs", disk],
+                      capture_output=True).returncode:
         pytest.skip("no right to mount a small disk")
     try:
         done = command("Main.py", *FLAGS, cwd=folder)
         *_, line = done.stderr.splitlines()
         assert done.returncode == 1 and "Traceback" not in done.stderr
-        assert line.startswith("Main.py: error: checkpoints/last_model.safetensors: cannot be written")
-        assert checkpoint.load(folder / LAST)[1]["run"]["progress"]["epoch"] == 0 and not half_written(disk)
+        assert line.startswith(
+            "Main.py: error: checkpoints/last_model.safetensors: cannot be written")
+        assert (checkpoint.load(folder / LAST)[1]["run"]["progress"]["epoch"] == 0
+                and not half_written(disk))
         subprocess.run(["mount", "-o", f"remount,size={size * 4}", disk], check=True)
         resumed(folder, unbroken)
     finally:
