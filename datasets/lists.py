@@ -48,7 +48,8 @@ def write_lists(pairs, datatxt_directory):
             contents[f"{split}_{kind}.txt"] = lines.encode("utf-8", "surrogateescape")
     known = read_digests(folder)
     for name, content in contents.items():
-        known[name] = [digest_of(content), *known.get(name, [])[:1]]
+        earlier = [digest for digest in known.get(name, []) if digest != digest_of(content)]
+        known[name] = [digest_of(content), *earlier[:1]]
     with ExitStack() as stack:  # all are written before the first one takes its name
         for name, content in contents.items():
             stack.enter_context(atomic_write(folder / name)).write_bytes(content)

@@ -179,7 +179,8 @@ class Survey:
         """Write what was learned.  A folder that cannot be written is no reason to stop."""
         if self.changed and self.path is not None:
             with suppress(OSError), atomic_write(self.path) as temporary:
-                temporary.write_text(json.dumps({"version": SURVEY_VERSION, "files": self.stored}))
+                content = {"version": SURVEY_VERSION, "files": self.stored}
+                temporary.write_text(json.dumps(content, sort_keys=True))
             self.changed = False
 
     # ----------------------------------------------------------------------------- known or not

@@ -42,8 +42,8 @@ def read_request(words, build_parser, protocols, crop):
     if values["resume"]:
         path = values["Checkpoint_directory"] / LAST
         stored = load_run(path)
-        kept = parse_stored(stored.settings, build_parser(), path)
-        values = {**defaults, **kept, **given}
+        kept = {**defaults, **parse_stored(stored.settings, build_parser(), path)}
+        values = {**kept, **given}
     elif values["force"]:
         parser.error("--force: only with --resume")
     elif "Time_budget" in given:

@@ -33,14 +33,15 @@ def test_ten_thousand_pairs(tmp_path):
     report(f"{PAIRS} pairs drawn in {time.monotonic() - began:.1f} s")
     flags = [*TINY, "--Total_epochs", "2", "--Val_epochs", "1"]
 
-    began, maps, checked = (time.monotonic(), tmp_path / "weight_maps",
-                            tmp_path / "DataTxt" / "checked.json")
+    began, maps = time.monotonic(), tmp_path / "weight_maps"
+
+    def count_maps():
+        count = sum(1 for _ in maps.glob("*.npy"))
+        return count if count < PAIRS else None
     process = start_command(tmp_path, *flags)
-    wait_until((tmp_path / "DataTxt" / "dataset_stats.json").exists, process)
-    report(f"first start: statistics after {time.monotonic() - began:.1f} s")
-    counts, used = watched(
-        process, 600,
-        lambda: None if checked.exists() else sum(1 for _ in maps.glob("*.npy"))).T
+    wait_until((tmp_path / "DataTxt" / "survey.json").exists, process)
+    report(f"first start: survey after {time.monotonic() - began:.1f} s")
+    counts, used = watched(process, 600, count_maps).T
     growth = slope(counts, used)
     report(f"first start: {PAIRS} weight maps after {time.monotonic() - began:.1f} s; "
            f"memory {used[0]:.0f} ... {used[-1]:.0f} MB, {growth:+.2f} MB per 1000 maps")

@@ -50,10 +50,10 @@ def many_pairs(tmp_path_factory):
 
 @SIGNALS
 @pytest.mark.parametrize("phase, begun, stopped_before", [
-    ("lists", "checkpoints", "DataTxt/dataset_stats.json"),
-    ("statistics", "DataTxt/train_image.txt", "DataTxt/dataset_stats.json"),
-    ("weight maps", "weight_maps/cell_1005.npy", "DataTxt/checked.json"),
-    ("test images", "DataTxt/checked.json", LAST)])
+    ("lists", "checkpoints", "weight_maps/cell_0.npy"),
+    ("survey", "DataTxt/train_image.txt", "weight_maps/cell_0.npy"),
+    ("first weight maps", "weight_maps/cell_5.npy", LAST),
+    ("weight maps", "weight_maps/cell_1005.npy", LAST)])
 def test_while_data_is_prepared(many_pairs, tmp_path, phase, begun, stopped_before, number):
     (tmp_path / "data").symlink_to(many_pairs)
     process = start_command(tmp_path, *FLAGS)
@@ -66,7 +66,7 @@ def test_while_data_is_prepared(many_pairs, tmp_path, phase, begun, stopped_befo
 @pytest.mark.parametrize("delay", [0.3, 1.0, 1.7, 2.4])
 def test_while_jittor_is_imported(unbroken, folder, number, delay):
     process = start_command(folder, *FLAGS)
-    wait_until((folder / "DataTxt" / "dataset_digest.json").exists, process)
+    wait_until((folder / "weight_maps" / "cell_4.png").exists, process)
     time.sleep(delay)
     printed = stop(process, folder, number, f"import of Jittor, {delay} s after the data")
     assert printed.endswith("\nMain.py: stopped\n") or "Stopping after this step" in printed
