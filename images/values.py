@@ -46,7 +46,7 @@ def white_of(largest, dtype, statistics):
 class NormalisedRows:
     """An image whose rows are normalised when they are asked for; it need not fit into memory.
 
-    It has what MirrorPadding.tiled_logits needs: `shape`, which is (C, H, W), and [:, top:bottom],
+    It has what MirrorPadding's tilings need: `shape`, which is (C, H, W), and [:, top:bottom],
     which gives (C, rows, W) float32.
     """
 

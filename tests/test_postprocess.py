@@ -8,7 +8,7 @@ from masks.answers import (assemble, average_of_eight, class_bands, classes, log
 from masks.colours import CONTOURS, overlay
 from masks.objects import instances
 from masks.saliency import IMAGENET_MEAN, IMAGENET_STD, saliency_input, saliency_map
-from MirrorPadding import overlap_tile, tiled_logits
+from MirrorPadding import overlap_tile, tiling
 from nets.geometry import UNET_BILINEAR
 
 
@@ -63,8 +63,8 @@ def test_parts_become_maps_and_bands(tile):
     image = normal(1, 70, 133)
 
     def parts():
-        return tiled_logits(image, centre, UNET_BILINEAR, tile)
-    logits = overlap_tile(image, centre, UNET_BILINEAR, tile)
+        return tiling(str(tile)).parts(image, centre, UNET_BILINEAR)
+    logits = overlap_tile(image, centre, UNET_BILINEAR, tiling(str(tile)))
     class_map, probability = assemble(parts(), 70, 133, with_probabilities=True)
     assert np.array_equal(class_map, classes(logits))
     assert np.array_equal(probability, probabilities(logits))
