@@ -281,7 +281,8 @@ def main():
     plan = plan_outputs(args.Input, args.Result_directory, extras, args.overwrite, too_large)
     make_folder(args.Result_directory)
     if plan.done:
-        print(f"Images done already: {plan.done}; they stay (--overwrite makes them anew)")
+        print(f"Images done already: {plan.done}; they stay as they are "
+              "(--overwrite makes them anew)")
     failed = []
     if plan.jobs:
         started = time.monotonic()

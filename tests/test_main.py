@@ -207,6 +207,27 @@ def test_the_references_protocol_needs_its_size(refused, tmp_path):
             in refused("--tile", "reference"))
 
 
+def test_a_step_that_does_not_fit_into_the_memory(refused, tmp_path):
+    """Before the first step, and before Jittor: both numbers, and what to do."""
+    write_set(tmp_path / "set", [(2000, 3000)], [(20, 20)])
+    line = refused("--base_channels", 2048)
+    assert re.fullmatch(r"a training step on 2000 x 3000 px takes about 1[0-9]{3}\.\d GB, but "
+                        r"there are \d+\.\d GB that are free; --tile 256, --protocol fast or "
+                        "fewer --base_channels take less", line), line
+
+
+def test_an_edited_list_of_another_set_is_refused(refused, tmp_path):
+    write_set(tmp_path / "set", [(20, 20)] * 2, [(20, 20)])
+    write_set(tmp_path / "other", [(20, 20)] * 2, [(20, 20)])
+    listed = command("MakeTxt.py", "--Data_directory", "other", cwd=tmp_path)
+    assert listed.returncode == 0
+    path = tmp_path / "DataTxt" / "train_image.txt"
+    path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
+    assert refused() == ("DataTxt: an edited list names other/train/imgs/cell_1.png, outside set; "
+                         "give another --Datatxt_directory, or renew the lists with "
+                         "`python MakeTxt.py`")
+
+
 def test_what_the_machine_cannot_do(refused, tmp_path):
     (tmp_path / "file").touch()
     assert refused("--Log_directory", "file/logs").startswith("file/logs: cannot make this folder")
@@ -345,9 +366,11 @@ def test_a_run_leaves_what_it_promises(full_run):
     lines = [line.split("  ", 1)[1] for line in text.read_text().splitlines()]
     assert lines == done.stdout.splitlines(), "the screen and the log say the same"
     assert sum(line.startswith("epoch ") for line in lines) == 12
-    assert "4 training pairs, 2 test pairs" in lines[0] and "base_channels=4" in lines[2]
-    assert lines[1] == ("Chosen: --n_channels 1 (grey images), --n_classes 2 (values in the "
-                        "labels), --tile full (images of up to 52 x 44 px)")
+    assert "4 training pairs, 2 test pairs" in lines[0] and "base_channels=4" in lines[3]
+    assert lines[1].endswith("; 52 x 44 px of an image are an input of 236 x 236 px; "
+                             "loss: weighted cross entropy (nats per pixel)")
+    assert lines[2] == ("Chosen: --n_channels 1 (grey images), --n_classes 2 (values in the "
+                        "labels)")
     closing = "\n".join(lines[lines.index("-" * 72):])
     for promised in ("Mean epoch time (middle half of 12 epochs): ", "Mean throughput",
                      "Whole run: ", "All foreground would score: IoU 0.",
@@ -486,6 +509,25 @@ def test_other_ways_to_train(tmp_path, flags, sizes, options):
     assert (header["n_channels"] == len(header["mean"]) == channels
             and header["n_classes"] == classes)
     assert all(np.isfinite(array).all() for array in weights.values())
+
+
+@pytest.mark.jittor
+def test_an_edited_list_is_trained_on(tmp_path):
+    data = write_set(tmp_path / "set", [(52, 44)] * 3, [(52, 44)])
+    (tmp_path / "run").mkdir()
+    listed = command("MakeTxt.py", "--Data_directory", data, cwd=tmp_path / "run")
+    assert listed.returncode == 0
+    for kind in ("image", "label"):
+        path = tmp_path / "run" / "DataTxt" / f"train_{kind}.txt"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    done = command("Main.py", "--Data_directory", data, *SMALL, "--Total_epochs", 1,
+                   "--Val_epochs", 0, cwd=tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert "2 training pairs, 1 test pairs" in done.stdout
+    assert done.stdout.startswith("DataTxt/train_*.txt was edited: 2 pairs are listed, 3 are in "
+                                  "the folder; `python MakeTxt.py` renews it\n")
+    maps = {path.stem for path in (tmp_path / "run" / "weight_maps").glob("*.npy")}
+    assert maps == {"cell_1", "cell_2"}
 
 
 @pytest.mark.jittor
