@@ -37,6 +37,7 @@ def read_request(words, build_parser, protocols, crop):
     """
     parser, stored = build_parser(), None
     defaults = {**vars(parser.parse_args([])), "protocol": None}
+    parser.parse_args(words)  # answers --help with the defaults, which `given_flags` takes away
     given = given_flags(words, build_parser())
     values = {**defaults, **protocols.get(given.get("protocol"), {}), **given}
     if values["resume"]:

@@ -34,6 +34,13 @@ COLUMNS = ["epoch", "train_loss", "iou", "dice", "f1", "epoch_time", "throughput
 def test_help(script, tmp_path, no_jittor):
     done = command(script, "--help", cwd=tmp_path, **no_jittor)
     assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith(f"usage: {script} ")
+    assert "object at 0x" not in done.stdout
+
+
+def test_help_shows_the_defaults(tmp_path):
+    shown = " ".join(command("Main.py", "--help", cwd=tmp_path).stdout.split())
+    for default in ("data/ISBC2012", 64, [0.2, 0.3, 0.4, 0.5], "weighted_ce", 200, 0.001):
+        assert f"(default: {default})" in shown
 
 
 def test_the_documented_defaults():
