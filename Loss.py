@@ -133,9 +133,9 @@ def build_parser():
     parser.add_argument("--output", type=picture,
                         help="picture to write (default: <label>_weights.png, here)")
     parser.add_argument("--Loss_w0", type=number(float, 0, 1e6), default=10.0,
-                        help="weight of a border of width 0")
+                        help="w0: the weight of a border of width 0")
     parser.add_argument("--Loss_sigma", type=number(float, 0, include_low=False), default=5.0,
-                        help="how fast the border weight falls with the width, in pixels")
+                        help="sigma, px: how fast the weight falls with a border's width")
     return parser
 
 

@@ -114,7 +114,7 @@ def build_parser():
     ignored = {"type": number(int, 0, 2 ** 16),
                "help": "label value to ignore, in the loss and in all scores (default: none)"}
     kept = {"type": Path, "default": "./DataTxt",
-            "help": "folder that keeps what is learned of the files, for Main.py"}
+            "help": "folder for facts about the files, so that Main.py need not read them"}
 
     add = add_command("sample", make_sample,
                       "draw pictures like electron micrographs, with their labels",
@@ -132,7 +132,8 @@ def build_parser():
     add("--test_slices", type=number(int, 1, 30), default=6,
         help="number of training sections to hold out for testing")
     add("--hold_out", choices=("last", "spread"), default="last",
-        help="last: hold out the last sections; spread: one of each of equally long runs")
+        help="last: hold out the last sections; spread: hold out one section from each of equally "
+             "long parts of the stack")
     add("--seed", type=number(int, 0), default=0,
         help="for --hold_out spread: the same seed gives the same sections")
 
@@ -141,7 +142,7 @@ def build_parser():
     add("--Source_directory", type=Path, required=True,
         help="folder of Train and Test, each with Images and Labels")
     add("--layout", choices=("tiles", "whole"), default="tiles",
-        help="tiles: four of 512 x 512 px, at each image's corners; "
+        help="tiles: four tiles of 512 x 512 px, one at each corner of an image; "
              "whole: the images as they are")
     add("--labels", choices=("binary", "typed"), default="binary",
         help="binary: 0 and 255 (nuclei); typed: 0, 1 other, 2 inflammatory, 3 epithelial, "
@@ -156,17 +157,18 @@ def build_parser():
         help="share of the pairs that become test pairs")
     add("--seed", type=number(int, 0), default=0, help="the same seed gives the same split")
     add("--group", type=expression, metavar="REGEX",
-        help="regular expression; its first group is the slide (the patient) in an image's name; "
-             "the images of a slide stay together (default: each image for itself)")
+        help="regular expression; its first group matches the name of the slide (the patient) in "
+             "an image's name; the images of a slide stay together (default: each image for "
+             "itself)")
     add("--ignore_label", **ignored)
     add("--Datatxt_directory", **kept)
 
     add = add_command("check", check_folder,
-                      "say that a data set is sound, or name each file that is not")
+                      "check a data set: say that it is sound, or name each file that is not")
     add("--n_channels", type=int, choices=(1, 3),
-        help="channels that the images should have (default: as most of them have)")
+        help="channels that the images should have (default: those that most of them have)")
     add("--n_classes", type=number(int, 2, 256),
-        help="classes that the labels should have (default: as they have)")
+        help="number of classes that the labels should have (default: as the labels show it)")
     add("--ignore_label", **ignored)
     add("--Datatxt_directory", **kept)
     return parser

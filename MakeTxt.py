@@ -22,7 +22,7 @@ from datasets.lists import make_lists
 def build_parser():
     parser = Parser("List the image/label pairs of a data set, matched by file name.")
     parser.add_argument("--Data_directory", type=Path, default="./data/ISBC2012",
-                        help="holds {train,test}/{imgs,labels}")
+                        help="folder of the data set: {train,test}/{imgs,labels}")
     parser.add_argument("--Datatxt_directory", type=Path, default="./DataTxt",
                         help="folder of the four lists")
     return parser

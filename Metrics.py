@@ -219,11 +219,11 @@ def build_parser():
     add("--Label_directory", type=Path, default=Path("./data/ISBC2012/test/labels"),
         help="folder of the labels")
     add("--metric", choices=("all", *METRICS), default="all",
-        help="scores to compute; pixel: IoU, Dice, F1; isbi: V_rand, V_info, pixel error (ISBI "
-             "2012); instances: AJI, DQ, SQ, PQ, binary Dice (CoNSeP); curve: average precision, "
-             "which needs probabilities")
+        help="scores to compute; pixel: IoU, Dice, F1, mean IoU; isbi: V_rand, V_info, pixel error "
+             "(ISBI 2012); instances: AJI, DQ, SQ, PQ, binary Dice (CoNSeP); curve: average "
+             "precision, which needs probabilities")
     add("--n_classes", type=number(int, 2, 256),
-        help="number of classes, background included (default: by the stored values)")
+        help="number of classes, background included (default: as the stored values show it)")
     add("--ignore_label", type=number(int, 0, 2 ** 16),
         help="label value to ignore, in all scores (default: none)")
     add("--csv", type=csv_file, default=Path("./results/scores.csv"), metavar="FILE.csv",

@@ -279,7 +279,7 @@ def build_parser():
     parser.add_argument("--output", type=picture,
                         help="picture to write (default: <image>_mirrored.png, here)")
     parser.add_argument("--pad_size", type=number(int, 0, 4096),
-                        help="pixels mirrored onto each axis, in total (default: U-Net's)")
+                        help="pixels added to each axis, half on each side (default: U-Net's)")
     return parser
 
 

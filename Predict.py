@@ -2,12 +2,11 @@
 
     python Predict.py --Checkpoint checkpoints/best_model.safetensors --Input my_images/
 
-The checkpoint says what the net is and how its images were normalised and tiled.  Others' weights
-(.pth, safetensors) say most of it by their names and shapes; --preset names the published ones.
-Images may be of any number and size, grey or RGB, 8 or 16 bits, single or stacks.  For each,
-<name>_pred.png; with --probabilities, --overlay and --instances also <name>_prob.npy,
-<name>_overlay.png and <name>_instances.tif; of stacks and of images of over 64 million pixels,
-.tif.  Flags and files are checked before Jittor is imported: a mistake is answered in a second.
+The checkpoint says which net it holds, and how images are normalised and tiled.  Weights of others
+(.pth, safetensors) show most of it; --preset names the published ones.  Images may have any size,
+grey or RGB, 8 or 16 bits, one page or many.  Each gives <name>_pred.png; --probabilities, --overlay
+and --instances add <name>_prob.npy, <name>_overlay.png and <name>_instances.tif.  Stacks and images
+of over 64 million pixels give .tif files.  Flags and files are checked before Jittor is imported.
 """
 import contextlib
 import sys
@@ -49,9 +48,9 @@ def build_parser():
     parser = Parser("Predict images with a trained net: a class mask for each.")
     add = parser.add_argument
     add("--Checkpoint", type=Path, default=Path("./checkpoints/best_model.safetensors"),
-        help="weights: of Main.py, or others' (.pth, safetensors)")
+        help="weights of Main.py, or of others (.pth, safetensors)")
     add("--Input", type=Path, nargs="+", required=True, metavar="path",
-        help="images, TIFF stacks, folders of them")
+        help="images, TIFF stacks, or folders of them")
     add("--Result_directory", type=Path, default=Path("./predictions"),
         help="folder of the predictions")
     add("--probabilities", action="store_true",
@@ -59,38 +58,39 @@ def build_parser():
     add("--overlay", action="store_true",
         help="write <name>_overlay.png: the image with contours")
     add("--instances", action="store_true",
-        help="write <name>_instances.tif: objects numbered, touching ones parted")
-    add("--overwrite", action="store_true", help="make anew what is there")
+        help="write <name>_instances.tif: numbered objects, parted where they touch")
+    add("--overwrite", action="store_true", help="write outputs again that are there already")
     add("--tta", type=int, choices=(1, 8), default=1,
         help="8: average the probabilities over flips and rotations")
     add("--tile", type=tiling, metavar="full|N|reference",
-        help="how images are cut; see Main.py (default: as in training, and large images into "
-             "windows)")
+        help="full: each image in one pass; N: in tiles of N x N px; reference: in four quadrants "
+             "(default: as in training, with large images in tiles of 1,024 px)")
     add("--batch", type=number(int, 1), default=1, help="tiles per forward pass")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run")
-    add_others_flags(parser.add_argument_group("for weights that are not of Main.py").add_argument)
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto",
+        help="where to run; auto: on a GPU where one is usable")
+    add_others_flags(parser.add_argument_group("for weights of others than Main.py").add_argument)
     return parser
 
 
 def add_others_flags(add):
     """The flags for what a checkpoint of Main.py says itself."""
     add("--preset", choices=tuple(PRESETS),
-        help="published weights, by their authors' protocol: u2net and u2netp (saliency), "
-             "milesial's U-Net")
-    add("--mode", choices=tuple(CATALOGUE), help="net (default: as the weights show it)")
+        help="published weights, used as their authors do: u2net and u2netp (saliency), milesial's "
+             "U-Net")
+    add("--mode", choices=tuple(CATALOGUE), help="the net (default: as the weights show it)")
     add("--n_channels", type=int, choices=(1, 3),
-        help="1 grey, 3 RGB (default: as the weights show it)")
+        help="image channels: 1 grey, 3 RGB (default: as the weights show it)")
     add("--n_classes", type=number(int, 1, 256),
-        help="outputs of the net (default: as the weights show it)")
+        help="outputs of the net, one a class (default: as the weights show it)")
     add("--padding", type=int, choices=(0, 1),
-        help="of U-Net's convolutions (default: 1 where they have no bias, as milesial's, "
-             "otherwise 0)")
+        help="U-Net: 0: valid convolutions; 1: convolutions that keep the size (default: 1 where "
+             "the convolutions have no bias, else 0)")
     add("--align_corners", type=boolean,
-        help="of the up-sampling (default: True where --padding is 1 by default)")
+        help="of bilinear up-sampling (default: True for U-Nets without biases, else False)")
     add("--mean", type=number(float, -1e6, 1e6), nargs="+",
-        help="of values in [0, 1], per channel (default: 0)")
+        help="mean of the training images' values in [0, 1], for all channels or each (default: 0)")
     add("--std", type=number(float, 0, include_low=False), nargs="+",
-        help="of the same, per channel (default: 1)")
+        help="standard deviation of the same values, for all channels or each (default: 1)")
 
 
 def refuse_contradictions(args, parser):

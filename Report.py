@@ -17,7 +17,7 @@ from runs.log import read_records
 def build_parser():
     parser = Parser("Draw runs side by side: training loss, IoU, Dice, and their best epochs.")
     parser.add_argument("--compare", type=Path, nargs="+", required=True, metavar="RUN",
-                        help="runs of Main.py: each the path of a CSV file, with or without .csv")
+                        help="runs of Main.py: the paths of their CSV files, with or without .csv")
     parser.add_argument("--picture", type=picture, default=Path("logs/comparison.png"),
                         help="picture to write")
     return parser

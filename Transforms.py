@@ -264,7 +264,7 @@ def build_parser():
     parser.add_argument("--label", type=Path, required=True, help="its label file")
     parser.add_argument("--preview", type=picture, required=True, help="picture to write")
     parser.add_argument("--augment", choices=tuple(RECIPES), default="full",
-                        help="which augmentation, as for Main.py")
+                        help="the augmentation, as for Main.py")
     parser.add_argument("--seed", type=number(int, 0), default=0,
                         help="the same seed gives the same picture")
     return parser

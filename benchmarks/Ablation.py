@@ -95,11 +95,12 @@ def build_parser():
         help="folder of ablation.csv")
     add("--minutes", type=number(float, 0, include_low=False), default=4.0,
         help="CPU time of each run, in minutes")
-    add("--group", help="Main.py's --group: keeps the parts of a slide together, e.g. '(.*)_'")
+    add("--group",
+        help="Main.py's --group: keeps the parts of a slide together, e.g. '(.*)_' (default: none)")
     add("--jobs", type=number(int, 1),
         help="runs side by side, one on each core (default: the number of cores)")
     add("--variants", nargs="+", choices=tuple(VARIANTS), metavar="NAME",
-        help=f"variants to run, in this order (default: all): {'; '.join(VARIANTS)}")
+        help=f"variants to run, in this order: {'; '.join(VARIANTS)} (default: all)")
     add("--seeds", nargs="+", type=number(int, 0), default=[0], help="seeds of each variant")
     return parser
 

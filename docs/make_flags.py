@@ -111,7 +111,7 @@ def describe_default(action, named, command):
         return "off"
     if action.default is None or action.default is argparse.SUPPRESS:
         return "none"
-    if isinstance(action.default, (list, tuple)):
+    if type(action.default) in (list, tuple):  # a NamedTuple has a text of its own
         return code_cell(" ".join(map(str, action.default)))
     return code_cell(action.default)
 
