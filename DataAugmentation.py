@@ -7,12 +7,12 @@ r"""Write warped copies of training pairs beside the originals: elastic deformat
     python DataAugmentation.py --clean                 # removes every copy
 
 `cell.png` gets the copies `cell-0.png`, `cell-1.png`, ... in both folders.  One field warps an
-image and its label.  The image is taken with cubic splines, the label with the nearest pixel, so
-that no class appears that was not there.
+image and its label.  The image is interpolated with cubic splines.  The label takes the value of
+the nearest pixel, so that no new class appears.
 
 `augmentation_manifest.jsonl` in the image folder lists every copy with the SHA-256 of its content,
-before the copy appears.  A file is ours only while its content has a listed hash.  A new run
-replaces our files, `--clean` removes them, and neither touches any other file.
+before the copy is written.  A file counts as a copy only while its content has a listed hash.  A
+new run replaces the copies, `--clean` removes them, and neither changes any other file.
 
 Elastic deformation: Simard, Steinkraus and Platt, "Best Practices for Convolutional Neural Networks
 Applied to Visual Document Analysis", ICDAR 2003, section 2.  `--method grid`: Ronneberger, Fischer
@@ -47,9 +47,9 @@ from Transforms import GRID_SIGMA, GRID_SIZE
 
 # ----------------------------------------------------------------------------- coordinate fields
 def random_affine(shape, amount, rng):
-    """The inverse A^-1 of the affine map that moves three points by up to `amount` px an axis.
+    """A^-1 of a random affine map A, which moves three points by up to `amount` px on each axis.
 
-    Returns float64 (3, 2): `[row, column, 1] @ matrix` is the place that the pixel comes from.
+    Returns float64 (3, 2): `[row, column, 1] @ matrix` is the place where the pixel comes from.
     """
     center, reach = np.array(shape) // 2, max(1, min(shape) // 3)
     points = center + reach * np.array([[1, 1], [-1, 1], [-1, -1]])
@@ -60,9 +60,8 @@ def random_affine(shape, amount, rng):
 def elastic_field(shape, alpha, sigma, alpha_affine, rng):
     """Where each pixel comes from: out(x) = in(A^-1(x + d(x))), Simard et al. 2003, section 2.
 
-    d is uniform(-1, 1) noise per pixel and axis, smoothed by a Gaussian of `sigma` px, times
-    `alpha` px.  A is the affine map of three points, each moved by
-    uniform(-alpha_affine, alpha_affine) px along each axis.
+    d is uniform noise from -1 to 1 for each pixel and axis, smoothed by a Gaussian of `sigma` px,
+    times `alpha` px.  A moves three points by up to `alpha_affine` px along each axis.
     Returns float64 (2, H, W): rows and columns, in px.
     """
     matrix = random_affine(shape, alpha_affine, rng)
@@ -75,8 +74,8 @@ def elastic_field(shape, alpha, sigma, alpha_affine, rng):
 def grid_field(shape, rng, sigma=GRID_SIGMA):
     """Where each pixel comes from: out(x) = in(x + d(x)), Ronneberger et al. 2015, section 3.1.
 
-    d is a 3 x 3 grid of Gaussian vectors (standard deviation `sigma` px), from corner to corner of
-    the image, with bicubic splines between them.
+    d has a 3 x 3 grid of Gaussian vectors (standard deviation `sigma` px) from corner to corner of
+    the image.  Bicubic splines interpolate between them.
     Returns float64 (2, H, W): rows and columns, in px.
     """
     vectors = rng.normal(0, sigma, (2, GRID_SIZE, GRID_SIZE))
@@ -86,7 +85,7 @@ def grid_field(shape, rng, sigma=GRID_SIGMA):
 
 # ---------------------------------------------------------------------------------------- warping
 def warp_image(image, coordinates):
-    """An image at float coordinates (2, H, W), with cubic splines, mirrored at the border.
+    """Interpolate an image at float coordinates (2, H, W): cubic splines, mirrored at the border.
 
     image: uint8 or uint16, (H, W) or (H, W, C).  The result has its shape and dtype; values are
     rounded and clipped.
@@ -101,14 +100,14 @@ def warp_image(image, coordinates):
 
 
 def warp_label(label, coordinates):
-    """A label (H, W) of any integer dtype at float coordinates (2, H, W): the nearest pixel's."""
+    """The values of a label (H, W), integers, nearest to float coordinates (2, H, W)."""
     return scipy.ndimage.map_coordinates(label, coordinates, order=0, mode="mirror")
 
 
 def make_field(shape, rng, method="elastic", alpha_lv=2.0, sigma_lv=0.08, alpha_affine_lv=0.08):
     """The field of a method, "elastic" or "grid": float64 (2, H, W).
 
-    A level, times the image's width, gives pixels.  "grid" does not use the levels.
+    A level is a multiple of the image's width.  "grid" does not use the levels.
     """
     if method == "grid":
         return grid_field(shape, rng)
@@ -126,7 +125,7 @@ def augment_pair(image, label, rng, method="elastic", **levels):
 
 
 def random_stream(seed, name, copy):
-    """The generator of one copy of the image of this name; other images and copies share none."""
+    """The random generator of one copy of the image of this name; each copy has its own."""
     return np.random.default_rng([seed, zlib.crc32(os.fsencode(name)), copy])
 
 
@@ -144,10 +143,10 @@ def make_copy(seed, options, task):
 
 # ------------------------------------------------------------------------------------ the command
 def plan_copies(pairs, copies, own):
-    """Where each copy goes: {(pair, number): (image path, label path)}.
+    """The paths of all copies: {(pair, number): (image path, label path)}.
 
-    own: paths of earlier copies, which may be replaced.  Raises DataError where another file is in
-    the way.
+    own: paths of earlier copies, which may be replaced.  Raises DataError where another file has
+    the name of a copy.
     """
     taken = [list_images(path.parent, ignore=own) for path in pairs[0]]
     outputs = {}
@@ -170,7 +169,7 @@ def write_copies(options, levels, manifest, own, pairs):
     """Check everything, then replace the copies of earlier runs, `own`, by those of this run."""
     outputs = plan_copies(pairs, options.sum, own)
     for folder in manifest.folders.values():
-        make_folder(folder)  # it is there: this tells whether it is writable
+        make_folder(folder)  # the folder exists: this checks that it is writable
     start = time.perf_counter()
     with process_pool(min(options.workers, len(outputs))) as pool_map:
         for _ in pool_map(check_pair, pairs):
@@ -188,7 +187,7 @@ def write_copies(options, levels, manifest, own, pairs):
 
 
 def remove_copies(manifest):
-    """Remove the files that are ours, then the manifest."""
+    """Remove the copies of earlier runs, then the manifest."""
     own = manifest.own_files()
     for path in own:
         path.unlink()
@@ -203,12 +202,12 @@ def remove_copies(manifest):
 def draw_warped(pair, path, seed, levels):
     """Draw a pair before and after: the image, the image under a grid, the label.
 
-    pair: the paths of image and label; "after" is its copy number 0 of this seed and these levels.
+    pair: the paths of image and label.  "After" is copy number 0 with this seed and these levels.
     """
     image, label = read_image(pair[0]), read_label(pair[1])
     field = make_field(label.shape, random_stream(seed, pair[0].stem, 0), **levels)
     (height, width), white = label.shape, image.max()
-    lines = np.arange(-16, 33) * max(height, width) / 16  # beyond the image too: what is mirrored
+    lines = np.arange(-16, 33) * max(height, width) / 16  # also in the mirrored border
     colours = "gray" if len(np.unique(label)) < 3 else "viridis"
 
     def draw_row(row, when, shown, classes, coordinates):

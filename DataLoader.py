@@ -1,8 +1,7 @@
 """From lists of files to batches: read, augment, normalise, mirror the border, attach the map.
 
-NumPy only.  Batches are prepared by threads while the net's step runs.  Reading and decoding
-release Python's lock, a mistake in a file reaches the training loop as the exception that it is,
-and nothing is left to hang.
+NumPy only.  Threads prepare the next batches while the net's step runs.  Reading and decoding
+release Python's lock.  An error in a file is raised in the training loop.
 """
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -24,8 +23,8 @@ from Transforms import Crop
 
 class Batch(NamedTuple):
     """One training step's arrays."""
-    inputs: np.ndarray   # (N, C, h, w) float32, normalised and mirrored; N: four quadrants an
-                         # image with Reference tiles
+    inputs: np.ndarray   # (N, C, h, w) float32, normalised and mirrored; with Reference tiles
+                         # four quadrants an image, (4 N, C, h, w)
     labels: np.ndarray   # (N, H, W) int32 class indices; IGNORED pixels have weight 0
     weights: np.ndarray  # (N, H, W) float32 weight maps
 
@@ -36,7 +35,7 @@ class Sample(NamedTuple):
                         # what the net sees around it
     label: np.ndarray   # (h, w) int32
     weight: np.ndarray  # (h, w) float32
-    corner: tuple       # (row, column) of the image's pixel that the label begins with
+    corner: tuple       # (row, column) in the image of the label's first pixel
 
 
 # --------------------------------------------------------------------------------------- data set
@@ -70,7 +69,8 @@ class SegmentationSet:
     def check_labels(self, survey, to_score_against=False):
         """Raise DataError for a label with a value that is no class.
 
-        survey: a datasets.survey.Survey.  to_score_against: also for one of which no pixel counts.
+        survey: a datasets.survey.Survey.  to_score_against: also for a label without any pixel that
+        counts.
         """
         for _, path in self.pairs:
             counts = survey.label(path).class_counts(self.n_classes, self.ignore_label)
@@ -89,7 +89,7 @@ class SegmentationSet:
 class Data(NamedTuple):
     """What a run works on."""
     loader: "TrainingLoader"
-    choosing: SegmentationSet  # scored after each epoch: the test set itself, or what is held back
+    choosing: SegmentationSet  # chooses the best epoch: the test set, or held back training images
     test_set: SegmentationSet
     baselines: dict            # of constant answers on `choosing`
     test_baselines: dict       # on `test_set`
@@ -105,17 +105,17 @@ class Data(NamedTuple):
 
 # ----------------------------------------------------------------------------------------- batches
 class TrainingLoader:
-    """Batches of a SegmentationSet, in an order of their own in each epoch.
+    """Batches of a SegmentationSet, in a new random order in each epoch.
 
         for batch in loader.epoch(k): ...
 
     tile: a MirrorPadding tiling; Tiles(N) takes a random N x N crop of each image.
     maps: the WeightMaps; None: every pixel has weight 1.
     augment: a Transforms.Augmentation, or None.
-    Images of different sizes share a batch: smaller ones are mirrored further, with weight 0
-    there.  An image's weights make the loss, a mean over all pixels, one over those that count.
-    All draws depend on seed, epoch and index alone: neither the number of workers nor a run that
-    is resumed within an epoch changes a bit.
+    Images of different sizes share a batch.  Smaller ones are mirrored further, with weight 0.
+    The loss is a mean over all pixels.  The weights are scaled so that it becomes the mean over the
+    pixels that count.  All draws depend on seed, epoch and index alone.  So neither the number of
+    workers nor resuming a run within an epoch changes a bit.
     Under mpirun each rank loads its share of a batch.  Padding samples have weight 0.
     """
 
@@ -135,8 +135,8 @@ class TrainingLoader:
     def prepare(self, survey):
         """Compute the weight maps that are not on disk, with progress.
 
-        The survey remembers for which settings a label's map was made: where neither has changed
-        nothing is read.
+        The survey remembers for which settings a label's map was made.  Where label and settings
+        have not changed, nothing is read.
         """
         if self.maps is None:
             return
@@ -161,7 +161,7 @@ class TrainingLoader:
     def epoch(self, epoch, start=0):
         """Yield the epoch's batches from number `start` on.
 
-        The next ones are prepared meanwhile; an error in one is raised here.
+        Threads prepare the next ones.  An error in a batch is raised here.
         """
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
         groups = [order[i:i + self.batch_size] for i in range(0, len(order), self.batch_size)]
@@ -182,7 +182,7 @@ class TrainingLoader:
         dealt, counting = ranks.deal(indices)
         samples = [self.sample(int(index), epoch) for index in dealt]
         height, width = self._canvas(indices, epoch, samples)
-        # the mean over all ranks is one over the batch
+        # so that the mean over all ranks is the mean over the batch
         scale = height * width * (len(dealt) * ranks.size() / len(indices))
         inputs = [self.tile.net_inputs(self.geometry, sample.image, sample.corner, height, width)
                   for sample in samples]

@@ -5,7 +5,8 @@
 draws the weights of a label's pixels into frame_0001_weights.png.  To add a loss, write a function
 like `weighted_cross_entropy` and give it a row in LOSSES.
 
-The functions call only methods of Jittor's Var, so that drawing the weights needs no Jittor.
+The functions call only methods of Jittor's Var.  So this module works without Jittor, and drawing
+the weights does not need it.
 """
 import sys
 from pathlib import Path
@@ -23,11 +24,12 @@ from WeightMap import border_weights, class_weights
 def weighted_cross_entropy(logits, label, weight_map):
     """The mean over all pixels of w * -log softmax(logits)[label].
 
-    Ronneberger et al. 2015, section 3, eq. 1, which is a sum there.
+    Ronneberger et al. 2015, section 3, eq. 1.  The paper takes the sum instead of the mean.
 
     logits: Var (N, C, H, W) float32; label: Var (N, H, W) int32 in 0 ... C-1; weight_map: Var
-    (N, H, W) float32.  Where the weight is 0 the label may be -1.  Labels are not checked: that
-    would wait for the device.  Returns a Var of one value in nats, finite for any finite logits.
+    (N, H, W) float32.  Where the weight is 0 the label may be -1.  Labels are not checked, because
+    a check would wait for the device.  Returns a Var of one value in nats, finite for any finite
+    logits.
     Raises ValueError where the shapes do not fit together.
     """
     shifted, is_label = prepare_logits(logits, label, weight_map)
@@ -37,12 +39,12 @@ def weighted_cross_entropy(logits, label, weight_map):
 
 
 def soft_dice_loss(logits, label, weight_map):
-    """1 - soft Dice, averaged over the classes but the background; each is over the whole batch.
+    """1 - soft Dice of each foreground class over the whole batch, averaged over the classes.
 
     Milletari et al., "V-Net", 3DV 2016, section 3, with two changes.  The denominator has the
-    probabilities themselves instead of their squares.  Numerator and denominator have 1 more, so
-    that a class which is neither there nor predicted costs nothing.  Pixels of weight 0 do not
-    count, all others count alike.  Parameters, result and errors are those of
+    probabilities themselves instead of their squares.  1 is added to numerator and denominator, so
+    that a class that is neither there nor predicted has the loss 0.  Pixels of weight 0 do not
+    count.  All others count alike.  Parameters, result and errors are those of
     `weighted_cross_entropy`.
     """
     shifted, is_label = prepare_logits(logits, label, weight_map)
@@ -56,10 +58,10 @@ def soft_dice_loss(logits, label, weight_map):
 
 
 def prepare_logits(logits, label, weight_map):
-    """(logits less the largest of each pixel, whether a class is the label's): (N, C, H, W) both.
+    """(shifted logits, whether a class is the label's): two Vars (N, C, H, W).
 
-    With shifted logits exp cannot overflow, and the softmax is the same.  Raises ValueError where
-    the shapes do not fit together.
+    From each pixel's logits their largest is subtracted.  Then exp cannot overflow, and the softmax
+    stays the same.  Raises ValueError where the shapes do not fit together.
     """
     batch, _, *size = logits.shape
     if list(label.shape) != [batch, *size] or list(weight_map.shape) != [batch, *size]:
@@ -80,8 +82,8 @@ def cross_entropy_and_dice(logits, label, weight_map):
 class LossRow(NamedTuple):
     """A loss, as --loss names it."""
     compute: Callable         # (logits, label, weight_map) -> Var, as weighted_cross_entropy
-    wants_weight_map: bool    # equation 2; otherwise every pixel but IGNORED ones has weight 1
-    title: str                # of the curve's axis: what it is, in which unit
+    wants_weight_map: bool    # True: equation 2; False: weight 1 for all pixels but IGNORED ones
+    title: str                # the title of the curve's axis: the loss and its unit
 
 
 LOSSES = {

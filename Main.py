@@ -3,13 +3,13 @@
     python DataAugmentation.py --img_path data/ISBC2012/train/imgs \
         --mask_path data/ISBC2012/train/labels
     python Main.py --Data_directory data/ISBC2012                      # the paper's way
-    python Main.py --Data_directory data/mine --protocol fast          # the modern recipe: minutes
+    python Main.py --Data_directory data/mine --protocol fast          # the modern recipe
     python Main.py --resume             # go on with the run whose last_model is in checkpoints/
     mpirun -np 8 python Main.py --Batch_size 8 ...   # on 8 devices (docs/scaling.md)
 
 Writes logs/ (text, CSV, curves, a page with all of it, TensorBoard's events), checkpoints/
 (best_model, last_model), results/ (predictions of the best model), weight_maps/ and DataTxt/.
-Epochs count from 0.  Flags and files are checked before Jittor is imported: a mistake is answered
+Epochs count from 0.  Flags are checked before Jittor is imported, so a mistake in them is answered
 in a second.
 """
 import sys
@@ -40,20 +40,21 @@ from WeightMap import WeightMaps
 SMALLER_STEP = "try --tile 128, a smaller --base_channels or --Batch_size 1"
 
 # ------------------------------------------------------------------------------ the hyperparameters
-# What flags mean that are not given: the U-Net paper, as the system wired it that this project
-# reproduces, on the full tile.  None: chosen from data and machine (runs/choices.py).
+# The values of flags that are not given.  They are the U-Net paper's, as the earlier system (the
+# reference) understood it, with whole images as tiles.  None: chosen from data and machine, see
+# runs/choices.py.
 DEFAULTS = {"base_channels": 64, "padding": 0, "bilinear": True, "tile": Whole(),
             "dropout_probs": [0.2, 0.3, 0.4, 0.5], "Batch_size": 1, "loss": "weighted_ce",
             "optimizer": "adam", "Learning_rate": 0.001, "lr_schedule": "constant", "warm_up": 0.0,
             "clip_norm": 0.0, "augment": "none", "Total_epochs": 200, "Val_epochs": 50}
 # What --protocol changes.
 PROTOCOLS = {
-    # that system to the letter: quadrants, each mirrored at its own edges
+    # the earlier system exactly: quadrants, each mirrored at its own edges
     "reference": {"tile": Reference(), "Learning_rate": 1e-5},
     # Ronneberger et al. 2015: section 2 (up-convolutions), 3 (momentum 0.99), 3.1 (deformation)
     "paper": {"bilinear": False, "optimizer": "sgd", "augment": "paper", "Total_epochs": None,
               "Val_epochs": None},
-    # what docs/ablation.md found
+    # the modern recipe, which docs/ablation.md measures
     "fast": {"base_channels": None, "padding": 1, "tile": None, "dropout_probs": [0.0] * 4,
              "Batch_size": None, "loss": "ce_dice", "optimizer": "adamw", "lr_schedule": "cosine",
              "augment": "light", "Total_epochs": None, "Val_epochs": None},
@@ -68,17 +69,17 @@ def build_parser():
 
 # ---------------------------------------------------------------------------------------- the data
 class Prepared(NamedTuple):
-    """What the first rank prepares, for all."""
+    """What the first rank prepares for all ranks."""
     facts: SetFacts
     choice: Choice
     data: Data
 
 
 def prepare(request, is_gpu):
-    """Survey the data, choose what is left open, load: Prepared.
+    """Survey the data, choose the settings that are left open, load the data: Prepared.
 
-    Raises DataError for data that is not sound, that does not fit into the memory, or where a run
-    is resumed with other data.
+    Raises DataError for data that is not sound, for a step that does not fit into the memory, and
+    for a run that is resumed with other data.
     """
     settings = request.settings
     folders, data = settings.run, settings.data
@@ -103,7 +104,7 @@ def prepare(request, is_gpu):
 
 
 def load_data(settings, survey, split, pairs):
-    """Statistics, weight maps, baselines: Data."""
+    """Compute statistics, weight maps and baselines: the Data of a run."""
     data, training = settings.data, settings.training
     for image, _ in (*split.train, *split.held, *pairs.test):
         facts = survey.image(image)
@@ -129,9 +130,10 @@ def load_data(settings, survey, split, pairs):
 
 # ------------------------------------------------------------------------------------- the training
 def build_trainer(request, prepared, make_recorder):
-    """The Trainer of a run, which goes on where that is resumed; all ranks call it together.
+    """The Trainer of a run, with the stored state where the run is resumed.
 
-    prepared: of the first rank, None on others.  make_recorder: a function like Recorder.
+    All ranks call it together.  prepared: of the first rank; None on other ranks.  make_recorder: a
+    function with Recorder's parameters.
     """
     from backend.optimizers import build_optimizer
     from Model import build_model
@@ -153,7 +155,7 @@ def build_trainer(request, prepared, make_recorder):
 
 
 def train(trainer, recorder, go_on):
-    """Run the trainer to its end, whatever that is; save, draw and say what came out.
+    """Run the trainer until it ends or fails.  Save, draw and say what came out.
 
     go_on: the command that resumes the run.  Returns the exit code.
     """
@@ -187,12 +189,12 @@ def train(trainer, recorder, go_on):
 
 
 def lead(request, nvcc):
-    """Prepare, train, record: the only process, or the first rank.  Returns the exit code."""
+    """Prepare, train and record as the only process or the first rank; returns the exit code."""
     run = request.settings.run
     for name in OUTPUT_FOLDERS:
         make_folder(getattr(run, name))
     with lock_folder(run.Checkpoint_directory), lock_folder(run.Result_directory):
-        # a GPU's compiler does not make a GPU that Jittor can use: it says so once it is imported
+        # there may be a CUDA compiler and no GPU that Jittor can use: Jittor knows once imported
         is_gpu = bool(nvcc) and bool(start.import_jittor(run.device).flags.use_cuda)
         prepared = prepare(request, is_gpu)
         start.import_jittor(run.device)
@@ -204,7 +206,7 @@ def lead(request, nvcc):
 
 
 def follow(request):
-    """Train with the first rank, which does the rest.  Returns 0 where the run is complete."""
+    """Train together with the first rank, which does all else; returns 0 for a complete run."""
     start.import_jittor(request.settings.run.device)
     trainer = build_trainer(request, None, lambda *_: Listener())
     try:

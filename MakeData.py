@@ -6,9 +6,9 @@
     python MakeData.py folders --images ~/scans --labels ~/masks --Data_directory ./data/mine
     python MakeData.py check --Data_directory ./data/mine
 
-The layout is `{train,test}/{imgs,labels}`.  A file that is there with equal pixels is used as it
-is.  A file with other pixels is never replaced: running a command again does no harm.  The last
-line says what to run next.
+The layout is `{train,test}/{imgs,labels}`.  A file that is already there is never replaced.  Where
+its pixels are the same, it is used.  Where they differ, the command ends with an error.  So running
+a command again does no harm.  The last line says what to run next.
 """
 import shlex
 import sys
@@ -19,7 +19,7 @@ from command.errors import run
 from command.files import make_folder
 from command.flags import Parser, expression, number
 
-# A function imports the modules that it needs: --help and a mistake in the flags are answered fast.
+# Each function imports the modules that it needs, so that --help and mistakes are answered fast.
 
 
 def print_next(folder, n_channels, n_classes, ignore_label=None):
@@ -79,8 +79,8 @@ def check_folder(options):
 def report_set(options, n_channels=None, n_classes=None):
     """Print whether a data set is sound and what to run next; returns the exit code, 0 or 1.
 
-    n_channels, n_classes: that it should have; None: that its files have.  What is learned of the
-    files is kept for Main.py.
+    n_channels, n_classes: the numbers that it should have; None: those that its files have.  The
+    facts about the files are kept for Main.py.
     """
     from datasets.check import check_set
     from datasets.survey import Survey
@@ -97,7 +97,7 @@ def report_set(options, n_channels=None, n_classes=None):
 
 # ------------------------------------------------------------------------------- the command line
 def build_parser():
-    """The command's flags.  `make` of what they give is the function to call with it."""
+    """The command's flags.  `options.make` is the function that makes what `options` ask for."""
     parser = Parser("Make a data set in the layout that the other commands read, or check one.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 

@@ -5,11 +5,11 @@
 Reads `<Data_directory>/{train,test}/{imgs,labels}`, writes `train_image.txt`, `train_label.txt`,
 `test_image.txt` and `test_label.txt`.  Line k of an image list belongs to line k of its label
 list.  Pairs are matched by file name: `a.tif` may have the label `a.png`, and a file without a
-partner is an error.  Paths are written as they were given: relative ones hold for the folder from
-which the command was run.
+partner is an error.  Paths are written as they were given.  Relative paths are relative to the
+folder in which the command was run.
 
 The lists are replaced only when both splits are sound.  Nothing else is ever deleted.  Main.py
-renews the lists too, but trains on a list that you have edited.
+writes the lists anew too, but it trains on a list that you have edited.
 """
 import sys
 from pathlib import Path

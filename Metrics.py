@@ -2,9 +2,8 @@
 
     python Metrics.py --Prediction_directory results --Label_directory data/ISBC2012/test/labels
 
-The scores of pixels stand in masks/pixel_scores.py, those of objects (ISBI 2012's and CoNSeP's) in
-masks/object_scores.py.  Where nothing else is said, a score of a set is the mean of its images'
-scores.
+masks/pixel_scores.py has the scores of pixels, masks/object_scores.py those of objects (ISBI 2012's
+and CoNSeP's).  A set's score is the mean of its images' scores, where nothing else is said.
 """
 import csv
 import math
@@ -38,7 +37,7 @@ METRICS = {  # what --metric chooses: {key of a score: title of its column}
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be scored, and how: it follows from the flags and the files."""
+    """What to score, and how, as flags and files say it."""
     pairs: list                  # of PredictedPairs
     metrics: tuple               # keys of METRICS
     n_classes: int
@@ -48,11 +47,11 @@ class Task:
 
 # --------------------------------------------------------------------------------------- the scores
 class Scorer:
-    """Scores one kind of answer image by image.
+    """Scores the answers of one kind (predictions, or a constant answer), image by image.
 
-    rows: a dict of floats per image; matrix: the confusion matrix, summed over the images;
-    curves: the precision at RECALLS of each image and foreground class; thresholds, after `finish`:
-    {ISBI 2012's score: the best threshold for the set}.
+    rows: a dict of floats per image.  matrix: the confusion matrix, summed over the images.
+    curves: the precision at RECALLS of each image and foreground class.  thresholds, set by
+    `finish`: {score of ISBI 2012: the best threshold for the set}.
     """
 
     def __init__(self, metrics, n_classes):
@@ -61,7 +60,7 @@ class Scorer:
         self.matrix = np.zeros((n_classes, n_classes), np.int64)
 
     def add(self, answer, truth):
-        """Score one image, two Answers."""
+        """Score one image.  answer, truth: Answers, the second made of the label."""
         row = {}
         if "pixel" in self.metrics:
             matrix = confusion_matrix(answer.classes, truth.classes, self.n_classes, IGNORED)
@@ -90,7 +89,7 @@ class Scorer:
         return average_defined(values)
 
     def finish(self):
-        """Add ISBI 2012's scores, whose threshold the whole set chooses; return the rows' mean."""
+        """Add ISBI 2012's scores, with one threshold for the whole set; return the rows' mean."""
         if self.isbi:
             best, self.thresholds = at_best_threshold(self.isbi)
             for row, found in zip(self.rows, best):
@@ -116,7 +115,7 @@ def constant_answer(value, shape, n_classes):
 def score_pairs(task):
     """(Scorer of the predictions, [(name, scores)]: their mean and the constant answers')."""
     predictions, *constants = (Scorer(task.metrics, task.n_classes) for _ in range(3))
-    if "pixel" in task.metrics:  # only there it matters which foreground class is answered
+    if "pixel" in task.metrics:  # only these scores depend on which foreground class is answered
         constants += [Scorer(("pixel",), task.n_classes) for _ in range(2, task.n_classes)]
     for pair in tqdm(task.pairs, "scoring", unit="image", leave=False, disable=None):
         answer, truth = read_answers(pair, task.n_classes, task.ignore_label,
@@ -132,7 +131,7 @@ def score_pairs(task):
 
 # --------------------------------------------------------------------------------------- the tables
 def print_table(columns, rows):
-    """Print [(name, {key: score})] below columns, {key: title}.  No score, or NaN, is a dash."""
+    """Print the rows [(name, {key: score})] with columns {key: title}; a dash for none or NaN."""
     lines = [["", *columns.values()]]
     for name, row in rows:
         values = (row.get(key, math.nan) for key in columns)
@@ -143,7 +142,7 @@ def print_table(columns, rows):
 
 
 def write_csv(path, rows):
-    """Write [(name, {key: score})]; the first has all keys.  No score, or NaN, stays empty."""
+    """Write rows [(name, {key: score})] as CSV; the first has all keys; none and NaN stay empty."""
     with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8",
                                                errors="surrogateescape") as file:
         writer = csv.DictWriter(file, ["image", *rows[0][1]], restval="")
@@ -156,7 +155,7 @@ def write_csv(path, rows):
 def print_classes(together, mean, n_classes):
     """Print the table of classes.
 
-    together, mean: `class_columns` of all pixels together, and their mean over the images.
+    together: `class_columns` of the pixels of all images.  mean: the mean of the images' own.
     """
     columns = {score.key: score.title for score in DISTINCT}
     columns.update({f"mean {score.key}": f"{score.title}, mean" for score in DISTINCT})
@@ -192,8 +191,8 @@ def report_scores(task, predictions, summary):
 def draw_precision_recall(curves, ap, constant_ap, path):
     """Write the picture of several images' `precision_at_recalls`, with their mean.
 
-    ap, constant_ap: mean average precision of the predictions, and of a constant probability, which
-    becomes a line.
+    ap: mean average precision of the predictions.  constant_ap: that of a constant probability,
+    which is drawn as a line.
     """
     with figure(path, 1, 1, (5.5, 5), dpi=110) as axes:
         axis, colour = axes[0, 0], "#1f77b4"
@@ -234,10 +233,11 @@ def build_parser():
 
 
 def choose_metrics(metric, missing, must_draw):
-    """The keys of METRICS to compute.  Without probabilities there is no curve, as stderr says.
+    """The keys of METRICS to compute.
 
-    metric: the flag; missing: the first file of probabilities that is not there, or None;
-    must_draw: whether the curve's picture is asked for.  Raises DataError where the curve is.
+    Without probabilities there is no curve, and a line on stderr says so.  Raises DataError where
+    the flags ask for the curve.  metric: the flag; missing: the first file of probabilities that is
+    not there, or None; must_draw: whether the flags ask for the curve's picture.
     """
     metrics = tuple(METRICS) if metric == "all" else (metric,)
     if "curve" not in metrics or missing is None:
@@ -253,8 +253,8 @@ def choose_metrics(metric, missing, must_draw):
 def count_classes(pairs, ignore_label):
     """The number of classes in predictions and labels, as Main.py chooses it.
 
-    A line says so where it is not two.  Files of 16 bits hold numbered objects of two classes, as
-    `read_instances` takes them.
+    Where it is not two, a line says so.  Files of 16 bits hold numbered objects, as for
+    `read_instances`: two classes.
     """
     found = []
     for paths, ignored in (([pair.prediction for pair in pairs], None),

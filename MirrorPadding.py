@@ -2,11 +2,11 @@
 
     python MirrorPadding.py --image F      # the image before and after its mirror padding
 
-A net with valid convolutions predicts the middle of what it sees.  To predict a whole image, the
-image is mirrored beyond its edges.  To predict a large one in little memory, it is cut into
+A net with valid convolutions predicts only the middle of its input.  To predict a whole image, the
+image is mirrored beyond its edges.  To predict a large image in little memory, it is cut into
 tiles.  Each tile sees the *real* image around its own part, and mirrored pixels only beyond the
-image's edge.  How images are cut is an object, `Whole()`, `Tiles(side)` or `Reference()`.
-NumPy only.  nets/geometry.py has the sizes of nets and the places of tiles.
+image's edges.  An object says how images are cut: `Whole()`, `Tiles(side)` or `Reference()`.
+NumPy only.  nets/geometry.py has the input sizes of nets and the places of tiles.
 """
 import sys
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from nets.geometry import UNET_BILINEAR, Geometry, Part, exact_axis, exact_spans
 from nets.quadrants import REFERENCE_SIDE, reference_blocks, stitch_reference
 from nets.tiles import blended_parts, forward_in_batches, read_rows
 
-WHOLE = 2 ** 21  # pixels, 1,448 x 1,448: up to here a net without exact tiles sees all at once
+WHOLE = 2 ** 21  # pixels, 1,448 x 1,448: a net without exact tiles takes such images whole
 WINDOW = 1024    # px: the side of the tiles that larger images are cut into
 
 
@@ -32,7 +32,8 @@ WINDOW = 1024    # px: the side of the tiles that larger images are cut into
 def mirror_pad(image, top, bottom, left, right):
     """Mirror an image (..., H, W) beyond its edges, without repeating the edge pixel.
 
-    NumPy's `reflect`: wider than the image, the mirror image is mirrored again.
+    As NumPy's `reflect`.  Where the border is wider than the image, it is mirrored again.
+    top, bottom, left, right: widths of the border, px.
     Returns (..., top + H + bottom, left + W + right).
     """
     rows = mirrored(image.shape[-2], top, bottom)
@@ -41,7 +42,7 @@ def mirror_pad(image, top, bottom, left, right):
 
 
 def mirror_padding(image, pad_size):
-    """Mirror `pad_size` pixels onto each axis of (..., H, W), the odd one bottom and right."""
+    """Mirror `pad_size` px onto each axis of (..., H, W); an odd pixel at the bottom and right."""
     before, after = pad_size // 2, pad_size - pad_size // 2
     return mirror_pad(image, before, after, before, after)
 
@@ -58,10 +59,10 @@ def mirrored_around(geometry, canvas, own):
 
 
 def pad_for(geometry, image, height, width):
-    """Mirror `image` (..., h, w) into the input that gives logits for a canvas height x width.
+    """The input that gives logits for a canvas of height x width px: `image`, mirrored around.
 
-    The canvas holds the image and begins with its first pixel.  It lies in the middle of the
-    logits: `crop_logits` cuts it out.
+    image: (..., h, w).  The canvas begins with the image's first pixel and is as large or larger.
+    It lies in the middle of the logits, and `crop_logits` cuts it out.
     """
     rows, columns = (mirrored_around(geometry, canvas, own)
                      for canvas, own in zip((height, width), image.shape[-2:]))
@@ -86,7 +87,7 @@ def crop_input(geometry, image, top, left, height, width):
 
 
 def crop_logits(logits, height, width):
-    """The middle height x width of logits (..., H, W), arrays or Vars: what `pad_for` put there."""
+    """The middle height x width px, the canvas of `pad_for`, of logits (..., H, W); or of Vars."""
     top, left = (logits.shape[-2] - height) // 2, (logits.shape[-1] - width) // 2
     return logits[..., top:top + height, left:left + width]
 
@@ -106,33 +107,33 @@ def exact_parts(source, forward, geometry, height, width, batch):
 @dataclass(frozen=True)
 class Whole:
     """The whole image in one pass: `--tile full`."""
-    for_prediction = "full"  # in a checkpoint: how images are cut when they are predicted
-    inputs_per_image = 1     # of the net, in a training step
+    for_prediction = "full"  # in a checkpoint: how Predict.py cuts images
+    inputs_per_image = 1     # how many inputs of the net a training step makes of an image
 
     def __str__(self):
         return "full"
 
     def check(self, geometry):
-        """Raise DataError where a net of this Geometry cannot be tiled so."""
+        """Raise DataError where this tiling does not suit a net of this Geometry."""
 
     def check_size(self, path, height, width):
-        """Raise DataError for an image, of the file `path`, that cannot be tiled so."""
+        """Raise DataError where this tiling does not suit an image, that of the file `path`."""
 
     def for_images(self, height, width):
         """The tiling for a set whose largest image has this size."""
         return self
 
     def automatic(self, geometry, height, width):
-        """The tiling for an image that nobody asked to be cut: one pass where memory allows."""
-        exact = geometry.edge is not None  # then tiles change nothing but the memory they take
+        """The tiling of an image where no flag asks for one: one pass, or tiles to save memory."""
+        exact = geometry.edge is not None  # exact tiles give the same answer in less memory
         return self if not exact and height * width <= WHOLE else Tiles(WINDOW)
 
     def blends(self, geometry, height, width):
-        """Whether an image of this size is blended from tiles that are not exact."""
+        """Whether an image of this size is cut into tiles that are not exact, and blended."""
         return False
 
     def for_testing(self, geometry, height, width):
-        """The tiling of a test image of this size for a net that is trained so."""
+        """The tiling of a test image of this size, for a net that is trained with this tiling."""
         return self
 
     def sides(self, height, width):
@@ -140,31 +141,31 @@ class Whole:
         return height, width
 
     def input_sides(self, geometry, height, width):
-        """The height and width (px) of the net's input for it."""
+        """The height and width (px) of the net's input for these `sides`."""
         return tuple(map(geometry.input_side, self.sides(height, width)))
 
     def context(self, geometry, length):
-        """How many pixels before and after `length` pixels are warped with them.
+        """How many pixels before and after `length` pixels are warped together with them.
 
-        None of a whole image: its border is mirrored after the warp, as a test image's is.
+        For a whole image none.  Its border is mirrored after the warp, as that of a test image.
         """
         return 0, 0
 
     def net_inputs(self, geometry, image, corner, height, width):
-        """The net's inputs (n, C, h, w) for the height x width px of an image from `corner` on."""
+        """The net's inputs (n, C, h, w) for height x width px of an image, from `corner` on."""
         return crop_input(geometry, image, *corner, height, width)[None]
 
     def on_canvas(self, logits, height, width, concatenate):
-        """The logits (N, K, height, width) of what `net_inputs` prepared; arrays or Vars."""
+        """The net's logits for `net_inputs` as (N, K, height, width); arrays or Vars."""
         return crop_logits(logits, height, width)
 
     def parts(self, source, forward, geometry, batch=1):
         """Yield an image's logits as Parts, in reading order.
 
-        source: an array (C, H, W), normalised, or an object with its `shape` whose [:, top:bottom]
-        is an array: it is asked for the rows of one row of tiles at a time.
+        source: a normalised array (C, H, W), or an object with `shape` and [:, top:bottom], which
+        is asked for the rows of one row of tiles at a time.
         forward: a function from inputs (N, C, h, w) to logits (N, K, h - margin, w - margin).
-        batch: tiles per call of it.  Parts of one row of tiles together fill the width.
+        batch: tiles per call of `forward`.  The Parts of one row of tiles fill the image's width.
         """
         yield from exact_parts(source, forward, geometry, *source.shape[-2:], batch)
 
@@ -208,7 +209,7 @@ class Tiles(Whole):
 
 @dataclass(frozen=True)
 class Reference(Whole):
-    """Four quadrants of a 512 px image, each mirrored at its own edges: `--tile reference`."""
+    """Four quadrants of a 512 x 512 px image, each mirrored at its edges: `--tile reference`."""
     for_prediction, inputs_per_image = "reference", 4
 
     def __str__(self):

@@ -6,7 +6,7 @@ UNet: Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedic
 Segmentation", MICCAI 2015, figure 1, with BatchNorm after each 3x3 convolution.
 U2net, U2netS: Qin et al., "U^2-Net: Going Deeper with Nested U-Structure for Salient Object
 Detection", Pattern Recognition 2020, figure 5 and table 1.
-The modules have the names of the public weights, so that these load.
+The modules have the names that the published weights use, so that these can be loaded.
 """
 import math
 import sys
@@ -16,7 +16,7 @@ from backend.summary import print_summary, start_command
 from command.errors import run
 
 if __name__ == "__main__":
-    start_command()  # it answers --help: here, because the classes below need Jittor
+    start_command()  # answers --help before the classes below import Jittor
 
 from backend.operators import BatchNorm, Conv, MaxPool, conv_norm_relu, resize
 from backend.start import jt, nn
@@ -27,7 +27,7 @@ def he_initialise(model):
     for module in model.modules():
         if isinstance(module, (nn.Conv, nn.ConvTranspose)):
             shape = module.weight.shape
-            # an output of a 2x2 transposed convolution of stride 2 sees one tap of each channel
+            # with 2x2 kernels and stride 2, an output sees one weight of each input channel
             fan_in = shape[0] if isinstance(module, nn.ConvTranspose) else math.prod(shape[1:])
             module.weight.assign(jt.init.gauss(shape, "float32", 0.0, math.sqrt(2 / fan_in)))
             if module.bias is not None:
@@ -65,8 +65,9 @@ class Down(nn.Module):
 class Up(nn.Module):
     """One level up the expansive path: up-sample by 2, put the skip in front, DoubleConv.
 
-    After valid convolutions the skip is larger: its middle is taken ("copy and crop").  After
-    padded ones it may have a row or a column more, which the pool has dropped: zeros replace them.
+    After valid convolutions the skip is larger, and its middle is taken ("copy and crop").  After
+    padded convolutions the skip may have one row or column more, because the pool dropped it.  Then
+    zeros are added.
     """
 
     def __init__(self, in_channels, out_channels, bilinear, align_corners, **conv):
@@ -101,22 +102,22 @@ class UNet(nn.Module):
     """U-Net: (N, n_channels, H, W) float32 -> logits (N, n_classes, H - 184, W - 184) float32.
 
     bilinear: up-sample by interpolation; False: by a transposed convolution, as in the paper.
-    dropout_probs: one for each of down1 ... down4; None: no dropout.  It drops single elements, at
-    the end of the level, before its skip leaves (section 3.1).
+    dropout_probs: one for each of down1 ... down4; None: no dropout.  Single elements are dropped
+    at the end of the level, before the skip connection (section 3.1).
     base_channels: channels of the first level, 64 in the paper.
     padding: 0: valid convolutions, as in the paper; 1: the output has the input's size.
     conv_bias: whether 3x3 convolutions have biases.  align_corners: of the interpolation.
-    With padding 0, H and W must be 12 modulo 16, at least 188: every level is then even before its
-    pool (section 3).  With padding 1 they must be at least 32.  Other sizes raise ValueError.
+    With padding 0, H and W must be 12 modulo 16, and 188 or more: each level is then even before
+    its pool (section 3).  With padding 1 they must be 32 or more.  Other sizes raise ValueError.
     """
-    REFERENCE_INPUT = 448  # px: works only because a pool drops a row; for --tile reference alone
+    REFERENCE_INPUT = 448  # px: not valid, a pool drops a row; for --tile reference alone
 
     def __init__(self, n_channels, n_classes, bilinear=True, dropout_probs=None, base_channels=64,
                  padding=0, conv_bias=True, align_corners=False):
         self.padding = padding
         c, conv = base_channels, {"padding": padding, "conv_bias": conv_bias}
         p1, p2, p3, p4 = dropout_probs or (0, 0, 0, 0)
-        halved = 2 if bilinear else 1  # interpolation keeps the channels: the level below halves
+        halved = 2 if bilinear else 1  # interpolation does not halve the channels: these levels do
         up = {"bilinear": bilinear, "align_corners": align_corners, **conv}
         self.inc = DoubleConv(n_channels, c, **conv)
         self.down1 = Down(c, 2 * c, p1, **conv)
@@ -131,7 +132,7 @@ class UNet(nn.Module):
         he_initialise(self)
 
     def next_valid_side(self, side):
-        """The smallest input side (px) from `side` on that the net takes."""
+        """The smallest input side (px), `side` or more, that the net takes."""
         if self.padding:
             return max(side, 32)
         side = max(side, 188)
@@ -173,10 +174,10 @@ class Stage(NamedTuple):
 
 
 class RSU(nn.Module):
-    """Residual U-block (figure 2e): a small U-Net, whose output is added to its first convolution.
+    """Residual U-block (figure 2e): a small U-Net.  Its input convolution is added to its output.
 
-    Of its L levels, 2 ... L-1 begin with a pool, and level L is dilated by 2 instead.
-    RSU-4F (section 3.2) has no pool: its levels have the dilations 1, 2, 4, 8.
+    Levels 2 ... L-1 begin with a pool.  Level L has dilation 2 instead.
+    RSU-4F (section 3.2) has no pool.  Its levels have the dilations 1, 2, 4, 8.
     """
 
     def __init__(self, in_channels, stage, align_corners):
@@ -211,7 +212,7 @@ class RSU(nn.Module):
 class U2NetBase(nn.Module):
     """U-2-Net (figure 5), a U-Net of RSUs: (N, in_ch, H, W) float32 -> logits (N, n_classes, H, W).
 
-    side_outputs: return the logits d0 (fused), d1 ... d6 (of each level), a list, instead: for deep
+    side_outputs: return a list of logits instead, d0 (fused) and d1 ... d6 (one a level), for deep
     supervision (section 3.3).  align_corners: of every interpolation.
     H and W must be at least 33; smaller sizes raise ValueError.
     """
@@ -233,7 +234,7 @@ class U2NetBase(nn.Module):
         he_initialise(self)
 
     def next_valid_side(self, side):
-        """The smallest input side (px) from `side` on that the net takes: five pools need 33."""
+        """The smallest input side (px), `side` or more, that the net takes: five pools need 33."""
         return max(side, 33)
 
     def execute(self, x):
@@ -274,7 +275,7 @@ NETS = {"Unet": UNet, "U2net": U2net, "U2netS": U2netS}
 
 
 def check_size(model, x):
-    """Raise ValueError, naming the next valid size, where the model cannot take x, (N, C, H, W)."""
+    """Raise ValueError, with the next valid size, where the model cannot take x, (N, C, H, W)."""
     height, width = x.shape[2:]
     valid = model.next_valid_side(height), model.next_valid_side(width)
     if (height, width) != valid:
@@ -283,7 +284,7 @@ def check_size(model, x):
 
 
 def build_model(mode, n_channels, n_classes, **options):
-    """The net that `mode`, a name in NETS, stands for.  options: those of its class."""
+    """Build the net of a name in NETS, `mode`.  options: the options of its class."""
     if mode not in NETS:
         raise ValueError(f"unknown mode {mode!r}; known: {', '.join(NETS)}")
     return NETS[mode](n_channels, n_classes, **options)

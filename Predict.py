@@ -6,7 +6,7 @@ The checkpoint says which net it holds, and how images are normalised and tiled.
 (.pth, safetensors) show most of it; --preset names the published ones.  Images may have any size,
 grey or RGB, 8 or 16 bits, one page or many.  Each gives <name>_pred.png; --probabilities, --overlay
 and --instances add <name>_prob.npy, <name>_overlay.png and <name>_instances.tif.  Stacks and images
-of over 64 million pixels give .tif files.  Flags and files are checked before Jittor is imported.
+over 8,192 x 8,192 px give .tif files.  Flags and files are checked before Jittor is imported.
 """
 import contextlib
 import sys

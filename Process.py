@@ -1,9 +1,9 @@
 """Training and testing: an epoch of steps, an epoch of scores, and the run over both.
 
-`Trainer` reads like the algorithm.  What is drawn, written or printed is its recorder's business.
-Between two steps its whole state is the Vars of `state` and the numbers of `progress`: a run
-resumed from them goes on as the unbroken one would, to the last bit on a CPU.  (Where bad batches
-send it back, its last good state may be the one that it was resumed from.)
+`Trainer` is the algorithm.  Its recorder draws, writes and prints.  Between two steps its whole
+state is the Vars of `state` and the numbers of `progress`.  A run that is resumed from them goes on
+as an uninterrupted run would, to the last bit on a CPU.  (After bad batches a run goes back to its
+last good state.  In a resumed run that may be the state that it was resumed from.)
 `forward_function` is the forward pass that testing and prediction share; MirrorPadding.py has the
 tiles.
 """
@@ -32,7 +32,7 @@ from runs.stop import StopSignal
 
 # ------------------------------------------------------------------------------------- one forward
 def as_var(array):
-    """A NumPy array as a Var of its own dtype: `jt.array` makes float32 of float64."""
+    """A NumPy array as a Var of the same dtype; `jt.array` alone turns float64 into float32."""
     return jt.array64(array) if array.dtype == np.float64 else jt.array(array)
 
 
@@ -65,14 +65,14 @@ def batch_loss(model, batch, tile, loss):
 
 
 def step_seed(seed, epoch, step, rank=0):
-    """The seed of a step's dropout: a step depends on nothing but the weights before it."""
+    """The seed of a step's dropout, so that a step depends only on its number and the weights."""
     words = np.random.SeedSequence([seed, epoch, step, rank]).generate_state(1)
     return int(words[0] >> 1)  # Jittor takes 31 bits
 
 
 # ------------------------------------------------------------------------------------------ testing
 class Tester:
-    """Tests a model as it is trained: with the tiling of its loader, under a clock, until stopped.
+    """Tests a model with the tiling that suits its training.
 
     loader: DataLoader.TrainingLoader.  budget: seconds, see runs.clock.RunClock.
     """
@@ -84,8 +84,8 @@ class Tester:
     def test(self, dataset, together=True):
         """The predictions of a SegmentationSet, {name: Prediction}; None when asked to stop.
 
-        together: whether all ranks call this, each for its share of the images (and get the
-        predictions of all), or this one alone.
+        together: True where all ranks call this.  Then each predicts its share of the images and
+        gets the predictions of all.  False where this rank alone calls it.
         """
         self.model.eval()
         count = ranks.size() if together else 1
@@ -122,18 +122,18 @@ class Tester:
 
 # ---------------------------------------------------------------------------------------- the run
 class Trainer(Tester):
-    """Trains a model, tests it and keeps count; see `run`.
+    """Trains a model, tests it and counts its progress; see `run`.
 
     loader: DataLoader.TrainingLoader.  test_set: SegmentationSet.  settings:
     runs.settings.TrainingSettings.  recorder has three methods:
-        say(text)       what the user should know
+        say(text)       tells the user something
         on_epoch(record)  after each epoch: {epoch, train_loss, scores where it was tested,
-                        epoch_time (s, training alone), throughput (images/s), skipped}
-        on_best(epoch, scores, predictions)  after each epoch of a new best mean score;
+                        epoch_time (s, training alone), throughput (images/s), skipped (batches)}
+        on_best(epoch, scores, predictions)  after each epoch with a new best mean IoU;
                         predictions: {name: masks.answers.Prediction}
     """
-    BAD_IN_A_ROW = 3  # skipped batches, after which the run goes back to the last good state
-    RECOVERED = 20    # accepted batches in a row, after which going back has helped
+    BAD_IN_A_ROW = 3  # after so many skipped batches the run goes back to the last good state
+    RECOVERED = 20    # after so many accepted batches in a row, going back has helped
 
     def __init__(self, model, optimizer, loader, test_set, settings, recorder):
         ranks.share_model(model)
@@ -170,17 +170,17 @@ class Trainer(Tester):
     def test_is_due(self):
         """Whether to test after this epoch: from `Val_epochs` on, and after the last one.
 
-        Where time is short: once, which shows how long a test takes, then as often as its share of
-        the time allows.
+        With a time budget: the first test is always made, and shows how long a test takes.  Then
+        tests are made as often as their share of the time allows.
         """
         epoch = self.progress.epoch
         is_last = epoch + 1 >= self.settings.Total_epochs or self.clock.out_of_time
         return is_last or epoch >= self.settings.Val_epochs and self.clock.affords_test
 
     def share_done(self):
-        """The share of the run, 0 ... 1, that is over in the middle of the step at hand.
+        """The share of the run, 0 ... 1, that is over in the middle of the present step.
 
-        Of its steps or, where that is more, of its time.
+        It is the share of the steps or of the time, whichever is larger.
         """
         steps = self.progress.epoch * len(self.loader) + self.progress.step + 0.5
         of_steps = steps / (self.settings.Total_epochs * len(self.loader))
@@ -228,9 +228,9 @@ class Trainer(Tester):
                               LOSSES[self.settings.loss].compute)
         optimizer.zero_grad()
         optimizer.backward(loss)
-        value, = self.stop.agree(float(loss.item()))  # the step's only wait for the device
+        value, = self.stop.agree(float(loss.item()))  # only here the step waits for the device
         if not self.guard.accepts(value):
-            self.state.put_back(before)  # the forward pass has already moved them
+            self.state.put_back(before)  # the forward pass has already changed them
             self._skip(value)
             return None
         if self.snapshot_due:  # an accepted loss proves the state before this step
@@ -244,15 +244,15 @@ class Trainer(Tester):
         return value
 
     def _skip(self, loss):
-        """Leave a batch out.
+        """Skip a batch.
 
-        After several in a row go back to the last good state; if that was no help, stop.
+        After several in a row go back to the last good state.  Where that does not help, stop.
         """
         now = self.progress
         now.skipped += 1
         now.bad_in_a_row, now.good_in_a_row = now.bad_in_a_row + 1, 0
         self.optimizer.zero_grad()
-        self.optimizer.n_step -= 1  # Jittor counts backward passes; Adam's correction means steps
+        self.optimizer.n_step -= 1  # Jittor counts backward passes; Adam's correction needs steps
         if now.bad_in_a_row < self.BAD_IN_A_ROW:
             return
         if self.last_good is not None:
@@ -267,14 +267,14 @@ class Trainer(Tester):
 
     # ------------------------------------------------------------------------------------ testing
     def validate_epoch(self):
-        """Mean scores over the test set, {} when asked to stop; a new best goes to `on_best`."""
+        """Test: mean scores of the test set, {} when asked to stop; a new best calls `on_best`."""
         predictions = self.test(self.test_set)
         if predictions is None:
             return {}
         self.clock.all_tests += self.clock.last_test
         mean = mean_scores([prediction.scores for prediction in predictions.values()])
         if mean[CHOOSING] > self.progress.best_iou:
-            # first: an epoch whose files are not on disk is no best one
+            # the files first: only an epoch whose files are on disk is the best one
             self.recorder.on_best(self.progress.epoch, mean, predictions)
             self.progress.best_iou = mean[CHOOSING]
         self.progress.tested = self.progress.epoch + 1
@@ -282,7 +282,7 @@ class Trainer(Tester):
 
     # ------------------------------------------------------------------------------------- resume
     def stored_progress(self):
-        """The Progress that, with `state`, the next step depends on."""
+        """The Progress to store: the next step depends on it and on `state`."""
         now = self.progress
         now.seconds = self.clock.seconds
         now.test_seconds, now.all_test_seconds = self.clock.last_test, self.clock.all_tests
@@ -290,7 +290,7 @@ class Trainer(Tester):
         return now
 
     def resume(self, progress):
-        """Go on where `stored_progress` was taken; `state` is set by then."""
+        """Go on from a `stored_progress`.  `state` must be set before."""
         self.progress = progress
         self.clock.go_on_after(progress.seconds)
         self.clock.last_test = progress.test_seconds

@@ -24,10 +24,10 @@ def build_parser():
 
 
 def name_runs(paths):
-    """The runs' names in the picture: those of their files, or whole paths where two are equal."""
+    """The runs' names in the picture: file names, or whole paths where two file names are equal."""
     stems = [path.stem for path in paths]
     names = stems if len(set(stems)) == len(stems) else map(str, paths)
-    return [name.replace("$", r"\$") for name in names]  # to Matplotlib $ begins mathematics
+    return [name.replace("$", r"\$") for name in names]  # Matplotlib: $ begins a formula
 
 
 def main():

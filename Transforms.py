@@ -3,19 +3,19 @@
     python Main.py --augment full                     # none, paper, light or full
     python Transforms.py --img scan.png --label mask.png --preview augmented.png   # look first
 
-Geometry is one map.  Flip, quarter turn, rotation, zoom, shift and elastic deformation only say
-where each pixel comes from.  The pixels are interpolated once: those of the crop and those around
-it that the net sees.  Beyond the image's edges are mirrored pixels.  The image is interpolated
-linearly, several times as fast as with cubic splines.  Of the grain of ISBI 2012 (what a Gaussian
-of 2 px takes away) it keeps 86 % of the standard deviation; cubic splines keep 95 %.  A sample that
-is only flipped and turned keeps all.  Label and weight map take the nearest pixel, the same one for
-both.  No class appears that was not there, every pixel has the weight of its own class, and ignored
+Flip, quarter turn, rotation, zoom, shift and elastic deformation together are one map.  It says
+where each pixel comes from.  So pixels are interpolated only once, in the crop and around it, where
+the net sees them.  Beyond the image's edges are mirrored pixels.  The image is interpolated
+linearly, which is several times as fast as cubic splines.  Of the grain of ISBI 2012 (what a
+Gaussian of 2 px takes away) this keeps 86 % of the standard deviation; cubic splines keep 95 %.  A
+sample that is only flipped and turned keeps all of it.  Label and weight map take the value of the
+nearest pixel.  So no new class appears, every pixel has the weight of its own class, and ignored
 pixels have weight 0.
 
-The weight map is that of the original label, moved along.  It is close to the map of the warped
+The weight map is that of the original label, warped with it.  It is close to the map of the warped
 label, but not equal.  Where the warp makes a gap between two cells wider or narrower, the gap keeps
-the weight of its old width.  (A zoom changes it by a quarter at most, the elastic deformation by
-more here and there.)  The classes balance over the whole original image, as for crops.
+the weight of its old width.  (A zoom changes the width by a quarter at most, elastic deformation in
+places by more.)  The class weights are those of the whole original image, as for crops.
 
 Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation",
 MICCAI 2015, section 3.1.
@@ -68,9 +68,9 @@ class Augmented(NamedTuple):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How far each augmentation goes.  Its strength is drawn evenly from a range; 0 leaves it out.
+    """How strong each augmentation is.  Its strength is drawn evenly from a range; 0 leaves it out.
 
-    "Light" is the range of grey values from black to the image's white, see intensity.find_white.
+    "The light" is the range from black to the image's white, see intensity.find_white.
     """
     symmetries: bool = False  # flips and quarter turns: one of the eight symmetries of the square
     warped: float = 1.0       # share of the samples with rotation, zoom, shift and elastic
@@ -82,8 +82,8 @@ class Recipe:
     brightness: float = 0.0   # added, either way, as a part of the light
     contrast: float = 0.0     # distance from the mean times 1 - contrast ... 1 + contrast
     gamma: float = 1.0        # values to the power of 1 / gamma ... gamma, where no stains change
-    stain_scale: float = 0.0  # stained RGB: optical density of each stain times 1 - it ... 1 + it
-    stain_shift: float = 0.0  # stained RGB: added to the optical density of each stain, either way
+    stain_scale: float = 0.0  # stained RGB: optical density of each stain times 1 - x ... 1 + x
+    stain_shift: float = 0.0  # stained RGB: added to each stain's optical density, either way
     degraded: float = 0.0     # share of the samples with blur, and share of those with noise
     blur: float = 0.0         # px: largest standard deviation of the Gaussian
     noise: float = 0.0        # largest standard deviation of the noise, as a part of the light
@@ -97,11 +97,11 @@ RECIPES = {
     # there.  A shift of 16 px is a period of the net's four poolings.
     "paper": Recipe(angle=180, shift=16, elastic=GRID_SIGMA, spacing=256, brightness=0.1,
                     contrast=0.2),
-    # For a microscope no side is up.  All eight symmetries keep every pixel uninterpolated.
+    # Microscope images have no up or down.  The eight symmetries need no interpolation.
     "light": Recipe(symmetries=True, brightness=0.08, contrast=0.2, gamma=1.4, stain_scale=0.2,
                     stain_shift=0.04),
-    # With the symmetries, other angles need not be large.  Vectors closer together than the
-    # paper's bend single cells.
+    # With the symmetries, other angles need not be large.  The vectors are closer together than the
+    # paper's, so that they bend single cells.
     "full": Recipe(symmetries=True, warped=0.7, angle=45, zoom=1.25, shift=16, elastic=5,
                    spacing=128, brightness=0.08, contrast=0.2, gamma=1.4, stain_scale=0.2,
                    stain_shift=0.04, degraded=0.2, blur=1.0, noise=0.04),
@@ -130,16 +130,16 @@ def elastic_displacement(shape, std, spacing, rng):
 
 
 def is_stained(image, white):
-    """Whether an image is RGB on a bright ground: stains take light away.  Fluorescence is dark."""
+    """Whether an image is RGB on a bright ground, as stained tissue; fluorescence is dark."""
     return len(image) == 3 and image.max(axis=0).mean() > 0.5 * white
 
 
 def jitter_stains(image, scales, shifts):
     """Each stain's optical density times its scale, plus its shift (Tellez et al. 2018).
 
-    image: RGB; scales, shifts: (3,).  An optical density is -log10 of the part of the light that
-    comes through.  That of a pixel is the sum over its stains.  STAINS says which colours each
-    stain absorbs (Ruifrok and Johnston 2001).
+    image: RGB (3, H, W), 1 is white; scales, shifts: (3,).  An optical density is -log10 of the
+    part of the light that comes through.  A pixel's density is the sum over its stains.  STAINS
+    says which colours each stain absorbs (Ruifrok and Johnston 2001).
     """
     matrix = np.linalg.inv(STAINS) @ np.diag(scales) @ STAINS  # to stains, scaled, and back
     density = -np.log10(np.maximum(image, BLACK))
@@ -162,7 +162,7 @@ def augmentation(name):
 class Augmentation:
     """A function from a training pair to an augmented one.
 
-    The state of the random generator decides everything about it.
+    All that is random comes from the generator that the caller gives.
     """
 
     def __init__(self, recipe):
@@ -172,9 +172,9 @@ class Augmentation:
         """Augment a pair, or its crop: an Augmented.
 
         image: (C, H, W) float32 in [0, 1]; label: (H, W) int32; weight_map: (H, W) float32.
-        crop: a Crop, by default the whole.  context: a function from a side of the result, in px,
-        to (pixels before it, pixels after it) that the image shows; label and map do not show
-        them.  Height and width may change places: a crop that is not square can be turned.
+        crop: a Crop, by default the whole image.  context: a function from a side of the result, in
+        px, to (pixels before it, pixels after it) that only the image has, not label and map.  A
+        crop that is not square can be turned: then its height and width change places.
         """
         top, left, height, width = crop or Crop(0, 0, *label.shape)
         matrix, sides = self._draw_symmetry(height, width, rng)
@@ -192,7 +192,7 @@ class Augmentation:
                          warp.sample_nearest(weight_map, inner))
 
     def sides(self, height, width, rng):
-        """(height, width) in px of what becomes of a crop of this size, with this generator."""
+        """(height, width), px, of a crop of this size after augmentation with this generator."""
         return self._draw_symmetry(height, width, rng)[1]
 
     def _draw_symmetry(self, height, width, rng):
@@ -201,7 +201,7 @@ class Augmentation:
         return matrix, (height, width) if matrix[0, 0] else (width, height)
 
     def _draw_field(self, shape, origin, center, matrix, rng):
-        """The field of a symmetry `matrix`, most often with a random warp: float32 (2, H, W)."""
+        """The field of a symmetry `matrix`, with a random warp in a share of cases: (2, H, W)."""
         recipe = self.recipe
         if rng.random() >= recipe.warped:
             return warp.source_coordinates(shape, origin, center, matrix)

@@ -1,6 +1,6 @@
 """The U-Net paper's weight map: how much each pixel of a label counts in the loss.
 
-    python Loss.py --label data/ISBC2012/train/labels/frame_0001.png     draws it
+    python Loss.py --label data/ISBC2012/train/labels/frame_0001.png     # draws the map of a label
 
 Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation",
 MICCAI 2015, section 3, eq. 2:
@@ -10,9 +10,11 @@ MICCAI 2015, section 3, eq. 2:
 w_c balances the classes.  The second term is large in the thin gap between two objects that nearly
 touch.
 
-WeightMaps keeps the maps in a folder: `<label>.npy`, and a picture `<label>.png` where a darker
-pixel is heavier.  The picture says what its map was computed from.  A map whose label, w0 or sigma
-has changed since is computed again.
+d1 and d2 are the distances to the border of the nearest and of the second nearest object.
+
+WeightMaps keeps the maps in a folder: `<label>.npy`, and a picture `<label>.png`, dark where the
+weight is large.  The picture stores a key of label, w0 and sigma.  A map is computed again where
+one of these has changed.
 """
 import hashlib
 import io
@@ -39,16 +41,16 @@ def compute_weight_map(label, w0=10, sigma=5):
     """The weight of each pixel, equation 2: (H, W) float32, exact to 1e-4.
 
     label: (H, W) integer classes, 0 is the background; w0: the weight of a border of width 0;
-    sigma: px, how fast the weight falls with the width.  Pixels of the class IGNORED (-1) have
-    weight 0.  Raises ValueError for a label that is not a non-empty (H, W) array of integers >= -1,
-    for sigma <= 0 and for w0 < 0.
+    sigma: px, how fast the weight falls with the border's width.  Pixels of the class IGNORED (-1)
+    have weight 0.  Raises ValueError for a label that is no (H, W) array of integers >= -1 or is
+    empty, for sigma <= 0 and for w0 < 0.
     """
     weights = class_weights(label) + border_weights(label, w0, sigma)
     return weights * (np.asarray(label) != IGNORED)
 
 
 def class_weights(label):
-    """w_c of equation 2: the rarer a class, the heavier; the rarest one has weight 1.
+    """w_c of equation 2: a rarer class has a larger weight; the rarest class has weight 1.
 
     label: (H, W) integer classes.  Returns (H, W) float32 in (0, 1]: the number of pixels of the
     rarest class, divided by that of the pixel's own class.  IGNORED pixels have weight 0.
@@ -87,7 +89,7 @@ def border_weights(label, w0=10, sigma=5):
 def _nearest_object(objects):
     """(px to the border of the nearest object, its number): (H, W) float64, (H, W) int32.
 
-    Objects never touch (they would be one), so the nearest pixel outside one is background.
+    Objects that touch are one object.  So the nearest pixel outside an object is background.
     """
     outside, (row, column) = scipy.ndimage.distance_transform_edt(objects == 0,
                                                                   return_indices=True)
@@ -99,9 +101,9 @@ def _squared_distance_to_another(objects, nearest, reach):
     """Squared px to the closest object other than `nearest`: (H, W) int32, at most (reach + 1)^2.
 
     It is exact up to `reach` px.  Work and memory do not depend on the number or size of objects.
-    For a pixel, the last two different objects to its left in its row are enough: one of them is
-    another one, whichever object is asked about.  So a pixel asks every row up to `reach` above
-    and below it.  The same on the mirrored image finds the objects to its right.
+    In each row the last two different objects to the left are enough, since one of them is not the
+    pixel's nearest object.  So a pixel looks into every row up to `reach` above and below it.  The
+    same on the mirrored image finds the objects to its right.
     """
     height = len(objects)
     squared = np.full(objects.shape, (reach + 1) ** 2, np.int32)
