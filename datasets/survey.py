@@ -80,6 +80,7 @@ class SetFacts:
     n_channels: int      # by the training images
     n_classes: int       # by the labels to train with
     test_classes: int    # by those to test with
+    shapes: frozenset = frozenset()  # (height, width) of the training images, each once
 
 
 # --------------------------------------------------------------------------------------- one file
@@ -272,7 +273,8 @@ def facts_of_set(survey, train_pairs, held_pairs, test_pairs, ignore_label):
         for pairs in (training, test_pairs))
     return SetFacts(len(train_pairs), len(held_pairs or test_pairs),
                     max(facts.height for facts in images), max(facts.width for facts in images),
-                    3 if any(facts.is_colour for facts in images) else 1, n_classes, test_classes)
+                    3 if any(facts.is_colour for facts in images) else 1, n_classes, test_classes,
+                    frozenset((facts.height, facts.width) for facts in images))
 
 
 def digest_of_set(survey, pairs):
