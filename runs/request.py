@@ -19,6 +19,7 @@ class Request(NamedTuple):
 
 def given_flags(words, parser):
     """{flag: value} of the flags that stand on the command line."""
+    parser.parse_args(words)  # answers --help, which shows the defaults, and mistakes
     missing = object()
     parser.set_defaults(**dict.fromkeys(vars(parser.parse_args([])), missing))
     given = {flag: value for flag, value in vars(parser.parse_args(words)).items()
