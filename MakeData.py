@@ -10,12 +10,13 @@ The layout is `{train,test}/{imgs,labels}`.  A file that is already there is nev
 its pixels are the same, it is used.  Where they differ, the command ends with an error.  So running
 a command again does no harm.  The last line says what to run next.
 """
+import contextlib
 import shlex
 import sys
 from functools import partial
 from pathlib import Path
 
-from command.errors import run
+from command.errors import DataError, run
 from command.files import make_folder
 from command.flags import Parser, expression, number
 
@@ -85,7 +86,9 @@ def report_set(options, n_channels=None, n_classes=None):
     from datasets.check import check_set
     from datasets.survey import Survey
     folder, ignore_label = options.Data_directory, options.ignore_label
-    survey = Survey(make_folder(options.Datatxt_directory))
+    with contextlib.suppress(DataError):  # a set can be checked where nothing can be kept
+        make_folder(options.Datatxt_directory)
+    survey = Survey(options.Datatxt_directory)
     verdict = check_set(folder, survey, n_channels, n_classes, ignore_label)
     if not verdict.is_sound:
         print("next: mend these, then python MakeData.py check --Data_directory "

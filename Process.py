@@ -206,7 +206,7 @@ class Trainer(Tester):
                 now.step += 1
                 bar.update()
                 seconds, step_started = time.perf_counter() - step_started, time.perf_counter()
-                for line in self.forecast.add_step(seconds, now.epoch, now.step):
+                for line in self.forecast.add_step(seconds, now, self.clock.seconds):
                     self.recorder.say(line)
                 if self.stop.requested or self.clock.out_of_time:
                     break

@@ -34,6 +34,11 @@ def size():
     return int(os.environ.get("OMPI_COMM_WORLD_SIZE", 1))
 
 
+def size_here():
+    """How many of these processes share this machine's memory."""
+    return int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", size()))
+
+
 def launcher():
     """The words before a command that starts as many ranks: [] for one."""
     return ["mpirun", "-np", str(size())] if size() > 1 else []

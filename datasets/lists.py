@@ -62,7 +62,7 @@ def current_pairs(data_directory, datatxt_directory):
     """The SplitPairs to train on: of lists that a person edited as they are, others renewed.
 
     Raises DataError as `find_pairs` and `read_list` do, and for an edited list that names files
-    outside `data_directory`.
+    outside `data_directory` or two files of one name.
     """
     found, remarks = find_pairs(data_directory), []
     folder = make_folder(datatxt_directory)
@@ -71,6 +71,7 @@ def current_pairs(data_directory, datatxt_directory):
     for split in edited:
         listed = read_list(folder, split)
         check_inside(listed, data_directory, folder)
+        check_names(listed, folder)
         remarks.append(f"{folder}/{split}_*.txt was edited: {len(listed)} pairs are listed, "
                        f"{len(found[split])} are in the folder; `python MakeTxt.py` renews it")
         found[split] = listed
@@ -96,6 +97,17 @@ def check_inside(pairs, data_directory, folder):
             raise DataError(f"{folder}: an edited list names {path}, outside {data_directory}; "
                             "give another --Datatxt_directory, or renew the lists with "
                             "`python MakeTxt.py`")
+
+
+def check_names(pairs, folder):
+    """Raise DataError where two listed files share a stem: weight maps and predictions have it."""
+    for paths in zip(*pairs):
+        named = {}
+        for path in paths:
+            other = named.setdefault(path.stem, path)
+            if other != path:
+                raise DataError(f"{folder}: an edited list names {other} and {path}, of one name; "
+                                "leave one of the two out")
 
 
 def read_list(datatxt_directory, split):

@@ -80,6 +80,7 @@ class SetFacts:
     n_channels: int      # by the training images
     n_classes: int       # by the labels to train with
     test_classes: int    # by those to test with
+    shapes: frozenset = frozenset()  # (height, width) of the training images, each once
 
 
 # --------------------------------------------------------------------------------------- one file
@@ -172,8 +173,9 @@ class Survey:
         """Keep a text about a label file for as long as that stays as it is."""
         facts = self.label(label_path)
         if facts.notes.get(name) != value:
-            self._know("label", label_path, dataclasses.replace(
-                facts, notes={**facts.notes, name: value}))
+            facts = dataclasses.replace(facts, notes={**facts.notes, name: value})
+            key = self.stored[_name_of("label", label_path)]["key"]  # of what was decoded
+            self._know("label", label_path, facts, key)
 
     def save(self):
         """Write what was learned.  A folder that cannot be written is no reason to stop."""
@@ -185,7 +187,11 @@ class Survey:
 
     # ----------------------------------------------------------------------------- known or not
     def _ask(self, kind, path):
-        return self._recall(kind, path) or self._know(kind, path, self.EXAMINE[kind](path))
+        known = self._recall(kind, path)
+        if known is None:
+            key = _key_of(path)  # before it is decoded: a later change is seen at the next start
+            known = self._know(kind, path, self.EXAMINE[kind](path), key)
+        return known
 
     def _recall(self, kind, path):
         """The facts of a file that is as it was, or None."""
@@ -201,11 +207,15 @@ class Survey:
         if kind == "label":
             values = {int(value): int(pixels) for value, pixels in facts["values"].items()}
             facts = {**facts, "values": values}
-        return self.FACTS[kind](**facts)
+        revived = self.FACTS[kind](**facts)
+        if any(type(getattr(revived, each.name)) is not each.type
+               for each in dataclasses.fields(revived)):
+            raise ValueError("damaged")
+        return revived
 
-    def _know(self, kind, path, facts):
+    def _know(self, kind, path, facts, key):
         self.facts[kind, path] = facts
-        self.stored[_name_of(kind, path)] = {"key": _key_of(path), "facts": asdict(facts)}
+        self.stored[_name_of(kind, path)] = {"key": key, "facts": asdict(facts)}
         self.changed = True
         return facts
 
@@ -216,9 +226,14 @@ def _name_of(kind, path):
 
 
 def _key_of(path):
-    """What tells that a file has changed: its size in bytes and its time of change."""
-    status = os.stat(path)
-    return [status.st_size, status.st_mtime_ns]
+    """What tells that a file has changed: its size in bytes and its time of change.
+
+    None where the file is not there; whoever decodes it says so.
+    """
+    with suppress(OSError):
+        status = os.stat(path)
+        return [status.st_size, status.st_mtime_ns]
+    return None
 
 
 def _read_stored(path):
@@ -258,7 +273,8 @@ def facts_of_set(survey, train_pairs, held_pairs, test_pairs, ignore_label):
         for pairs in (training, test_pairs))
     return SetFacts(len(train_pairs), len(held_pairs or test_pairs),
                     max(facts.height for facts in images), max(facts.width for facts in images),
-                    3 if any(facts.is_colour for facts in images) else 1, n_classes, test_classes)
+                    3 if any(facts.is_colour for facts in images) else 1, n_classes, test_classes,
+                    frozenset((facts.height, facts.width) for facts in images))
 
 
 def digest_of_set(survey, pairs):

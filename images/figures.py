@@ -27,11 +27,3 @@ def figure(target, rows, columns, size, dpi=100):
     else:
         with atomic_write(target) as temporary:
             made.savefig(temporary, dpi=dpi)
-
-
-def use_agg():
-    """Matplotlib's pyplot for drawing into files.  Use `figure` instead."""
-    import matplotlib
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    return pyplot

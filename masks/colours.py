@@ -59,7 +59,7 @@ def draw_overview(dataset, folder, output, rows=4):
             row[3].imshow(colour_errors(label, prediction))
             for axis in row:
                 axis.set_axis_off()
-        titles = ("image", "label", "prediction", "right (green), extra (red), missed (blue)")
+        titles = ("image", "label", "prediction", "green right, red extra, blue missed")
         for axis, title in zip(axes[0], titles):
             axis.set_title(title, fontsize=9)
 

@@ -4,6 +4,7 @@
 run.  `--resume` does not choose again, but for the first tested epoch where the run now ends
 before it.
 """
+import dataclasses
 import math
 from typing import NamedTuple
 
@@ -25,7 +26,6 @@ TESTED = 0.25        # share of the epochs that are tested, the last ones; and m
                      # tests for each crop that is trained on
 BASE_CHANNELS = {"cpu": 16, "cuda": 64}
 LARGEST_SHARE = 0.5  # of the memory that is free, for a batch that is left to choose
-WAYS_OUT = "--tile 256, --protocol fast or fewer --base_channels take less"
 
 
 class Device(NamedTuple):
@@ -106,9 +106,28 @@ def image_bytes(settings, facts):
 def check_memory(settings, facts, device):
     """Raise DataError where a training step is estimated not to fit into the free memory."""
     own = -(-settings.training.Batch_size // ranks.size())  # this process's part of a batch
+    if not device.is_gpu:
+        own *= ranks.size_here()
+    if settings.training.Batch_size == 1 and facts.shapes:  # otherwise smaller ones are mirrored
+        every = [dataclasses.replace(facts, height=height, width=width)
+                 for height, width in facts.shapes]
+        facts = max(every, key=lambda each: image_bytes(settings, each))
     needed = own * image_bytes(settings, facts)
     if needed > device.memory:
-        sides = settings.training.tile.sides(facts.height, facts.width)
-        raise DataError(f"a training step on {sides[0]} x {sides[1]} px takes about "
+        height, width = settings.training.tile.sides(facts.height, facts.width)
+        raise DataError(f"a training step on {height} x {width} px takes about "
                         f"{needed / 1e9:.1f} GB, but there are {device.memory / 1e9:.1f} GB "
-                        f"{device.whose}; {WAYS_OUT}")
+                        f"{device.whose}; {name_ways_out(settings, max(height, width))}")
+
+
+def name_ways_out(settings, side):
+    """The flags that make a training step on up to `side` px smaller, for people."""
+    ways = [f"--tile {256 if side > 256 else 128}"]
+    if settings.training.protocol != "fast":
+        ways.append("--protocol fast")
+    if settings.training.Batch_size > ranks.size():
+        ways.append("a smaller --Batch_size")
+    if "base_channels" in settings.net.row.flags:
+        ways.append("fewer --base_channels")
+    *others, last = ways
+    return f"{', '.join(others)} or {last} take less" if others else f"{last} takes less"

@@ -77,26 +77,29 @@ class Forecast:
         self.settings, self.steps_per_epoch = settings, steps_per_epoch
         self.durations = []  # seconds of the first steps
 
-    def add_step(self, seconds, epoch, step):
-        """The lines to say after a step that took so long; epoch, step: of the next one."""
+    def add_step(self, seconds, progress, elapsed=0.0):
+        """The lines to say after a step that took so long.
+
+        progress: runs.progress.Progress, at the next step.  elapsed: seconds of the run until now.
+        """
         if len(self.durations) > self.STEPS:
             return []
         self.durations.append(seconds)
         if len(self.durations) <= self.STEPS:
             return []
-        return list(self._lines(statistics.median(self.durations[1:]), epoch, step))
+        return list(self._lines(statistics.median(self.durations[1:]), progress, elapsed))
 
-    def _lines(self, each, epoch, step):
+    def _lines(self, each, progress, elapsed):
         settings, epochs = self.settings, self.settings.Total_epochs
-        done = epoch * self.steps_per_epoch + step
+        done = progress.epoch * self.steps_per_epoch + progress.step
         whole = each * (epochs * self.steps_per_epoch - done)
         if not settings.budget:
             if whole > self.LONG:
+                faster = "" if settings.protocol == "fast" else "--protocol fast takes minutes, "
                 yield (f"At {each:.2g} s a step this run takes about {whole / 3600:.0f} hours on "
-                       "this machine: --protocol fast takes minutes, --Time_budget MINUTES ends "
-                       "it")
+                       f"this machine: {faster}--Time_budget MINUTES ends it")
             return
         first_test = each * (settings.Val_epochs * self.steps_per_epoch - done)
-        if settings.Val_epochs and first_test > settings.budget:
+        if settings.Val_epochs and first_test > settings.budget - elapsed:
             yield (f"At {each:.2g} s a step --Time_budget {settings.Time_budget:g} ends before "
                    f"epoch --Val_epochs {settings.Val_epochs}: only the last epoch is tested")

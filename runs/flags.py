@@ -4,6 +4,7 @@ from pathlib import Path
 from backend.optimizers import OPTIMIZERS
 from command.flags import Parser, boolean, expression, number
 from nets.catalogue import CATALOGUE
+from runs.choices import BASE_CHANNELS, BATCH, CROPS, EPOCHS
 from runs.settings import Every, save_every
 
 
@@ -66,8 +67,8 @@ def add_net_flags(add):
     add("--dropout_probs", type=number(float, 0, 1), nargs=4,
         help="U-Net: dropout probabilities at the end of down1 ... down4 (fast: 0 0 0 0)")
     add("--base_channels", type=number(int, 2),
-        help="U-Net: channels of the first level, an even number (fast: 16 on a CPU, 64 on a "
-             "GPU)")
+        help="U-Net: channels of the first level, an even number "
+             f"(fast: {BASE_CHANNELS['cpu']} on a CPU, {BASE_CHANNELS['cuda']} on a GPU)")
     add("--padding", type=int, choices=(0, 1),
         help="U-Net: 0: valid convolutions, as in the paper; 1: convolutions that keep the size "
              "(fast: 1)")
@@ -80,13 +81,13 @@ def add_training_flags(add, protocols, tiling, losses, augmentations):
              "reference: the system that this one reproduces. paper: the U-Net paper's optimiser "
              "and augmentation. fast: the modern recipe, fitted to data and machine")
     add("--Total_epochs", type=number(int, 1),
-        help="number of epochs to train (paper, fast: as many as make 10,000 crops, 10 to 2,500; "
-             "with --Time_budget: no limit)")
+        help=f"number of epochs to train (paper, fast: as many as make {CROPS:,} crops, "
+             f"{EPOCHS[0]} to {EPOCHS[1]:,}; with --Time_budget: no limit)")
     add("--Val_epochs", type=number(int, 0),
         help="first epoch to test after, counted from 0 (paper, fast: the last quarter is tested; "
              "with --Time_budget: 0)")
     add("--Batch_size", type=number(int, 1),
-        help="number of images per step (fast: 4, fewer where memory is short)")
+        help=f"number of images per step (fast: {BATCH}, fewer where memory is short)")
     add("--Learning_rate", type=number(float, 0, include_low=False),
         help="learning rate (reference: 0.00001)")
     add("--Loss_w0", type=number(float, 0, 1e6), default=10.0,

@@ -19,6 +19,7 @@ class Request(NamedTuple):
 
 def given_flags(words, parser):
     """{flag: value} of the flags that stand on the command line."""
+    parser.parse_args(words)  # answers --help, which shows the defaults, and mistakes
     missing = object()
     parser.set_defaults(**dict.fromkeys(vars(parser.parse_args([])), missing))
     given = {flag: value for flag, value in vars(parser.parse_args(words)).items()
@@ -37,7 +38,6 @@ def read_request(words, build_parser, protocols, crop):
     """
     parser, stored = build_parser(), None
     defaults = {**vars(parser.parse_args([])), "protocol": None}
-    parser.parse_args(words)  # answers --help with the defaults, which `given_flags` takes away
     given = given_flags(words, build_parser())
     values = {**defaults, **protocols.get(given.get("protocol"), {}), **given}
     if values["resume"]:

@@ -51,6 +51,11 @@ def check(make_data, folder):
     return command
 
 
+def test_a_set_is_checked_where_nothing_can_be_kept(check, tmp_path):
+    (tmp_path / "file").touch()
+    assert check("--Datatxt_directory", tmp_path / "file" / "lists")[0] == 0
+
+
 def test_a_sound_set(check, folder, snapshot):
     before = snapshot(folder)
     code, lines = check()

@@ -185,6 +185,45 @@ def test_a_step_that_does_not_fit_is_refused_with_both_numbers():
     check_memory(settings.replace(tile=Tiles(128)), large, Device(False, 10 ** 9))
 
 
+def test_the_remedy_suits_the_run():
+    def remedy(*flags):
+        settings = complete(settings_of(*flags), facts(height=256, width=256), CPU,
+                            Main.CROP).settings
+        with pytest.raises(DataError) as error:
+            check_memory(settings, facts(height=256, width=256), Device(False, 1000))
+        return str(error.value).partition("; ")[2]
+    fast = ("--protocol", "fast", "--Batch_size")
+    assert remedy(*fast, 64) == ("--tile 128, a smaller --Batch_size or fewer --base_channels "
+                                 "take less")
+    assert remedy("--mode", "U2net", *fast, 1) == "--tile 128 takes less"
+
+
+def test_an_upright_and_a_lying_image_are_no_square():
+    """One image a step: no step sees the height of one and the width of the other."""
+    mixed = facts(height=900, width=900, shapes=frozenset([(900, 60), (60, 900)]))
+    settings = complete(settings_of(), mixed, CPU, Main.CROP).settings
+    needed = 72 * 64 * (912 + 172) * (68 + 184)
+    device = Device(False, needed + 1)
+    check_memory(settings, mixed, device)
+    with pytest.raises(DataError, match="step on 900 x 900 px"):
+        check_memory(settings.replace(Batch_size=2), mixed, device)
+
+
+def test_ranks_on_one_machine_share_its_memory(monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "8")
+    settings = complete(settings_of("--Batch_size", 8), FACTS, CPU, Main.CROP).settings
+    each = choices.image_bytes(settings, FACTS)
+    check_memory(settings, FACTS, Device(False, 8 * each))
+    check_memory(settings, FACTS, Device(True, each))
+    for here, refused in ((8, True), (2, False)):
+        monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", str(here))
+        if refused:
+            with pytest.raises(DataError, match="takes about"):
+                check_memory(settings, FACTS, Device(False, 7 * each))
+        else:
+            check_memory(settings, FACTS, Device(False, 7 * each))
+
+
 def test_the_free_memory_is_the_machines_or_less():
     with open("/proc/meminfo", encoding="ascii") as file:
         total = 1024 * int(next(line for line in file if line.startswith("MemTotal:")).split()[1])

@@ -34,7 +34,7 @@ COLUMNS = ["epoch", "train_loss", "iou", "dice", "f1", "epoch_time", "throughput
 def test_help(script, tmp_path, no_jittor):
     done = command(script, "--help", cwd=tmp_path, **no_jittor)
     assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith(f"usage: {script} ")
-    assert "object at 0x" not in done.stdout
+    assert "object at 0x" not in done.stdout, "each default is one that a person can give"
 
 
 def test_help_shows_the_defaults(tmp_path):

@@ -220,6 +220,18 @@ def test_one_list_of_two_edited(data, edited):
         current_pairs(data, edited)
 
 
+def test_two_listed_files_of_one_name_are_refused(data, edited):
+    """Their weight maps and predictions would be files of one name."""
+    images, labels = (read_list(edited, "train")[0][k] for k in (0, 1))
+    for kind, path in (("image", images), ("label", labels)):
+        other = data / "more" / path.name
+        write_images(other.parent, [other.name])
+        with open(edited / f"train_{kind}.txt", "a") as file:
+            file.write(f"{other.as_posix()}\n")
+    with pytest.raises(DataError, match="an edited list names .* and .*more.*, of one name"):
+        current_pairs(data, edited)
+
+
 @pytest.mark.parametrize("renew", ["MakeTxt", "undo"])
 def test_a_list_that_is_as_it_was_is_no_edited_one(data, edited, renew):
     if renew == "MakeTxt":

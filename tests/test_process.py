@@ -620,12 +620,13 @@ def test_a_stopped_run_ends_its_step(build, dataset, tmp_path, poisoned, at, ste
 
 
 # ----------------------------------------------------------------------------- what a run will take
-def forecast(*flags, seconds=(60, 9, 10, 11, 12), steps_per_epoch=30, epoch=0):
+def forecast(*flags, seconds=(60, 9, 10, 11, 12), steps_per_epoch=30, epoch=0, elapsed=0):
     """The lines that a Forecast says after steps that took so long."""
     from runs.clock import Forecast
+    from runs.progress import Progress
     clock, lines = Forecast(settings_of(*flags).training, steps_per_epoch), []
     for step, each in enumerate(seconds, 1):
-        lines.append(clock.add_step(each, epoch, step))
+        lines.append(clock.add_step(each, Progress(epoch=epoch, step=step), elapsed))
     assert not any(lines[:4]) and not any(lines[5:]), "said once, after the first steps"
     return lines[4]
 
@@ -638,6 +639,8 @@ def test_a_run_of_hours_says_so_with_the_remedy():
     assert forecast("--Total_epochs", 22, "--Val_epochs", 3) == [], "22 epochs take 1.9 hours"
     assert forecast(epoch=180) == [], "of a resumed run the rest counts"
     assert forecast(seconds=(6000, 1, 1, 1, 1)) == []
+    line, = forecast("--protocol", "fast", "--Total_epochs", 200, "--Val_epochs", 0)
+    assert "--protocol fast" not in line and "--Time_budget" in line
 
 
 def test_a_budget_that_ends_before_the_first_test_says_so():
@@ -645,4 +648,6 @@ def test_a_budget_that_ends_before_the_first_test_says_so():
     assert line == ("At 10 s a step --Time_budget 30 ends before epoch --Val_epochs 50: "
                     "only the last epoch is tested")
     assert forecast("--Time_budget", 300, "--Total_epochs", 200, "--Val_epochs", 50) == []
+    assert forecast("--Time_budget", 300, "--Total_epochs", 200, "--Val_epochs", 50,
+                    elapsed=60 * 60), "of the budget an hour is over"
     assert forecast("--Time_budget", 300, "--Total_epochs", 2000, "--Val_epochs", 0) == []

@@ -110,17 +110,19 @@ def test_each_file_is_decoded_once_ever(tmp_path, decoded):
 
 @pytest.mark.parametrize("damage", [
     "", "[]", "null", "{", '{"version": 1}', '{"version": 1, "files": []}',
-    '{"version": 99, "files": {}}', b"\xff\xfe", "entry", "facts", "values"])
+    '{"version": 99, "files": {}}', b"\xff\xfe", "entry", "facts", "values", "kind"])
 def test_a_damaged_survey_is_made_anew(tmp_path, decoded, damage):
     pairs = write_pairs(tmp_path, [GREY], [GREY])
     Survey(tmp_path).read(pairs)
     whole = json.loads((tmp_path / "survey.json").read_text())
-    if damage in ("entry", "facts", "values"):
+    if damage in ("entry", "facts", "values", "kind"):
         for entry in whole["files"].values():
             if damage == "entry":
                 entry.pop("facts")
             elif damage == "facts":
                 entry["facts"].pop("height")
+            elif damage == "kind":
+                entry["facts"]["height"] = None
             else:
                 entry["facts"]["values"] = 5
         damage = json.dumps(whole)
@@ -179,6 +181,31 @@ def test_a_note_lasts_as_long_as_its_label(tmp_path):
     assert Survey(tmp_path).label(pairs[0][1]).notes == {"map": "10 5"}
     write_png(pairs[0][1], GREY + 1)
     assert Survey(tmp_path).label(pairs[0][1]).notes == {}
+
+
+def test_a_file_that_changes_while_it_is_decoded_is_read_again(tmp_path, monkeypatch):
+    pairs = write_pairs(tmp_path, [GREY], [GREY])
+    read = module.read_label
+
+    def read_and_change(path):
+        label = read(path)
+        write_png(path, np.zeros((4, 5), np.uint8))
+        return label
+    monkeypatch.setattr(module, "read_label", read_and_change)
+    Survey(tmp_path).read(pairs)
+    monkeypatch.setattr(module, "read_label", read)
+    assert Survey(tmp_path).label(pairs[0][1]).values == {0: 20}
+
+
+def test_a_note_does_not_hide_that_its_label_has_changed(tmp_path):
+    pairs = write_pairs(tmp_path, [GREY], [GREY])
+    survey = Survey(tmp_path)
+    survey.read(pairs)
+    write_png(pairs[0][1], np.zeros((4, 5), np.uint8))
+    survey.note(pairs[0][1], "map", "10 5")
+    survey.save()
+    facts = Survey(tmp_path).label(pairs[0][1])
+    assert (facts.values, facts.notes) == ({0: 20}, {})
 
 
 def test_facts_of_a_set(tmp_path):
