@@ -66,6 +66,8 @@ def import_jittor(device="auto"):
             np.finfo(kind)  # kept by NumPy; after Jittor's -Ofast it would warn of subnormals
         for key, value in QUIET.items():
             os.environ.setdefault(key, value)
+        if not nvcc:  # Jittor's compiling threads race: they were seen to crash, and to hang
+            os.environ.setdefault("use_parallel_op_compiler", "1")
         os.environ["nvcc_path"] = nvcc
         _point_to_python_config()
         if started_by_mpirun():
@@ -146,8 +148,8 @@ def _point_to_python_config():
 
 def _link_onednn():
     """Show Jittor the environment's oneDNN (from PyPI) where it would look for its own download."""
-    home = Path(os.environ.get("JITTOR_HOME", Path.home()))
-    target = home / ".cache" / "jittor" / "mkl" / ONEDNN_FOLDER
+    home = os.environ.get("JITTOR_HOME", Path.home())
+    target = Path(home, ".cache", "jittor", "mkl", ONEDNN_FOLDER)
     if _has_onednn(target):
         return
     for prefix in map(Path, (sys.prefix, sys.base_prefix, Path.home() / ".local")):
@@ -164,8 +166,7 @@ def _link_onednn():
 
 
 def _has_onednn(folder):
-    library, header = folder / "lib" / "libmkldnn.so", folder / "include" / "mkldnn.hpp"
-    return library.is_file() and header.is_file()
+    return all((folder / name).is_file() for name in ("lib/libmkldnn.so", "include/mkldnn.hpp"))
 
 
 def _compile_alone(device, with_cuda):
@@ -212,9 +213,9 @@ def _import(with_cuda):
             raise DataError("Jittor asks to be run again and again; remove ~/.cache/jittor and "
                             "try once more") from None
         os.environ[RERUN] = "1"
-        command = Path("/proc/self/cmdline").read_bytes().decode().split("\0")[:-1]
+        _, *command, _ = Path("/proc/self/cmdline").read_bytes().decode().split("\0")
         sys.stdout.flush()
-        os.execv(sys.executable, [sys.executable, *command[1:]])
+        os.execv(sys.executable, [sys.executable, *command])
     except BaseException as error:  # noqa: BLE001 - its installer raises everything
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"Jittor does not start here: {first[:300]}; "
@@ -229,8 +230,7 @@ def _own_handlers():
     During the import Ctrl-C and SIGTERM end the process at once: Jittor would swallow a
     KeyboardInterrupt and go on.  Nothing of ours is half-written then.
     """
-    handlers = {number: signal.getsignal(number)
-                for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)}
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)}
     process = os.getpid()
 
     def leave(*_):
