@@ -78,8 +78,8 @@ class Prepared(NamedTuple):
 def prepare(request, is_gpu):
     """Survey the data, choose the settings that are left open, load the data: Prepared.
 
-    Raises DataError for data that is not sound, for a step that does not fit into the memory, and
-    for a run that is resumed with other data.
+    Raises DataError for data that is not sound, for a new run whose step does not fit into the
+    memory, and for a run that is resumed with other data.
     """
     settings = request.settings
     folders, data = settings.run, settings.data
@@ -93,17 +93,18 @@ def prepare(request, is_gpu):
     check_label_values(settings, facts, pairs.train[0][1].parent, pairs.test[0][1].parent)
     device = Device(is_gpu, gpu_memory() if is_gpu else free_memory())
     choice = complete(settings, facts, device, CROP)
-    check_memory(choice.settings, facts, device)
-    prepared = Prepared(facts, choice, load_data(choice.settings, survey, split, pairs))
-    stored = request.stored
-    if stored and stored.data != prepared.data.digest and not folders.force:
+    digest = digest_of_set(survey, [*split.train, *split.held, *pairs.test])
+    digest = f"{len(split.train)} {len(split.held)} {digest}"
+    if not request.stored:
+        check_memory(choice.settings, facts, device)
+    elif request.stored.data != digest and not folders.force:
         raise DataError(f"{data.Data_directory}: not the data that this run began with (other "
                         "files, or changed ones); bring those back, start without --resume, or "
                         "add --force")
-    return prepared
+    return Prepared(facts, choice, load_data(choice.settings, survey, split, pairs, digest))
 
 
-def load_data(settings, survey, split, pairs):
+def load_data(settings, survey, split, pairs, digest):
     """Compute statistics, weight maps and baselines: the Data of a run."""
     data, training = settings.data, settings.training
     for image, _ in (*split.train, *split.held, *pairs.test):
@@ -123,9 +124,8 @@ def load_data(settings, survey, split, pairs):
                             training.seed, maps, augmentation(training.augment))
     loader.prepare(survey)
     choosing = held_set if split.held else test_set
-    digest = digest_of_set(survey, [*split.train, *split.held, *pairs.test])
     return Data(loader, choosing, test_set, choosing.baselines(survey), test_set.baselines(survey),
-                statistics, f"{len(split.train)} {len(split.held)} {digest}", pairs.remarks)
+                statistics, digest, pairs.remarks)
 
 
 # ------------------------------------------------------------------------------------- the training

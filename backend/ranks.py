@@ -52,7 +52,7 @@ class Share(NamedTuple):
     total: int     # on all ranks, padding apart
 
 
-_share = ContextVar("share", default=Share(1, 1, 1))
+_share = ContextVar("share")  # no default: outside of a step, several ranks have no shares
 
 
 def deal(indices):
@@ -91,8 +91,10 @@ def sample_mean(values):
 
 def all_samples(count):
     """How many samples all ranks have where this one has `count`, quadrants among them."""
+    if size() == 1:
+        return count
     share = _share.get()
-    return count if size() == 1 else count * share.total // share.samples
+    return count * share.total // share.samples
 
 
 def all_sum(var):

@@ -70,8 +70,8 @@ class Assembled(NamedTuple):
 def assemble(parts, height, width, with_probabilities=False):
     """Put the parts of an image's logits together: an Assembled of `height` x `width` px.
 
-    parts: triples (top, left, logits (K, h, w)) that together cover the image, as
-    MirrorPadding's tilings yield them.
+    parts: the nets.geometry.Parts that together cover the image, as MirrorPadding's tilings yield
+    them.
     """
     class_map, probability = np.empty((height, width), np.uint8), None
     for top, left, logits in parts:
