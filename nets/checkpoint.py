@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as serialise
 
 from command.errors import DataError
 from command.files import atomic_write, parse_json
@@ -25,17 +25,18 @@ OPTIMIZER = "optimizer."  # begins the names of the optimiser's moments, which -
 def save(path, weights, header):
     """Write `weights` ({name: array}) and `header` (a dict that JSON can hold) to `path`.
 
-    An older file of that name stays until the new one is complete.  Raises DataError or OSError
-    where the disk does not take it.
+    An older file of that name stays until the new one is complete.  Raises DataError where the
+    disk does not take it.
     """
     weights = {name: np.asarray(array, order="C") for name, array in weights.items()}
     metadata = {"format": FORMAT, "header": json.dumps(header, allow_nan=False)}
-    with atomic_write(path) as temporary:
-        try:
-            save_file(weights, temporary, metadata)
-        except SafetensorError as error:  # what is an OSError elsewhere: a full disk, for one
-            raise DataError(f"{path}: cannot be written ({error}); free some space, "
-                            "or choose another folder") from None
+    try:
+        with atomic_write(path) as temporary:
+            # not safetensors' save_file: it has hidden files of its own, which a kill leaves behind
+            temporary.write_bytes(serialise(weights, metadata))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror}); free some space, "
+                        "or choose another folder") from None
 
 
 def load(path):

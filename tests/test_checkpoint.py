@@ -109,6 +109,13 @@ def test_refuses_a_truncated_file(tmp_path):
             load(path)
 
 
+def test_others_may_read_it_as_any_new_file(tmp_path):
+    path, plain = tmp_path / "a.safetensors", tmp_path / "plain"
+    save(path, arrays(), HEADER)
+    plain.touch()
+    assert path.stat().st_mode == plain.stat().st_mode
+
+
 # ---------------------------------------------------------------------------------- a failing save
 @pytest.mark.parametrize("weights, header, error", [
     (arrays(1), {"scores": {"iou": float("nan")}}, ValueError),
