@@ -7,9 +7,9 @@ def learning_rate(settings, done):
 
     'cosine': Loshchilov and Hutter, "SGDR", ICLR 2017, eq. 5, without restarts.
     """
-    rate = settings.Learning_rate
+    share = 1.0
     if settings.lr_schedule == "cosine":
-        rate *= (1 + math.cos(math.pi * done)) / 2
+        share *= (1 + math.cos(math.pi * done)) / 2
     if settings.warm_up:
-        rate *= min(1.0, done / settings.warm_up)
-    return rate
+        share *= min(1.0, done / settings.warm_up)
+    return share * settings.Learning_rate

@@ -11,7 +11,6 @@ from command.flags import number
 from nets.catalogue import CATALOGUE
 
 
-
 class Every(NamedTuple):
     """How often: `amount` epochs, or minutes where `unit` is 'm'."""
     amount: float
@@ -66,7 +65,7 @@ class NetSettings:
 @dataclass(frozen=True)
 class TrainingSettings:
     """How it is trained; None: left to choose, or (Time_budget) no limit."""
-    protocol: str
+    protocol: Optional[str]       # None: not given, the paper's settings
     Total_epochs: Optional[int]
     Val_epochs: Optional[int]
     Batch_size: Optional[int]
