@@ -223,9 +223,9 @@ class Predictor:
         full = int(np.iinfo(pixels.dtype).max)
         if pixels.dtype != np.uint16:
             if self.net.statistics.bits == 16:
-                say_once("Images of 8 bits, but the net was trained on 16 bits: give it the "
-                         "images as the microscope stored them, for of an export in 8 bits nobody "
-                         "knows how bright it was")
+                say_once("Images of 8 bits, but the net was trained on 16 bits: give it the images "
+                         "as the microscope stored them; an export in 8 bits does not say how "
+                         "bright they were")
             return Whites(full, full)
         every = [pixels] if len(file.numbers) == 1 else pages_of(file)
         largest = max(int(band.max()) for page in every for band in row_bands(page))

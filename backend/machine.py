@@ -1,7 +1,6 @@
 """What this machine has: a compiler, CUDA, memory.  Nothing here imports Jittor."""
 import contextlib
 import ctypes
-import ctypes.util
 import os
 import platform
 import shutil

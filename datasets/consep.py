@@ -118,7 +118,7 @@ def import_consep(source, folder, layout, labels):
         places = source / part.folder / "Images", source / part.folder / "Labels"
         for place in places:
             if not place.is_dir():
-                raise DataError(f"{place}: no such folder; CoNSeP is to be had at {CONSEP_HOME}")
+                raise DataError(f"{place}: no such folder; download CoNSeP from {CONSEP_HOME}")
         pairs = pair_by_name(*places, label_suffixes=(".mat",))
         counts.append(len(pairs))
         if len(pairs) != part.images:

@@ -24,7 +24,7 @@ def read_stack(path):
     Raises DataError for a file that is missing, damaged or another one.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such file; ISBI 2012 is to be had at {ISBI_HOME}")
+        raise DataError(f"{path}: no such file; download ISBI 2012 from {ISBI_HOME}")
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it logs each page that is lost
     try:
         stack = tifffile.imread(path)

@@ -149,7 +149,7 @@ def replace_by(stack):
 
 
 @pytest.mark.parametrize("name, spoil, words", [
-    *[(name, Path.unlink, "no such file; ISBI 2012 is to be had at https://")
+    *[(name, Path.unlink, "no such file; download ISBI 2012 from https://")
       for name in ("train-volume", "train-labels", "test-volume")],
     *[(name, truncate, "get it again") for name in ("train-volume", "train-labels", "test-volume")],
     ("train-volume", lambda path: path.write_text("<html>"), "not a readable TIFF"),
