@@ -100,8 +100,12 @@ def examine_image(path):
 
 def sums_of(planes):
     """[sums, sums of squares] over the pixels of (C, H, W) float32, each a list of C floats."""
-    values = planes.reshape(len(planes), -1).astype(np.float64)
-    return [values.sum(axis=1).tolist(), (values ** 2).sum(axis=1).tolist()]
+    sums, squares = [], []
+    for plane in planes:  # one after the other: several threads may have a large image each
+        values = plane.ravel().astype(np.float64)
+        sums.append(float(values.sum()))
+        squares.append(float(np.square(values, out=values).sum()))
+    return [sums, squares]
 
 
 def examine_label(path):
