@@ -31,8 +31,8 @@ from pathlib import Path
 
 import numpy as np
 import scipy  # its parts load when they are first used, which keeps --help fast
-from tqdm import tqdm
 
+from command.bars import progress_bar
 from command.errors import DataError, run
 from command.files import make_folder
 from command.flags import Parser, number, picture
@@ -177,7 +177,8 @@ def write_copies(options, levels, manifest, own, pairs):
         for path in own.difference(*outputs.values()):
             path.unlink()
         results = pool_map(partial(make_copy, options.seed, levels), outputs)
-        for paths, contents in zip(tqdm(outputs.values(), unit="pair", disable=None), results):
+        every = progress_bar(outputs.values(), unit="pair", leave=True)
+        for paths, contents in zip(every, results):
             manifest.write_files(paths, contents)
     seconds = (time.perf_counter() - start) / len(outputs)
     print(f"{len(outputs)} pairs written to {options.img_path} and {options.mask_path}, "

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from backend import ranks
+from command.bars import progress_bar
 from command.errors import DataError
 from datasets.labels import IGNORED, check_label, check_some_counts, load_label
 from images.formats import image_size
@@ -146,7 +146,7 @@ class TrainingLoader:
         missing = [index for index, (_, label) in enumerate(self.dataset.pairs)
                    if label.stem not in there or survey.label(label).notes.get("map") != key]
         try:
-            for index in tqdm(missing, "weight maps", unit="label", disable=None):
+            for index in progress_bar(missing, "weight maps", unit="label", leave=True):
                 self.weight_map(index, self.dataset.label(index))
                 survey.note(self.dataset.pairs[index][1], "map", key)
         finally:

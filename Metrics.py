@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Optional
 
 import numpy as np
-from tqdm import tqdm
 
+from command.bars import progress_bar
 from command.errors import DataError, run
 from command.files import atomic_write, make_folder
 from command.flags import Parser, csv_file, number, picture
@@ -117,7 +117,7 @@ def score_pairs(task):
     predictions, *constants = (Scorer(task.metrics, task.n_classes) for _ in range(3))
     if "pixel" in task.metrics:  # only these scores depend on which foreground class is answered
         constants += [Scorer(("pixel",), task.n_classes) for _ in range(2, task.n_classes)]
-    for pair in tqdm(task.pairs, "scoring", unit="image", leave=False, disable=None):
+    for pair in progress_bar(task.pairs, "scoring", unit="image"):
         answer, truth = read_answers(pair, task.n_classes, task.ignore_label,
                                      "instances" in task.metrics, task.with_probability)
         predictions.add(answer, truth)

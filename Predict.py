@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from backend import start
 from backend.machine import is_out_of_memory
+from command.bars import progress_bar, say_beside_bars
 from command.errors import DataError, run, say_once
 from command.files import make_folder
 from command.flags import Parser, boolean, number
@@ -152,14 +152,14 @@ class Predictor:
             add = {kind: stack.enter_context(page_writer(path, count, file.height, file.width))
                    for kind, path in job.outputs.items()}
             self.bar = stack.enter_context(
-                tqdm(total=pixels_in_all, desc=file.path.name, unit="px", unit_scale=True,
-                     leave=False, disable=None if pixels_in_all > WHOLE else True))
+                progress_bar(total=pixels_in_all, desc=file.path.name, unit="px",
+                             unit_scale=True, disable=pixels_in_all <= WHOLE))
             for pixels in pages_of(file):
                 whites = whites or self.find_whites(file, pixels)
                 uniform += self.predict_page(file, pixels, whites, add)
         if uniform:
             where = f" in {uniform} of {count} pages" if count > 1 else ""
-            tqdm.write(f"{file.path}: predicted as one class everywhere{where}", file=sys.stderr)
+            say_beside_bars(f"{file.path}: predicted as one class everywhere{where}")
 
     def predict_page(self, file, pixels, whites, add):
         """Predict one page and hand what was asked for to the writers {kind: add}.
@@ -253,7 +253,7 @@ def predict_all(jobs, net, weights, args):
     model.eval()
     print(f"{args.Checkpoint}: {net}; {start.device_name()}")
     predictor, errors = Predictor(net, forward_function(model), args), []
-    for job in tqdm(jobs, "predicting", unit="image", leave=False, disable=None):
+    for job in progress_bar(jobs, "predicting", unit="image"):
         path = job.file.path
         try:
             predictor.predict(job)

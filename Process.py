@@ -10,11 +10,11 @@ tiles.
 import time
 
 import numpy as np
-from tqdm import tqdm
 
 from backend import ranks
 from backend.start import jt
 from backend.state import TrainingState
+from command.bars import progress_bar
 from datasets.labels import IGNORED
 from images.formats import png_bytes
 from Loss import LOSSES, deep_supervision_loss
@@ -90,8 +90,7 @@ class Tester:
         self.model.eval()
         count = ranks.size() if together else 1
         predictions, times = {}, [self.clock.clock.now()]
-        for start in tqdm(range(0, len(dataset), count), "testing", unit="image", leave=False,
-                          disable=None):
+        for start in progress_bar(range(0, len(dataset), count), "testing", unit="image"):
             index = start + ranks.rank()
             if index < len(dataset):
                 predictions[dataset.name(index)] = self.predict(dataset, index)
@@ -194,14 +193,13 @@ class Trainer(Tester):
         self.snapshot_due = True
         started = time.perf_counter() - now.epoch_seconds
         title = f"epoch {epoch_of(now.epoch, self.settings.Total_epochs)}"
-        with tqdm(total=len(self.loader), initial=now.step, desc=title, unit="step", leave=False,
-                  disable=None) as bar:
+        with progress_bar(total=len(self.loader), initial=now.step, desc=title, unit="step") as bar:
             step_started = time.perf_counter()
             for batch in self.loader.epoch(now.epoch, now.step):
                 loss = self.train_step(batch)
                 if loss is not None:
                     now.losses.append(loss)
-                    bar.set_postfix_str(f"loss {loss:.4f}")
+                    bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
                 now.images += self.loader.images(now.step)
                 now.step += 1
                 bar.update()

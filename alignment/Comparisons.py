@@ -6,8 +6,8 @@ from operator import attrgetter
 from Differences import GRADIENTS, WANTED, differences, largest_ratio, relative_to_range, worst_of
 from Experiment import in_double
 from Sides import Sides
-from tqdm import tqdm
 
+from command.bars import progress_bar
 from MirrorPadding import Tiles
 
 DOUBLE_TILE = Tiles(20)  # small crops: Jittor's convolutions are slow in double precision
@@ -52,7 +52,7 @@ def compare_batches(table, experiment, batches):
     ours, twin, near = experiment.sides(0, nudge=True)
     exact = experiment.sides(0).other.to_double()
     apart, own = [], []
-    for batch in tqdm(batches, "batches", disable=None, leave=False):
+    for batch in progress_bar(batches, "batches"):
         expected = twin.examine(batch)
         alone = [worst_of(differences(expected, other))
                  for other in (near.examine(batch), exact.examine(in_double(batch)))]
@@ -85,7 +85,7 @@ def compare_steps(table, experiment, batches):
     """
     sides = experiment.sides(0, nudge=True)
     losses, seconds = Sides([], [], []), Sides([], [], [])
-    for batch in tqdm(batches, "steps", disable=None, leave=False):
+    for batch in progress_bar(batches, "steps"):
         for side, its_losses, its_seconds in zip(sides, losses, seconds):
             started = time.perf_counter()
             its_losses.append(side.step(batch))

@@ -3,8 +3,8 @@ import itertools
 from operator import itemgetter
 
 import numpy as np
-from tqdm import tqdm
 
+from command.bars import progress_bar
 from masks.pixel_scores import CHOOSING, DISTINCT, format_scores, mean_scores, scores
 from MirrorPadding import overlap_tile
 
@@ -16,8 +16,7 @@ def train_shortly(side, loader, test_set, geometry, epochs, name):
     """
     records = []
     for epoch in range(epochs):
-        batches = tqdm(loader.epoch(epoch), f"{name}, epoch {epoch}", len(loader), disable=None,
-                       leave=False)
+        batches = progress_bar(loader.epoch(epoch), f"{name}, epoch {epoch}", len(loader))
         losses = [side.step(batch) for batch in batches]
         results = []
         for index in range(len(test_set)):

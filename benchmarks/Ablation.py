@@ -21,8 +21,8 @@ from queue import SimpleQueue
 from typing import NamedTuple
 
 import Root  # noqa: F401 - puts the repository's root on the path
-from tqdm import tqdm
 
+from command.bars import progress_bar
 from command.errors import DataError, run
 from command.files import make_folder
 from command.flags import Parser, number
@@ -195,7 +195,7 @@ def main():
           open(path, "a", newline="", encoding="utf-8") as file):
         ends = as_completed([pool.submit(measure, *task) for task in tasks])
         try:
-            for end in tqdm(ends, "training", len(tasks), unit="run", disable=None):
+            for end in progress_bar(ends, "training", len(tasks), unit="run", leave=True):
                 csv.writer(file, lineterminator="\n").writerow(end.result())
                 file.flush()
         finally:

@@ -1,1 +1,1 @@
-"""What makes a script a good command: flags, errors and exit codes, whole files, locks."""
+"""What makes a script a good command: flags, errors, exit codes, whole files, locks, bars."""

@@ -8,8 +8,8 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
 
+from command.bars import progress_bar
 from command.errors import DataError
 from datasets.copies import Manifest
 from datasets.label_values import classes_in, foreground_of, total_values
@@ -73,8 +73,7 @@ def read_set(folder, survey, problems, ignore_label):
         copies = Manifest(folder / split / "imgs", folder / split / "labels").own_files()
         tasks += [(pair, split, pair[0] in copies) for pair in pairs]
     found = []
-    for pair, split, is_copy in tqdm(tasks, "checking", unit="pair", delay=1, leave=False,
-                                     disable=None):
+    for pair, split, is_copy in progress_bar(tasks, "checking", unit="pair"):
         try:
             image, label = survey.image(pair[0]), survey.label(pair[1])
             check_same_size(pair[0], (image.height, image.width),

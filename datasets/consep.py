@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.io import loadmat
 
+from command.bars import progress_bar
 from command.errors import DataError, say_once
-from datasets.entries import Entry, progress, write_set
+from datasets.entries import Entry, write_set
 from datasets.pairs import pair_by_name
 from images.formats import check_same_size, read_image
 
@@ -132,7 +133,7 @@ def import_consep(source, folder, layout, labels):
             paths = tuple(folder / part.split / kind / f"{name}.png"
                           for name in names for kind in ("imgs", "labels", "instances"))
             entries.append(Entry(paths, partial(make_pieces, image, label, layout, labels)))
-    for entry in progress(entries, "reading", unit="image"):
+    for entry in progress_bar(entries, "reading", unit="image"):
         entry.make()  # a bad file is named before the first file is written
     if layout == "whole":
         pieces = "whole"

@@ -1,18 +1,15 @@
 """Write a data set: files that are made together, and never over a file that is there."""
 import re
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import Callable, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
+from command.bars import progress_bar
 from command.errors import DataError
 from command.files import atomic_write, make_folder
 from images.formats import list_images, read_image, read_label, write_png
-
-progress = partial(tqdm, delay=1, leave=False, disable=None)  # a bar for what takes over a second
 
 
 class Entry(NamedTuple):
@@ -42,7 +39,7 @@ def missing_entries(entries):
     made of an Entry's image (`frame_0001-0.png`) may stay.
     """
     missing = []
-    for entry in progress(entries, "comparing", unit="entry"):
+    for entry in progress_bar(entries, "comparing", unit="entry"):
         there = [path.exists() for path in entry.paths]
         if not all(there):
             missing.append(entry)
@@ -72,7 +69,7 @@ def write_set(entries, description):
     Prints one line: `description`, and how many Entries are new.  Errors as `missing_entries`.
     """
     missing = missing_entries(entries)
-    for entry in progress(missing, "writing", unit="entry"):
+    for entry in progress_bar(missing, "writing", unit="entry"):
         for path, content in zip(entry.paths, entry.make()):
             if path.exists():
                 continue

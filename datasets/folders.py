@@ -3,9 +3,10 @@ import os
 from collections import Counter
 from functools import partial
 
+from command.bars import progress_bar
 from command.errors import DataError
 from datasets.copies import MANIFEST
-from datasets.entries import Entry, progress, write_set
+from datasets.entries import Entry, write_set
 from datasets.pairs import SPLITS, check_pair
 from datasets.splits import group_of, split_groups
 from images.formats import IMAGE_SUFFIXES, list_images, read_image, read_label
@@ -79,7 +80,7 @@ def import_folders(image_folder, label_folder, folder, test_fraction, seed, patt
     if len(set(groups)) == 1:
         raise DataError(f"{image_folder}: only one {'group' if pattern else 'image'}, "
                         "nothing to hold out for testing")
-    for pair in progress(pairs, "reading", unit="pair"):
+    for pair in progress_bar(pairs, "reading", unit="pair"):
         check_pair(pair)
     in_test = split_groups(groups, test_fraction, seed)
     entries = []

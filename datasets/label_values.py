@@ -2,8 +2,8 @@
 from typing import NamedTuple, Optional
 
 import numpy as np
-from tqdm import tqdm
 
+from command.bars import progress_bar
 from command.errors import DataError
 from images.formats import read_label
 
@@ -37,7 +37,7 @@ def total_values(many, ignore_label=None):
 
 def count_label_values(paths, ignore_label):
     """`total_values` of label files."""
-    bar = tqdm(paths, "label values", unit="label", delay=1, leave=False, disable=None)
+    bar = progress_bar(paths, "label values", unit="label")
     return total_values((count_values(read_label(path)) for path in bar), ignore_label)
 
 

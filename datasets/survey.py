@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from command.bars import progress_bar
 from command.files import atomic_write, parse_json
 from datasets.label_values import classes_in, count_values, total_values
 from datasets.pairs import check_sizes
@@ -167,8 +167,7 @@ class Survey:
         pool = ThreadPoolExecutor(WORKERS)
         try:
             results = pool.map(lambda each: self._ask(*each), asked)
-            for _ in tqdm(results, "reading the data set", len(asked), unit="file", delay=1,
-                          leave=False, disable=None):
+            for _ in progress_bar(results, "reading the data set", len(asked), unit="file"):
                 pass
         finally:
             pool.shutdown(cancel_futures=True)

@@ -6,6 +6,7 @@ import re
 import struct
 import subprocess
 import sys
+import time
 import zlib
 
 import numpy as np
@@ -14,6 +15,7 @@ import tifffile
 from helpers import ROOT
 from PIL import Image
 
+from command import bars
 from command.errors import DataError, run
 from command.files import atomic_write, make_folder, parse_json
 from command.flags import Parser, boolean, number
@@ -444,3 +446,21 @@ def test_make_folder(tmp_path):
     for path in (tmp_path / "file", tmp_path / "file" / "a"):
         with pytest.raises(DataError, match=f"{path}: cannot make this folder .*; choose another"):
             make_folder(path)
+
+
+# -------------------------------------------------------------------------------------- long work
+def worked(capfd, steps):
+    """What a file gets of a bar over `steps` steps of 0.02 s each."""
+    with bars.progress_bar(total=steps, desc="steps") as bar:
+        for step in range(steps):
+            time.sleep(0.02)
+            bar.set_postfix_str(f"loss {step}", refresh=False)
+            bar.update()
+    return capfd.readouterr().err
+
+
+def test_a_file_gets_a_line_now_and_then(capfd, monkeypatch):
+    assert worked(capfd, 10) == "", "what is short says nothing"
+    monkeypatch.setattr(bars, "IN_A_FILE", 0.1)
+    shown = re.findall(r"(\d+)/40 .*?loss (\d+)", worked(capfd, 40))
+    assert 2 <= len(shown) <= 8 and all(int(done) == int(loss) + 1 for done, loss in shown), shown
