@@ -8,8 +8,7 @@ The only file that imports Jittor raw.  Importing this module is free.  The firs
 - CUDA is used only where the toolkit, its runtime library and a device are all usable.
 - The first import in an environment compiles Jittor's core, about 5 minutes on 2 cores.  It is
   announced, with progress.
-- Python keeps its own handlers for Ctrl-C and for children that end.  Jittor's would end the
-  process at once.
+- Python keeps its own handlers of signals.  Jittor's would end the process at once.
 """
 import atexit
 import contextlib
@@ -231,18 +230,19 @@ def _own_handlers():
     KeyboardInterrupt and go on.  Nothing of ours is half-written then.
     """
     handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)}
-    process = os.getpid()
+    ours = importing = threading.current_thread() is threading.main_thread()
 
-    def leave(*_):
-        os._exit(say_stopped() if os.getpid() == process else 130)  # a compiler process is silent
+    def end_without_handlers():  # a compiling process: for it a handler in Python can come too late
+        for number in (signal.SIGINT, signal.SIGTERM) if importing else ():
+            signal.signal(number, signal.SIG_DFL)
 
-    ours = threading.current_thread() is threading.main_thread()
-    if ours:
-        signal.signal(signal.SIGINT, leave)
-        signal.signal(signal.SIGTERM, leave)
+    os.register_at_fork(after_in_child=end_without_handlers)
+    for number in (signal.SIGINT, signal.SIGTERM) if ours else ():
+        signal.signal(number, lambda *_: os._exit(say_stopped()))
     try:
         yield
     finally:
+        importing = False
         for number, handler in handlers.items() if ours else ():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 

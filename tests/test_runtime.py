@@ -214,6 +214,24 @@ def test_ctrl_c_during_the_import_stays_one(home):
     assert done.returncode == 130 and done.stderr.endswith("-c: stopped\n")
 
 
+FORKS = """
+import os, signal
+def in_a_child():
+    process = os.fork()
+    if not process:
+        os._exit(10 * (signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
+                 + (signal.getsignal(signal.SIGINT) is signal.SIG_DFL))
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+"""
+
+
+def test_compiling_processes_have_no_handlers_in_python(home):
+    """A signal that comes just before such a process waits for a lock would never be handled."""
+    done = start_stand_in(home, f"{FORKS}print(in_a_child())\n"
+                                "class flags: use_cuda = 0\ncudnn = cublas = None")
+    assert done.returncode == 0 and done.stdout == "11\n", done.stderr
+
+
 def test_onednn_of_the_environment_is_shown_to_jittor(home):
     """It replaces links into an environment that is gone.  Else Jittor would download oneDNN."""
     if not (Path(sys.prefix) / "lib" / "libmkldnn.so").is_file():
