@@ -38,7 +38,7 @@ from command.files import make_folder
 from command.flags import Parser, number, picture
 from command.processes import process_pool
 from datasets.copies import Manifest
-from datasets.pairs import check_pair
+from datasets.pairs import check_folders_differ, check_pair
 from images.figures import figure
 from images.formats import list_images, png_bytes, read_image, read_label
 from images.warp import gaussian_smooth, spline_weights, spread_vectors
@@ -258,23 +258,13 @@ def build_parser():
     return parser
 
 
-def check_folders_differ(image_folder, label_folder):
-    """Raise DataError for a folder that is missing, or that is given twice."""
-    for folder in (image_folder, label_folder):
-        if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder")
-    if image_folder.samefile(label_folder):
-        raise DataError(f"{label_folder}: both --img_path and --mask_path; "
-                        "keep images and labels in two folders")
-
-
 def main():
     """Read the flags, find the pairs, write (or preview, or remove) their copies."""
     options = build_parser().parse_args()
     levels = {name: getattr(options, name)
               for name in ("method", "alpha_lv", "sigma_lv", "alpha_affine_lv")}
     folders = options.img_path, options.mask_path
-    check_folders_differ(*folders)
+    check_folders_differ(*folders, "--img_path and --mask_path")
     manifest = Manifest(*folders)
     if options.clean:
         return remove_copies(manifest)

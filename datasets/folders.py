@@ -7,7 +7,7 @@ from command.bars import progress_bar
 from command.errors import DataError
 from datasets.copies import MANIFEST
 from datasets.entries import Entry, write_set
-from datasets.pairs import SPLITS, check_pair
+from datasets.pairs import SPLITS, check_folders_differ, check_pair
 from datasets.splits import group_of, split_groups
 from images.formats import IMAGE_SUFFIXES, list_images, read_image, read_label
 
@@ -56,12 +56,7 @@ def convert_pair(pair):
 
 def check_folders(image_folder, label_folder):
     """Raise DataError for two folders that `import_folders` cannot take."""
-    for place in (image_folder, label_folder):
-        if not place.is_dir():
-            raise DataError(f"{place}: no such folder")
-    if image_folder.samefile(label_folder):
-        raise DataError(f"{label_folder}: both --images and --labels; "
-                        "keep images and labels in two folders")
+    check_folders_differ(image_folder, label_folder, "--images and --labels")
     if (image_folder / MANIFEST).exists():
         raise DataError(f"{image_folder}: DataAugmentation.py's copies lie here, and could end in "
                         "the other split than their originals; take them away with its --clean")

@@ -12,6 +12,15 @@ NO_SUCH_FOLDER = ("no such folder; `python MakeData.py sample` makes ./data/samp
                   "out")
 
 
+def check_folders_differ(image_folder, label_folder, flags):
+    """Raise DataError for a folder that is missing, or that both `flags` name."""
+    for folder in (image_folder, label_folder):
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder")
+    if image_folder.samefile(label_folder):
+        raise DataError(f"{label_folder}: both {flags}; keep images and labels in two folders")
+
+
 def pair_by_name(image_folder, label_folder, ignore=frozenset(), label_suffixes=IMAGE_SUFFIXES):
     """The (image, label) paths of two folders, matched by file stem, sorted by name.
 
