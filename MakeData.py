@@ -104,32 +104,40 @@ def build_parser():
     parser = Parser("Make a data set in the layout that the other commands read, or check one.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def add_command(name, make, summary, data_directory=None):
-        """Add a subcommand that calls `make`; returns its function for adding flags."""
+    def add_command(name, make, add_flags, summary, data_directory=None):
+        """Add a subcommand that calls `make`."""
         description = f"{summary[0].upper()}{summary[1:]}."
         child = commands.add_parser(name, help=summary, description=description)
         child.set_defaults(make=make)
         child.add_argument("--Data_directory", type=Path, default=data_directory,
                            required=data_directory is None,
                            help="folder of the set: {train,test}/{imgs,labels}")
-        return child.add_argument
+        add_flags(child.add_argument)
 
-    ignored = {"type": number(int, 0, 2 ** 16),
-               "help": "label value to ignore, in the loss and in all scores (default: none)"}
-    kept = {"type": Path, "default": "./DataTxt",
-            "help": "folder for facts about the files, so that Main.py need not read them"}
+    add_command("sample", make_sample, add_sample_flags,
+                "draw pictures like electron micrographs, with their labels", "./data/sample")
+    add_command("isbi", make_isbi, add_isbi_flags,
+                "lay out ISBI 2012's stacks, with some sections held out for testing",
+                "./data/ISBI2012")
+    add_command("consep", make_consep, add_consep_flags,
+                "lay out CoNSeP: images, labels, instance maps", "./data/CoNSeP")
+    add_command("folders", make_folders, add_folders_flags,
+                "lay out images and labels of your own, paired by name")
+    add_command("check", check_folder, add_check_flags,
+                "check a data set: say that it is sound, or name each file that is not")
+    return parser
 
-    add = add_command("sample", make_sample,
-                      "draw pictures like electron micrographs, with their labels",
-                      "./data/sample")
+
+def add_sample_flags(add):
+    """The flags of `sample`: what the pictures are like."""
     add("--seed", type=number(int, 0), default=0, help="the same seed gives the same pictures")
     add("--size", type=number(int, 64, 1025), default=256, help="height and width, in pixels")
     add("--train", type=number(int, 1, 1000), default=12, help="number of training pairs")
     add("--test", type=number(int, 1, 1000), default=4, help="number of test pairs")
 
-    add = add_command("isbi", make_isbi,
-                      "lay out ISBI 2012's stacks, with some sections held out for testing",
-                      "./data/ISBI2012")
+
+def add_isbi_flags(add):
+    """The flags of `isbi`: where the stacks are, and what is held out."""
     add("--Source_directory", type=Path, required=True,
         help="folder of train-volume.tif, train-labels.tif and test-volume.tif")
     add("--test_slices", type=number(int, 1, 30), default=6,
@@ -140,8 +148,9 @@ def build_parser():
     add("--seed", type=number(int, 0), default=0,
         help="for --hold_out spread: the same seed gives the same sections")
 
-    add = add_command("consep", make_consep, "lay out CoNSeP: images, labels, instance maps",
-                      "./data/CoNSeP")
+
+def add_consep_flags(add):
+    """The flags of `consep`: where CoNSeP is, and how to lay it out."""
     add("--Source_directory", type=Path, required=True,
         help="folder of Train and Test, each with Images and Labels")
     add("--layout", choices=("tiles", "whole"), default="tiles",
@@ -151,8 +160,9 @@ def build_parser():
         help="binary: 0 and 255 (nuclei); typed: 0, 1 other, 2 inflammatory, 3 epithelial, "
              "4 spindle-shaped")
 
-    add = add_command("folders", make_folders,
-                      "lay out images and labels of your own, paired by name")
+
+def add_folders_flags(add):
+    """The flags of `folders`: where the files are, and how to split them."""
     add("--images", type=Path, required=True, help="folder of the images")
     add("--labels", type=Path, required=True,
         help="folder of the labels; their names may share an ending, such as _mask")
@@ -163,18 +173,24 @@ def build_parser():
         help="regular expression; its first group matches the name of the slide (the patient) in "
              "an image's name; the images of a slide stay together (default: each image for "
              "itself)")
-    add("--ignore_label", **ignored)
-    add("--Datatxt_directory", **kept)
+    add_flags_of_facts(add)
 
-    add = add_command("check", check_folder,
-                      "check a data set: say that it is sound, or name each file that is not")
+
+def add_check_flags(add):
+    """The flags of `check`: what the set should be like."""
     add("--n_channels", type=int, choices=(1, 3),
         help="channels that the images should have (default: those that most of them have)")
     add("--n_classes", type=number(int, 2, 256),
         help="number of classes that the labels should have (default: as the labels show it)")
-    add("--ignore_label", **ignored)
-    add("--Datatxt_directory", **kept)
-    return parser
+    add_flags_of_facts(add)
+
+
+def add_flags_of_facts(add):
+    """The flags for what is to be known of a set's files, and where it is kept."""
+    add("--ignore_label", type=number(int, 0, 2 ** 16),
+        help="label value to ignore, in the loss and in all scores (default: none)")
+    add("--Datatxt_directory", type=Path, default="./DataTxt",
+        help="folder for facts about the files, so that Main.py need not read them")
 
 
 def main():
