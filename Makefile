@@ -41,6 +41,6 @@ $(VENV)/installed: requirements.txt requirements/constraints.txt
 	$(PIP) -r requirements.txt
 	touch $@
 
-$(VENV)/installed-dev $(VENV)/installed-align: $(VENV)/installed-%: requirements/%.txt $(VENV)/installed
+$(VENV)/installed-dev $(VENV)/installed-align: $(VENV)/installed-%: requirements/%.txt requirements/annotations.txt $(VENV)/installed
 	$(PIP) -r $<
 	touch $@
