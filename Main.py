@@ -22,6 +22,7 @@ from command.files import lock_folder, make_folder
 from command.last_words import last_words
 from DataLoader import Data, SegmentationSet, TrainingLoader
 from datasets.lists import current_pairs
+from datasets.mixtures import check_mixtures, describe_mixture
 from datasets.splits import HeldBack, hold_back
 from datasets.survey import SetFacts, Survey, digest_of_set, facts_of_set, statistics_of
 from Loss import LOSSES
@@ -89,6 +90,8 @@ def prepare(request, is_gpu):
         split = hold_back(pairs.train, data.val_fraction, settings.training.seed, data.group)
     survey = Survey(folders.Datatxt_directory)
     survey.read([*pairs.train, *pairs.test])
+    images = [image for image, _ in (*pairs.train, *pairs.test)]
+    check_mixtures(survey, images, data.n_channels)
     facts = facts_of_set(survey, *split, pairs.test, data.ignore_label)
     check_label_values(settings, facts, pairs.train[0][1].parent, pairs.test[0][1].parent)
     device = Device(is_gpu, gpu_memory() if is_gpu else free_memory())
@@ -107,9 +110,12 @@ def prepare(request, is_gpu):
 def load_data(settings, survey, split, pairs, digest):
     """Compute statistics, weight maps and baselines: the Data of a run."""
     data, training = settings.data, settings.training
-    for image, _ in (*split.train, *split.held, *pairs.test):
+    images = [image for image, _ in (*split.train, *split.held, *pairs.test)]
+    for image in images:
         facts = survey.image(image)
         training.tile.check_size(image, facts.height, facts.width)
+    mixture = describe_mixture(survey, images, data.n_channels)
+    remarks = [*pairs.remarks, mixture] if mixture else pairs.remarks
     statistics = statistics_of(survey, [image for image, _ in split.train], data.n_channels)
     train_set, held_set, test_set = (
         SegmentationSet(each, data.n_channels, data.n_classes, statistics, data.ignore_label)
@@ -125,7 +131,7 @@ def load_data(settings, survey, split, pairs, digest):
     loader.prepare(survey)
     choosing = held_set if split.held else test_set
     return Data(loader, choosing, test_set, choosing.baselines(survey), test_set.baselines(survey),
-                statistics, digest, pairs.remarks)
+                statistics, digest, remarks)
 
 
 # ------------------------------------------------------------------------------------- the training

@@ -19,6 +19,7 @@ from pathlib import Path
 from command.errors import DataError, run
 from command.files import make_folder
 from command.flags import Parser, expression, number
+from images.channels import MOST_CHANNELS
 
 # Each function imports the modules that it needs, so that --help and mistakes are answered fast.
 
@@ -178,8 +179,9 @@ def add_folders_flags(add):
 
 def add_check_flags(add):
     """The flags of `check`: what the set should be like."""
-    add("--n_channels", type=int, choices=(1, 3),
-        help="channels that the images should have (default: those that most of them have)")
+    add("--n_channels", type=number(int, 1, MOST_CHANNELS + 1),
+        help="channels that the images should have, up to 16 (default: those that most of them "
+             "have)")
     add("--n_classes", type=number(int, 2, 256),
         help="number of classes that the labels should have (default: as the labels show it)")
     add_flags_of_facts(add)

@@ -222,7 +222,7 @@ class Predictor:
         """
         full = int(np.iinfo(pixels.dtype).max)
         if pixels.dtype != np.uint16:
-            if self.net.statistics.bits == 16:
+            if self.net.statistics.dtype == "uint16":
                 say_once("Images of 8 bits, but the net was trained on 16 bits: give it the images "
                          "as the microscope stored them; an export in 8 bits does not say how "
                          "bright they were")

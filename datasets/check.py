@@ -13,8 +13,10 @@ from command.bars import progress_bar
 from command.errors import DataError
 from datasets.copies import Manifest
 from datasets.label_values import classes_in, foreground_of, total_values
+from datasets.mixtures import find_mixtures
 from datasets.pairs import SPLITS
-from datasets.survey import ImageFacts, LabelFacts
+from datasets.survey import needed_channels
+from datasets.facts import ImageFacts, LabelFacts
 from images.formats import check_same_size, list_images
 
 MOST_SHOWN = 8  # label values in one line
@@ -32,8 +34,8 @@ class PairFacts(NamedTuple):
 
     @property
     def channels(self):
-        """Channels that the net needs: 1 for grey values, however stored, 3 for colours."""
-        return 3 if self.image.is_colour else 1
+        """Channels that the net needs: 1 for grey values, however stored."""
+        return needed_channels([self.image])
 
 
 class Expected(NamedTuple):
@@ -90,18 +92,21 @@ def read_set(folder, survey, problems, ignore_label):
 
 # ------------------------------------------------------------------------------------- the checks
 def odd_images(pairs, n_channels):
-    """Yield a line for each image that is constant, or of another kind than most.
+    """Yield a line for each image that is constant, or of another kind than most or than asked for.
 
     n_channels: what --n_channels asks for, or None.
     """
     kinds = Counter(pair.image.kind for pair in pairs)
     usual = max(kinds, key=kinds.get, default=None)
+    mixtures = find_mixtures({pair.image_path: pair.image for pair in pairs}, n_channels)
     for pair in pairs:
         kind = pair.image.kind
-        suits = pair.channels == n_channels or (n_channels == 3 and pair.image.is_rgb)
+        suits = n_channels in (pair.channels, pair.image.channels)
         if pair.image.is_flat:
             yield f"{pair.image_path}: empty, all its pixels are equal"
-        if n_channels and not suits:
+        if pair.image_path in mixtures:
+            yield mixtures[pair.image_path]
+        elif n_channels and not suits:
             yield f"{pair.image_path}: {kind}, but --n_channels is {n_channels}"
         elif kind != usual:
             yield f"{pair.image_path}: {kind}, but most images are {usual}"

@@ -10,64 +10,24 @@ import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from command.bars import progress_bar
 from command.files import atomic_write, parse_json
-from datasets.label_values import classes_in, count_values, total_values
+from datasets.facts import ImageFacts, LabelFacts, examine_image, examine_label
+from datasets.label_values import classes_in, total_values
 from datasets.pairs import check_sizes
-from images.channels import as_planes, has_colours, to_channels
-from images.formats import check_same_size, read_image, read_label
+from images.channels import is_scaled
+from images.formats import check_same_size
 from images.values import Statistics
 
-SURVEY_VERSION = 1         # raise it when the facts change
+SURVEY_VERSION = 2         # raise it when the facts change
 WORKERS = min(4, os.cpu_count() or 1)
-SMALLEST_STD = 1e-6  # of values in [0, 1]: below it a channel counts as constant
-
-
-@dataclass(frozen=True)
-class ImageFacts:
-    """What is known of an image file."""
-    height: int       # px
-    width: int        # px
-    bits: int         # of a value, 8 or 16
-    is_rgb: bool      # stored with three channels
-    is_colour: bool   # its channels differ
-    is_flat: bool     # all its pixels are equal
-    grey_sums: list   # [sum, sum of squares] of its grey values in [0, 1]
-    rgb_sums: list    # the same of red, green and blue: [sums (3), sums of squares (3)]
-    pixels: str       # SHA-256 of shape, kind and pixels
-    content: str      # SHA-256 of the file
-
-    @property
-    def kind(self):
-        """'8-bit grey', '16-bit grey' or '8-bit RGB'."""
-        return f"{self.bits}-bit {'RGB' if self.is_rgb else 'grey'}"
-
-
-@dataclass(frozen=True)
-class LabelFacts:
-    """What is known of a label file."""
-    height: int    # px
-    width: int     # px
-    values: dict   # {stored value: how many pixels have it}
-    content: str   # SHA-256 of the file
-    notes: dict = field(default_factory=dict)  # of `Survey.note`
-
-    def class_counts(self, n_classes, ignore_label=None):
-        """The pixels of each class, (n_classes or more,) int64, as `load_label` tells classes."""
-        counts = np.zeros(n_classes, np.int64)
-        for value, pixels in self.values.items():
-            if value == ignore_label:
-                continue
-            index = int(value > 0) if n_classes == 2 else value
-            if index >= len(counts):
-                counts = np.pad(counts, (0, index + 1 - len(counts)))
-            counts[index] += pixels
-        return counts
+SMALLEST_STD = 1e-6  # of values in [0, 1]: below it a channel counts as constant.  In other units
+                     # it is this part of the values' root mean square
 
 
 @dataclass(frozen=True)
@@ -81,45 +41,6 @@ class SetFacts:
     n_classes: int       # by the labels to train with
     test_classes: int    # by those to test with
     shapes: frozenset = frozenset()  # (height, width) of the training images, each once
-
-
-# --------------------------------------------------------------------------------------- one file
-def examine_image(path):
-    """Decode an image file: ImageFacts.  Raises DataError where it cannot be read."""
-    content = digest_file(path)
-    pixels = read_image(path)
-    grey = as_planes(to_channels(pixels, 1))
-    grey_sums = sums_of(grey)
-    rgb_sums = sums_of(as_planes(pixels)) if pixels.ndim == 3 else [3 * each for each in grey_sums]
-    bits, (height, width) = 8 * pixels.itemsize, pixels.shape[:2]
-    kind = f"{bits}-bit {'RGB' if pixels.ndim == 3 else 'grey'}"
-    digest = hashlib.sha256(f"{(height, width)} {kind} ".encode() + pixels.tobytes()).hexdigest()
-    return ImageFacts(height, width, bits, pixels.ndim == 3, has_colours(pixels),
-                      bool(pixels.min() == pixels.max()), grey_sums, rgb_sums, digest, content)
-
-
-def sums_of(planes):
-    """[sums, sums of squares] over the pixels of (C, H, W) float32, each a list of C floats."""
-    sums, squares = [], []
-    for plane in planes:  # one after the other: several threads may have a large image each
-        values = plane.ravel().astype(np.float64)
-        sums.append(float(values.sum()))
-        squares.append(float(np.square(values, out=values).sum()))
-    return [sums, squares]
-
-
-def examine_label(path):
-    """Decode a label file: LabelFacts.  Raises DataError where it cannot be read."""
-    content = digest_file(path)
-    label = read_label(path)
-    return LabelFacts(*label.shape, count_values(label), content)
-
-
-def digest_file(path):
-    """SHA-256 of a file's content; what cannot be opened is told by whoever decodes it."""
-    with suppress(OSError):
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    return ""
 
 
 # -------------------------------------------------------------------------------------- all files
@@ -253,13 +174,14 @@ def statistics_of(survey, images, n_channels):
     count, total, squares = 0, 0.0, 0.0
     for path in images:
         facts = survey.image(path)
-        sums = facts.grey_sums if n_channels == 1 else facts.rgb_sums
+        sums = facts.sums_for(n_channels)
         count += facts.height * facts.width
         total, squares = total + np.array(sums[0]), squares + np.array(sums[1])
-    mean = total / count
+    mean, dtype = total / count, survey.image(images[0]).dtype
     std = np.sqrt(np.maximum(squares / count - mean ** 2, 0))
-    std = np.where(std > SMALLEST_STD, std, 1.0)
-    return Statistics(tuple(mean.tolist()), tuple(std.tolist()), survey.image(images[0]).bits)
+    unit = 1.0 if is_scaled(dtype) else np.sqrt(squares / count)
+    std = np.where(std > SMALLEST_STD * unit, std, 1.0)
+    return Statistics(tuple(mean.tolist()), tuple(std.tolist()), dtype)
 
 
 def values_of(survey, labels, ignore_label):
@@ -276,8 +198,15 @@ def facts_of_set(survey, train_pairs, held_pairs, test_pairs, ignore_label):
         for pairs in (training, test_pairs))
     return SetFacts(len(train_pairs), len(held_pairs or test_pairs),
                     max(facts.height for facts in images), max(facts.width for facts in images),
-                    3 if any(facts.is_colour for facts in images) else 1, n_classes, test_classes,
+                    needed_channels(images), n_classes, test_classes,
                     frozenset((facts.height, facts.width) for facts in images))
+
+
+def needed_channels(images):
+    """The channels that a net for these ImageFacts needs: 1 for grey values, however stored."""
+    if any(facts.is_colour for facts in images):
+        return 3
+    return 1 if images[0].channels == 3 else images[0].channels
 
 
 def digest_of_set(survey, pairs):

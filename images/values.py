@@ -1,6 +1,7 @@
 """From an image's stored values to what a net takes, in training and in prediction.  NumPy only.
 
-Values are scaled to [0, 1], then normalised by the training set's mean and standard deviation.
+Values of 8 and 16 bits are scaled to [0, 1], others stay in their own units (as_planes).  Then they
+are normalised by the training set's mean and standard deviation.
 """
 from dataclasses import dataclass
 
@@ -12,14 +13,14 @@ from images.formats import read_image
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean and standard deviation of the training images' values, which are scaled to [0, 1]."""
-    mean: tuple    # a number per channel
-    std: tuple     # a number per channel
-    bits: int = 0  # of the stored values: 8 or 16, or 0 where nobody knows
+    """Mean and standard deviation of the training images' planes, in the units of `as_planes`."""
+    mean: tuple      # a number per channel
+    std: tuple       # a number per channel
+    dtype: str = ""  # the name of the stored values', or "" where nobody knows
 
 
 def normalise(image, statistics):
-    """Values (C, H, W) in [0, 1], brought to the training set's mean 0 and standard deviation 1."""
+    """Planes (C, H, W) float32, brought to the training set's mean 0 and standard deviation 1."""
     mean, std = (np.asarray(values, np.float32)[:, None, None]
                  for values in (statistics.mean, statistics.std))
     return (image - mean) / std
@@ -28,13 +29,13 @@ def normalise(image, statistics):
 def white_of(largest, dtype, statistics):
     """The stored value that becomes 1 in an image whose largest value is `largest`.
 
-    In general it is the largest value of the dtype, as in training.  There is one exception, for
-    cameras of 8, 12 or 14 bits that store 16: there it is the largest value of these bits.  It
-    applies where the training images had 8 bits (or nobody knows), and where even the largest of
-    16-bit values is darker than the training images' mean.
+    dtype: uint8 or uint16.  In general it is the largest value of the dtype, as in training.  There
+    is one exception, for cameras of 8, 12 or 14 bits that store 16: there it is the largest value
+    of these bits.  It applies where the training images had 8 bits (or nobody knows), and where
+    even the largest of 16-bit values is darker than the training images' mean.
     """
     full = np.iinfo(dtype).max
-    if statistics.bits == 16:
+    if statistics.dtype == "uint16":
         return full
     mean = min(statistics.mean) or 1.0  # 0: nothing is known of the training images
     fitting = [white for white in (255, 4095, 16383) if largest <= white]
@@ -51,9 +52,9 @@ class NormalisedRows:
     """
 
     def __init__(self, pixels, n_channels, statistics, white):
-        """pixels: (H, W) or (H, W, 3) values, an array or an object whose [top:bottom] is one.
+        """pixels: (H, W) or (H, W, C) values, an array or an object whose [top:bottom] is one.
 
-        n_channels: 1 or 3; statistics: of the training images; white: see `white_of`.
+        n_channels: of the net; statistics: of the training images; white: see `as_planes`.
         """
         self.pixels, self.statistics, self.white = pixels, statistics, white
         self.shape = (n_channels, *pixels.shape[:2])
@@ -65,8 +66,8 @@ class NormalisedRows:
 
 
 def load_image(path, n_channels):
-    """An image file as (C, H, W) float32 in [0, 1]: grey for 1 channel, RGB for 3.
+    """The planes of an image file: (n_channels, H, W) float32, in the units of `as_planes`.
 
-    A grey file is repeated for 3 channels.  Raises DataError as `read_image`.
+    RGB is read as grey for 1 channel, grey as RGB for 3.  Raises DataError as `read_image`.
     """
     return as_planes(read_image(path, grayscale=n_channels == 1))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Optional
 
 from command.errors import DataError
+from images.channels import VALUE_DTYPES
 from images.values import Statistics
 from nets.catalogue import CATALOGUE
 
@@ -55,14 +56,14 @@ def net_of_header(header, found, path):
     try:
         told = [header[name] for name in ("mode", "n_channels", "n_classes")]
         mean, std = (tuple(map(float, header[name])) for name in ("mean", "std"))
-        statistics = Statistics(mean, std, header.get("bits", 0))
+        statistics = Statistics(mean, std, _dtype_of(header))
         options = {name: header["options"][name] for name in CATALOGUE[found.mode].unseen_options
                    if name in header["options"]}
         cut = header["tile"]
         is_cut = cut in ("full", "reference") or type(cut) is int and cut >= 16
         are_switches = all(value in (0, 1) for value in options.values())
-        if not is_cut or not are_switches or statistics.bits not in (0, 8, 16):
-            raise ValueError(f"tile {cut!r}, bits {statistics.bits!r}, {options}")
+        if not is_cut or not are_switches:
+            raise ValueError(f"tile {cut!r}, {options}")
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: its header is not as Main.py writes it ({error!r}); "
                         "choose another") from None
@@ -75,6 +76,17 @@ def net_of_header(header, found, path):
                         f"{found.n_channels}; choose another")
     return TrainedNet(found.mode, found.n_channels, found.n_classes,
                       {**found.options, **options}, statistics, str(cut))
+
+
+def _dtype_of(header):
+    """The dtype of the training images, by a checkpoint's header; "" where nobody knows.
+
+    Checkpoints had `bits` when images had 8 or 16, and none before that.
+    """
+    dtype = header.get("dtype", {0: "", 8: "uint8", 16: "uint16"}[header.get("bits", 0)])
+    if dtype not in ("", *VALUE_DTYPES):
+        raise ValueError(f"dtype {dtype!r}")
+    return dtype
 
 
 def net_of_flags(flags, found, path):

@@ -55,8 +55,9 @@ def complete(settings, facts, device, crop):
     def settle(name, value, why):
         if values[name] is None:
             values[name], reasons[name] = value, why
-    what = "grey images" if facts.n_channels == 1 else "images in colour"
-    settle("n_channels", facts.n_channels, what)
+    what = {1: "grey images", 3: "images in colour"}
+    settle("n_channels", facts.n_channels,
+           what.get(facts.n_channels, f"images of {facts.n_channels} channels"))
     n_classes = max(facts.n_classes, facts.test_classes)
     doubt = f"; {NUMBERED}" if n_classes > MOST_USUAL else ""
     settle("n_classes", n_classes, f"values in the labels{doubt}")
@@ -100,7 +101,9 @@ def image_bytes(settings, facts):
     net, tile = settings.net, settings.training.tile
     height, width = tile.input_sides(net.geometry, facts.height, facts.width)
     pixels = tile.inputs_per_image * height * width
-    return net.row.bytes_per_pixel(net.options) * pixels
+    # the row's number is that of RGB images
+    more = 4 * max(0, (settings.data.n_channels or facts.n_channels) - 3)
+    return (net.row.bytes_per_pixel(net.options) + more) * pixels
 
 
 def check_memory(settings, facts, device):

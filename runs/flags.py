@@ -3,6 +3,7 @@ from pathlib import Path
 
 from backend.optimizers import OPTIMIZERS
 from command.flags import Parser, boolean, expression, number
+from images.channels import MOST_CHANNELS
 from nets.catalogue import CATALOGUE
 from runs.choices import BASE_CHANNELS, BATCH, CROPS, EPOCHS
 from runs.settings import Every, save_every
@@ -41,9 +42,10 @@ def add_data_flags(add):
     add("--Weight_directory", type=Path, default=Path("./weight_maps"),
         help="folder of the weight maps, which are kept for later runs")
     add("--is_grayscale", type=boolean,
-        help="True: same as --n_channels 1. False: same as --n_channels 3")
-    add("--n_channels", type=int, choices=(1, 3),
-        help="image channels: 1 grey, 3 RGB (default: as the images are)")
+        help="True: same as --n_channels 1. False: same as --n_channels 3, where that is not given")
+    add("--n_channels", type=number(int, 1, MOST_CHANNELS + 1),
+        help="image channels, up to 16; 1 reads RGB as grey, 3 reads grey as RGB (default: as the "
+             "images are)")
     add("--n_classes", type=number(int, 2, 256),
         help="number of classes, background included (default: the largest label value + 1; 2 for "
              "masks)")

@@ -90,7 +90,7 @@ class Recorder:
         settings, statistics = self.settings, self.data.statistics
         return {"mode": settings.net.mode, "n_channels": settings.data.n_channels,
                 "n_classes": settings.data.n_classes, "options": settings.net.options,
-                "mean": statistics.mean, "std": statistics.std, "bits": statistics.bits,
+                "mean": statistics.mean, "std": statistics.std, "dtype": statistics.dtype,
                 "tile": settings.training.tile.for_prediction}
 
     def save_last(self):

@@ -63,13 +63,20 @@ def fill_gaps(values, given, parser):
     if short and "Total_epochs" in given and "Val_epochs" not in given:
         values["Val_epochs"] = None  # that of a longer run: chosen anew
     if values["is_grayscale"] is not None:
-        channels = 1 if values["is_grayscale"] else 3
-        if values["n_channels"] not in (None, channels) and "n_channels" in given:
-            parser.error(f"--is_grayscale {values['is_grayscale']} does not suit --n_channels "
-                         f"{values['n_channels']}: grey images have 1 channel, colour images 3")
-        values["n_channels"] = channels
+        settle_grayscale(values, given, parser)
     if "padding" not in CATALOGUE[values["mode"]].flags and "padding" not in given:
         values["padding"] = 0
+
+
+def settle_grayscale(values, given, parser):
+    """Settle n_channels in {flag: value} by is_grayscale, which is given."""
+    is_grey, n_channels = values["is_grayscale"], values["n_channels"]
+    if n_channels is not None and is_grey == (n_channels == 1):
+        return
+    if n_channels is not None and "n_channels" in given:
+        parser.error(f"--is_grayscale {is_grey} does not suit --n_channels {n_channels}: "
+                     "grey images have 1 channel, others more")
+    values["n_channels"] = 1 if is_grey else 3
 
 
 def check_flags(settings, parser, crop):

@@ -11,6 +11,8 @@ from PIL import Image
 from datasets import label_values
 from datasets.check import check_set, name_some
 from datasets.copies import Manifest
+from datasets.facts import ImageFacts
+from datasets.mixtures import find_mixtures
 from datasets.survey import Survey
 from images.formats import png_bytes
 
@@ -182,6 +184,32 @@ def test_other_channels_than_asked_for(check, folder, n_channels, channels, kind
     code, lines = check("--n_channels", n_channels)
     assert code == 1 and "6 pairs, 6 problem(s)" in lines
     assert f"{folder}/train/imgs/a0.png: {kind}, but --n_channels is {n_channels}" in lines
+
+
+def test_grey_and_rgb_go_together_and_nothing_else_does():
+    """find_mixtures names both files; the larger part is what is usual."""
+    def facts(dtype, channels):
+        return ImageFacts(4, 5, dtype, channels, False, False, [], [], "", "")
+    eight, colour = facts("uint8", 1), facts("uint8", 3)
+    assert find_mixtures({"a": eight, "b": colour}) == {}
+    assert find_mixtures({"a": eight, "b": colour}, 1) == {}
+    assert find_mixtures({"a": eight, "b": colour}, 3) == {}
+    assert find_mixtures({}) == {}
+    every = {"a": eight, "b": facts("uint16", 1), "c": eight, "d": facts("uint8", 4),
+             "e": facts("float32", 2)}
+    assert find_mixtures(every) == {
+        "b": "b: 16-bit grey, but a is 8-bit grey; the images of a set have one depth and one "
+             "number of channels",
+        "d": "d: 8-bit, 4 channels, but a is 8-bit grey; the images of a set have one depth and "
+             "one number of channels",
+        "e": "e: float32, 2 channels, but a is 8-bit grey; the images of a set have one depth and "
+             "one number of channels"}
+    assert find_mixtures({"a": eight, "d": facts("uint8", 4)}, 4) == {
+        "a": "a: 8-bit grey, but --n_channels is 4"}
+    assert find_mixtures({"d": facts("uint8", 2)}, 1) == {
+        "d": "d: 8-bit, 2 channels, but --n_channels is 1"}
+    assert find_mixtures({"a": facts("uint8", 17)}) == {
+        "a": "a: 8-bit, 17 channels, but a net takes 16 at most"}
 
 
 def test_two_classes_take_any_value_above_0_for_foreground(check, folder):

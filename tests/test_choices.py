@@ -41,6 +41,14 @@ def pairs_of(folder, images, labels):
     return pairs
 
 
+@pytest.mark.parametrize("words, n_channels", [
+    ("", None), ("--is_grayscale True", 1), ("--is_grayscale False", 3),
+    ("--is_grayscale True --n_channels 1", 1), ("--is_grayscale False --n_channels 3", 3),
+    ("--is_grayscale False --n_channels 2", 2), ("--n_channels 16 --is_grayscale False", 16)])
+def test_two_ways_to_say_the_channels(words, n_channels):
+    assert settings_of(*words.split()).data.n_channels == n_channels
+
+
 # ------------------------------------------------------------------------------------ from the data
 @pytest.mark.parametrize("images, channels", [
     ([GREY, GREY], 1), ([np.repeat(GREY[..., None], 3, axis=2)], 1),
@@ -100,6 +108,18 @@ def test_everything_is_chosen_and_no_flag_overruled():
     words = [word for name, value in given.items() for word in (f"--{name}", value)]
     values, reasons = chosen(*words, facts=facts(n_channels=3, n_classes=3))
     assert reasons == {} and {name: values[name] for name in given} == {**given, "tile": Whole()}
+
+
+@pytest.mark.parametrize("n_channels", [1, 3, 4, 16])
+def test_more_channels_than_rgb_take_more_memory(n_channels):
+    settings = settings_of("--protocol", "fast", "--base_channels", 8, "--tile", 64)
+    one, more = (choices.image_bytes(settings, facts(n_channels=number)) / 64 ** 2
+                 for number in (1, n_channels))
+    assert more - one == 4 * max(0, n_channels - 3)
+    values, reasons = chosen(facts=facts(n_channels=n_channels))
+    assert values["n_channels"] == n_channels
+    words = {1: "grey images", 3: "images in colour"}
+    assert reasons["n_channels"] == words.get(n_channels, f"images of {n_channels} channels")
 
 
 def test_the_papers_protocol_leaves_channels_and_classes_alone_to_choose():

@@ -134,7 +134,7 @@ def test_what_may_not_be_meant_is_said(flags, names, lines):
     ("--augment strong", "argument --augment: invalid choice: 'strong'"),
     ("--n_classes 1",
      "argument --n_classes: expected a whole number at least 2 and below 256, got '1'"),
-    ("--n_channels 2", "argument --n_channels: invalid choice: 2"),
+    ("--n_channels 17", "argument --n_channels: expected a whole number at least 1 and below 17"),
     ("--Batch_size 0", "argument --Batch_size: expected a whole number at least 1, got '0'"),
     ("--save_every 0m", "argument --save_every: expected a number above 0, got '0'"),
     ("--val_fraction 1",

@@ -148,7 +148,7 @@ FOLDERS = ("folders", "--images", ".", "--labels", ".", "--Data_directory", "set
     FOLDERS[:5], FOLDERS[:3] + FOLDERS[5:], (*FOLDERS, "--test_fraction", "1"),
     (*FOLDERS, "--test_fraction", "0"), (*FOLDERS, "--group", "slide"),
     (*FOLDERS, "--group", "(slide"), ("check",),
-    ("check", "--Data_directory", ".", "--n_channels", "2"),
+    ("check", "--Data_directory", ".", "--n_channels", "17"),
     ("check", "--Data_directory", ".", "--n_classes", "1")])
 def test_mistakes_in_flags(make_data, tmp_path, monkeypatch, flags):
     monkeypatch.chdir(tmp_path)

@@ -18,7 +18,7 @@ from command import errors
 from command.errors import DataError, say_once
 from images import formats
 from images import pages as image_pages
-from images.channels import to_channels
+from images.channels import VALUE_DTYPES, to_channels
 from images.values import Statistics
 from masks.answers import probabilities
 from masks.colours import overlay
@@ -26,6 +26,8 @@ from masks.objects import instances
 from MirrorPadding import tiling
 from nets import checkpoint
 from nets.geometry import UNET_ALIGNED, UNET_BILINEAR, UNET_PADDED
+from nets.recognise import describe_net
+from nets.trained import net_of_header
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = {"mode": "Unet", "n_channels": 1, "n_classes": 2,
@@ -160,6 +162,9 @@ def test_a_mistake_in_the_data(refused, here, flags, message):
     ({"std": [0.0]}, "its header's mean and std do not suit n_channels 1"),
     ({"bits": 12}, "its header is not as Main.py writes it"),
     ({"bits": "8"}, "its header is not as Main.py writes it"),
+    ({"dtype": "int64"}, "its header is not as Main.py writes it"),
+    ({"dtype": None}, "its header is not as Main.py writes it"),
+    ({"dtype": []}, "its header is not as Main.py writes it"),
     ({"mean": None}, "its header is not as Main.py writes it"),
     ({"options": None}, "its header is not as Main.py"),
     ({"tile": "half"}, "its header is not as Main.py"),
@@ -170,6 +175,15 @@ def test_a_header_that_is_not_ours(refused, change, message):
     checkpoint.save("ours.safetensors", weights(), {**HEADER, **change})
     code, line = refused("--Input", "cell.png", "--Checkpoint", "ours.safetensors")
     assert code == 1 and message in line
+
+
+@pytest.mark.parametrize("said, dtype", [
+    ({}, ""), ({"bits": 0}, ""), ({"bits": 8}, "uint8"), ({"bits": 16}, "uint16"),
+    *(({"dtype": dtype}, dtype) for dtype in ("", *VALUE_DTYPES)),
+    ({"dtype": "int8", "bits": 8}, "int8")])
+def test_the_dtype_in_a_header_and_the_bits_of_older_ones(said, dtype):
+    net = net_of_header({**HEADER, **said}, describe_net(weights(), "x"), "x")
+    assert net.statistics == Statistics((0.4,), (0.25,), dtype)
 
 
 @pytest.mark.parametrize("flags, code", [(["--tta", "3"], 2), (["--Checkpoint", "none"], 1)])

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from command.errors import DataError
-from datasets import survey as module
+from datasets import facts as module
+from datasets import survey as survey_module
 from datasets.labels import load_label
 from datasets.survey import Survey, digest_of_set, facts_of_set, statistics_of, values_of
 from images.formats import write_png
@@ -23,7 +24,8 @@ def decoded(monkeypatch):
     paths = []
     for name in ("read_image", "read_label"):
         read = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda path, read=read: paths.append(path) or read(path))
+        monkeypatch.setattr(module, name, lambda path, *more, read=read: (
+            paths.append(path) or read(path, *more)))
     return paths
 
 
@@ -53,20 +55,21 @@ def test_statistics_equal_numpys(tmp_path):
         expected = pixels.std(axis=1)
         expected[expected < 1e-6] = 1
         np.testing.assert_allclose(found.std, expected, rtol=1e-9)
-        assert all(type(value) is float for value in found.mean + found.std) and found.bits == 8
+        assert all(type(value) is float for value in found.mean + found.std)
+        assert found.dtype == "uint8"
 
 
-@pytest.mark.parametrize("image, bits, is_rgb, is_colour, kind", [
-    (GREY, 8, False, False, "8-bit grey"), (COLOUR, 8, True, True, "8-bit RGB"),
-    (np.repeat(GREY[..., None], 3, axis=2), 8, True, False, "8-bit RGB"),
-    (GREY.astype(np.uint16) * 300, 16, False, False, "16-bit grey")])
-def test_facts_of_an_image(tmp_path, image, bits, is_rgb, is_colour, kind):
+@pytest.mark.parametrize("image, dtype, channels, is_colour, kind", [
+    (GREY, "uint8", 1, False, "8-bit grey"), (COLOUR, "uint8", 3, True, "8-bit RGB"),
+    (np.repeat(GREY[..., None], 3, axis=2), "uint8", 3, False, "8-bit RGB"),
+    (GREY.astype(np.uint16) * 300, "uint16", 1, False, "16-bit grey")])
+def test_facts_of_an_image(tmp_path, image, dtype, channels, is_colour, kind):
     write_png(tmp_path / "a.png", image)
     facts = Survey().image(tmp_path / "a.png")
-    assert (facts.height, facts.width, facts.bits) == (4, 5, bits)
-    assert (facts.is_rgb, facts.is_colour, facts.is_flat, facts.kind) == (
-        is_rgb, is_colour, False, kind)
-    for n_channels, sums in ((1, facts.grey_sums), (3, facts.rgb_sums)):
+    assert (facts.height, facts.width, facts.dtype, facts.channels) == (4, 5, dtype, channels)
+    assert (facts.is_colour, facts.is_flat, facts.kind) == (is_colour, False, kind)
+    for n_channels in (1, 3):
+        sums = facts.sums_for(n_channels)
         planes = load_image(tmp_path / "a.png", n_channels).astype(np.float64)
         np.testing.assert_allclose(sums, [planes.sum(axis=(1, 2)), (planes ** 2).sum(axis=(1, 2))])
 
@@ -141,7 +144,7 @@ def test_a_damaged_survey_is_made_anew(tmp_path, decoded, damage):
 def test_a_survey_that_is_stopped_keeps_what_it_has(tmp_path, decoded, monkeypatch):
     pairs = write_pairs(tmp_path, [GREY] * 3, [GREY] * 3)
     pairs[1][0].write_bytes(pairs[1][0].read_bytes()[:50])
-    monkeypatch.setattr(module, "check_sizes", lambda pairs: None)
+    monkeypatch.setattr(survey_module, "check_sizes", lambda pairs: None)
     with pytest.raises(DataError, match="imgs/1.png: not a readable image"):
         Survey(tmp_path).read(pairs)
     write_png(pairs[1][0], GREY)
