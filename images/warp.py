@@ -10,6 +10,7 @@ import numpy as np
 import scipy  # its parts load when they are first used, which keeps --help fast
 
 from images.mirror import mirrored
+from images.windows import window_of
 
 ROWS_AT_ONCE = 64  # rows interpolated together: they stay in the processor's cache
 
@@ -103,18 +104,20 @@ def gaussian_smooth(noise, sigma):
 def cut_box(planes, coordinates):
     """(box, coordinates in the box): the part of some planes that coordinates (2, h, w) lie in.
 
-    planes: (..., H, W), mirrored without end.
+    planes: an array (..., H, W) or images.windows.Windows, mirrored without end.
     """
     starts = [math.floor(axis.min()) for axis in coordinates]
     stops = [math.floor(axis.max()) + 2 for axis in coordinates]  # with the pixel after the last
     rows, columns = (mirrored(length, -start, stop - length)
                      for length, start, stop in zip(planes.shape[-2:], starts, stops))
-    box = planes.take(rows, axis=-2).take(columns, axis=-1)
-    return box, [axis - start for axis, start in zip(coordinates, starts)]
+    inside = [axis - start for axis, start in zip(coordinates, starts)]
+    return window_of(planes, rows, columns), inside
 
 
 def sample_linear(planes, coordinates):
     """Planes (C, H, W) float32 at coordinates (2, h, w), bilinear: (C, h, w) float32.
+
+    planes: an array, or images.windows.Windows.
 
     As scipy.ndimage.map_coordinates(order=1, mode="mirror"), in a third of its time, because the
     planes share the coordinates.
@@ -144,7 +147,10 @@ def _blend(first, second, part):
 
 
 def sample_nearest(plane, coordinates):
-    """A plane (H, W) of any dtype at coordinates (2, h, w): the value of the nearest pixel."""
+    """A plane (H, W) of any dtype at coordinates (2, h, w): the value of the nearest pixel.
+
+    plane: an array, or images.windows.Windows.
+    """
     box, (rows, columns) = cut_box(plane, coordinates)
     index = np.rint(rows).astype(np.intp) * box.shape[-1] + np.rint(columns).astype(np.intp)
     return box.take(index)

@@ -34,6 +34,15 @@ class Geometry:
         """The input side (px) whose output covers `length` pixels."""
         return self.output_side(length) + self.margin
 
+    def before(self, length):
+        """How many pixels the input shows before the first of `length` pixels."""
+        return (self.output_side(length) - length) // 2 + self.margin // 2
+
+    def around(self, length, own):
+        """(pixels before, pixels after) the first `own` of `length` pixels in their input."""
+        before = self.before(length)
+        return before, self.input_side(length) - before - own
+
 
 UNET_BILINEAR = Geometry(margin=184, multiple=16, remainder=4, smallest=4, edge=15,
                          reference_input=448)
