@@ -19,7 +19,9 @@ one of these has changed.
 import hashlib
 import io
 import math
-from dataclasses import dataclass
+import os
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +32,7 @@ from PIL import Image, PngImagePlugin
 from command.files import atomic_write, make_folder
 from datasets.labels import IGNORED
 from images.formats import write_png
+from images.windows import open_array
 
 FORMAT_VERSION = 1      # part of the cache's key: raise it when the computation changes
 NEGLIGIBLE = 1e-5       # a smaller border term is left out, which limits the distances that matter
@@ -161,6 +164,24 @@ class WeightMaps:
     folder: Path        # is made when the first map is written
     w0: float = 10      # as for compute_weight_map
     sigma: float = 5    # px, as for compute_weight_map
+    verified: dict = field(default_factory=dict, compare=False, repr=False)  # {path: its state}
+
+    def open(self, label_path, read_label):
+        """The weight map of a label, (H, W) float32, of which parts are read when they are used.
+
+        label_path: as for `read`.  read_label: a function that gives the label.  It is called where
+        this process has not verified the map in this file before.
+        """
+        path = Path(self.folder) / f"{Path(label_path).stem}.npy"
+        state = _state_of(path)  # before the map is verified: a later change is seen
+        if state is not None and self.verified.get(path) == state:
+            with suppress(OSError, ValueError):  # gone since
+                weight_map = open_array(path)
+                if _state_of(path) == state:
+                    return weight_map
+        weight_map = self.read(label_path, read_label())
+        self.verified[path] = state
+        return weight_map
 
     def read(self, label_path, label):
         """The weight map of a label, from the folder, or computed and then written there.
@@ -186,6 +207,14 @@ class WeightMaps:
             temporary.write_bytes(content.getvalue())
         _write_picture(picture_path, weight_map, key, _sha256(content.getvalue()))
         return weight_map
+
+
+def _state_of(path):
+    """What tells that a file was replaced or written into; None where there is none."""
+    with suppress(OSError):
+        status = os.stat(path)
+        return [status.st_ino, status.st_size, status.st_mtime_ns]
+    return None
 
 
 def _key_of(label, w0, sigma):

@@ -248,6 +248,23 @@ def test_constant_map_has_a_picture(tmp_path, computed):
     assert len(computed) == 1
 
 
+def test_a_map_is_verified_once_and_then_read_in_parts(tmp_path, computed, monkeypatch):
+    """And again where another run has put its map there, or where the file is gone."""
+    maps, asked = WeightMaps(tmp_path / "maps"), []
+
+    def opened(by=maps):
+        found = by.open("labels/frame_1.png", lambda: asked.append(1) or LABEL)
+        assert found.dtype == np.float32
+        assert (found == compute_weight_map(LABEL, by.w0, by.sigma)).all()
+        return isinstance(found.base, np.memmap)
+    assert not opened() and not opened(), "computed; then read and verified"
+    assert opened() and opened() and len(asked) == 2 and len(computed) == 1
+    assert not opened(WeightMaps(tmp_path / "maps", sigma=3)), "of another run"
+    assert not opened() and not opened() and opened() and len(asked) == 5 and len(computed) == 3
+    (tmp_path / "maps" / "frame_1.npy").unlink()
+    assert not opened() and not opened() and opened()
+
+
 def test_folder_that_cannot_be(tmp_path):
     (tmp_path / "maps").write_text("a file")
     with pytest.raises(DataError):
