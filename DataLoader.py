@@ -104,12 +104,19 @@ class Data(NamedTuple):
 
 
 # ----------------------------------------------------------------------------------------- batches
+class Draw(NamedTuple):
+    """A sample of each epoch."""
+    index: int   # of its image in the SegmentationSet
+    number: int  # among the samples of this image, from 0
+
+
 class TrainingLoader:
     """Batches of a SegmentationSet, in a new random order in each epoch.
 
         for batch in loader.epoch(k): ...
 
-    tile: a MirrorPadding tiling; Tiles(N) takes a random N x N crop of each image.
+    tile: a MirrorPadding tiling; Tiles(N) takes random N x N crops of the images.
+    crops: how many samples an epoch has of each image, a list; None: one.
     maps: the WeightMaps; None: every pixel has weight 1.
     augment: a Transforms.Augmentation, or None.
     Images of different sizes share a batch.  Smaller ones are mirrored further, with weight 0.
@@ -120,17 +127,20 @@ class TrainingLoader:
     """
 
     def __init__(self, dataset, geometry, tile=Whole(), batch_size=1, seed=0, maps=None,
-                 augment=None, workers=2):
+                 augment=None, workers=2, crops=None):
         self.dataset, self.geometry, self.tile = dataset, geometry, tile
         self.batch_size, self.seed, self.workers = batch_size, seed, workers
         self.maps, self.augment = maps, augment
+        self.draws = [Draw(index, number)
+                      for index, count in enumerate(crops or [1] * len(dataset))
+                      for number in range(count)]
 
     def __len__(self):
-        return -(-len(self.dataset) // self.batch_size)
+        return -(-len(self.draws) // self.batch_size)
 
     def images(self, step):
-        """How many images an epoch's batch of this number has, on all ranks."""
-        return min(self.batch_size, len(self.dataset) - step * self.batch_size)
+        """How many samples an epoch's batch of this number has, on all ranks."""
+        return min(self.batch_size, len(self.draws) - step * self.batch_size)
 
     def prepare(self, survey):
         """Compute the weight maps that are not on disk, with progress.
@@ -163,7 +173,7 @@ class TrainingLoader:
 
         Threads prepare the next ones.  An error in a batch is raised here.
         """
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.draws))
         groups = [order[i:i + self.batch_size] for i in range(0, len(order), self.batch_size)]
         pool = ThreadPoolExecutor(self.workers)
         try:
@@ -178,9 +188,9 @@ class TrainingLoader:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def batch(self, indices, epoch):
-        """The Batch of some indices, in one epoch's random crops and augmentations."""
+        """The Batch of some of `draws`, in one epoch's random crops and augmentations."""
         dealt, counting = ranks.deal(indices)
-        samples = [self.sample(int(index), epoch) for index in dealt]
+        samples = [self.sample(index, epoch) for index in dealt]
         height, width = self._canvas(indices, epoch, samples)
         # so that the mean over all ranks is the mean over the batch
         scale = height * width * (len(dealt) * ranks.size() / len(indices))
@@ -201,19 +211,20 @@ class TrainingLoader:
         if ranks.size() == 1:
             sides = [sample.label.shape for sample in samples]
         else:
-            sides = [self._label_sides(int(index), epoch) for index in indices]
+            sides = [self._label_sides(self.draws[index], epoch) for index in indices]
         return tuple(max(side) for side in zip(*sides))
 
-    def _label_sides(self, index, epoch):
+    def _label_sides(self, draw, epoch):
         """The (height, width) of a sample's label, from its file's header."""
-        rng = self._generator(index, epoch)
-        crop = self._draw_crop(rng, *image_size(self.dataset.pairs[index][1]))
+        rng = self._generator(draw, epoch)
+        crop = self._draw_crop(rng, *image_size(self.dataset.pairs[draw.index][1]))
         if self.augment is None:
             return crop.height, crop.width
         return self.augment.sides(crop.height, crop.width, rng)
 
-    def _generator(self, index, epoch):
-        return np.random.default_rng([self.seed, epoch, index])
+    def _generator(self, draw, epoch):
+        # NumPy fills up with zeros: an image's first sample has the stream of an only one
+        return np.random.default_rng([self.seed, epoch, *draw])
 
     def _draw_crop(self, rng, height, width):
         """The Crop of an image of this size; all of it for whole images."""
@@ -223,11 +234,13 @@ class TrainingLoader:
         return Crop(*corner, *sides)
 
     def sample(self, index, epoch):
-        """The Sample of an index in an epoch."""
+        """The Sample of one of `draws` in an epoch."""
+        draw = self.draws[index]
+        index = draw.index
         pixels, label = self.dataset.pixels(index), self.dataset.label(index)
         if pixels.shape[1:] != label.shape:
             raise DataError(f"{self.dataset.pairs[index][1]}: not of its image's size")
-        weight, rng = self.weight_map(index, label), self._generator(index, epoch)
+        weight, rng = self.weight_map(index, label), self._generator(draw, epoch)
         crop = self._draw_crop(rng, *label.shape)
         if self.augment is None:
             here = crop.pixels

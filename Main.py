@@ -126,8 +126,10 @@ def load_data(settings, survey, split, pairs, digest):
     maps = None
     if LOSSES[training.loss].wants_weight_map:
         maps = WeightMaps(settings.run.Weight_directory, training.Loss_w0, training.Loss_sigma)
+    crops = [training.tile.crops(facts.height, facts.width, training.crops_per_image)
+             for facts in (survey.image(image) for image, _ in split.train)]
     loader = TrainingLoader(train_set, settings.net.geometry, training.tile, training.Batch_size,
-                            training.seed, maps, augmentation(training.augment))
+                            training.seed, maps, augmentation(training.augment), crops=crops)
     loader.prepare(survey)
     choosing = held_set if split.held else test_set
     return Data(loader, choosing, test_set, choosing.baselines(survey), test_set.baselines(survey),

@@ -20,12 +20,14 @@ from command.flags import Parser, number, picture
 from images.figures import figure
 from images.formats import read_image
 from images.mirror import mirrored
+from images.windows import window_of
 from nets.geometry import UNET_BILINEAR, Geometry, Part, exact_axis, exact_spans
 from nets.quadrants import REFERENCE_SIDE, reference_blocks, stitch_reference
 from nets.tiles import blended_parts, forward_in_batches, read_rows
 
 WHOLE = 2 ** 21  # pixels, 1,448 x 1,448: a net without exact tiles takes such images whole
 WINDOW = 1024    # px: the side of the tiles that larger images are cut into
+MANY_CROPS = 16  # areas of crops: of a larger image training takes several crops an epoch
 
 
 # -------------------------------------------------------------------------------------- mirroring
@@ -47,24 +49,13 @@ def mirror_padding(image, pad_size):
     return mirror_pad(image, before, after, before, after)
 
 
-def mirrored_before(geometry, canvas):
-    """How many pixels the net sees before the first of `canvas` pixels along an axis."""
-    return (geometry.output_side(canvas) - canvas) // 2 + geometry.margin // 2
-
-
-def mirrored_around(geometry, canvas, own):
-    """How many pixels `pad_for` mirrors before and after `own` pixels on a canvas of `canvas`."""
-    before = mirrored_before(geometry, canvas)
-    return before, geometry.input_side(canvas) - before - own
-
-
 def pad_for(geometry, image, height, width):
     """The input that gives logits for a canvas of height x width px: `image`, mirrored around.
 
     image: (..., h, w).  The canvas begins with the image's first pixel and is as large or larger.
     It lies in the middle of the logits, and `crop_logits` cuts it out.
     """
-    rows, columns = (mirrored_around(geometry, canvas, own)
+    rows, columns = (geometry.around(canvas, own)
                      for canvas, own in zip((height, width), image.shape[-2:]))
     return mirror_pad(image, *rows, *columns)
 
@@ -72,18 +63,15 @@ def pad_for(geometry, image, height, width):
 def crop_input(geometry, image, top, left, height, width):
     """The input (C, h, w) for the `height` x `width` px of `image` from (top, left) on.
 
-    It sees the real image around the crop, and mirrored pixels only beyond the image's edges.
-    `crop_logits` gives the crop's logits.
+    image: an array (C, H, W), or images.windows.Windows, of which no other part is computed.
+    The input shows the real image around the crop, and mirrored pixels only beyond the image's
+    edges.  `crop_logits` gives the crop's logits.
     """
-    before, after, starts, sides = [], [], [], []
+    places = []
     for start, canvas, own in zip((top, left), (height, width), image.shape[1:]):
-        begin, side = start - mirrored_before(geometry, canvas), geometry.input_side(canvas)
-        before.append(max(0, -begin))
-        after.append(max(0, begin + side - own))
-        starts.append(max(0, begin))
-        sides.append(side)
-    padded = mirror_pad(image, before[0], after[0], before[1], after[1])
-    return padded[:, starts[0]:starts[0] + sides[0], starts[1]:starts[1] + sides[1]]
+        begin, side = start - geometry.before(canvas), geometry.input_side(canvas)
+        places.append(mirrored(own, -begin, begin + side - own))
+    return window_of(image, *places)
 
 
 def crop_logits(logits, height, width):
@@ -140,6 +128,13 @@ class Whole:
         """The height and width (px) that a training step takes of an image of this size."""
         return height, width
 
+    def crops(self, height, width, wanted):
+        """How many samples an epoch takes of an image of this size.
+
+        wanted: a number, or "auto": as many as cover a large image once.
+        """
+        return 1
+
     def input_sides(self, geometry, height, width):
         """The height and width (px) of the net's input for these `sides`."""
         return tuple(map(geometry.input_side, self.sides(height, width)))
@@ -172,7 +167,7 @@ class Whole:
 
 @dataclass(frozen=True)
 class Tiles(Whole):
-    """Tiles of `side` px of the output: `--tile N`.  In training: one random crop of each image."""
+    """Tiles of `side` px of the output: `--tile N`.  In training: random crops of this side."""
     side: int
 
     def __str__(self):
@@ -197,8 +192,14 @@ class Tiles(Whole):
     def sides(self, height, width):
         return min(self.side, height), min(self.side, width)
 
+    def crops(self, height, width, wanted):
+        if wanted != "auto":
+            return wanted
+        covering = height * width / self.side ** 2
+        return round(covering) if covering > MANY_CROPS else 1
+
     def context(self, geometry, length):
-        return mirrored_around(geometry, length, length)
+        return geometry.around(length, length)
 
     def parts(self, source, forward, geometry, batch=1):
         if geometry.edge is None:
@@ -260,7 +261,7 @@ def draw_padding(image, geometry, path):
     planes = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
     height, width = planes.shape[-2:]
     after = pad_for(geometry, planes, height, width)
-    top, left = (mirrored_before(geometry, length) for length in (height, width))
+    top, left = (geometry.before(length) for length in (height, width))
     with figure(path, 1, 2, (10, 5.4), dpi=110) as ((first, second),):
         for axis, pixels, title in ((first, planes, "image"), (second, after, "input")):
             shown = pixels.transpose(1, 2, 0).astype(np.float64) / max(1, planes.max())

@@ -33,13 +33,13 @@ SMALLEST_STD = 1e-6  # of values in [0, 1]: below it a channel counts as constan
 @dataclass(frozen=True)
 class SetFacts:
     """What choices are made by."""
-    training_pairs: int  # to train on
-    tested_pairs: int    # of each test after an epoch
-    height: int          # px, of the highest training image
-    width: int           # px, of the widest
-    n_channels: int      # by the training images
-    n_classes: int       # by the labels to train with
-    test_classes: int    # by those to test with
+    training_sizes: tuple  # (height, width) in px of each image to train on
+    tested_sizes: tuple    # of each image that is tested after an epoch
+    height: int            # px, of the highest training image
+    width: int             # px, of the widest
+    n_channels: int        # by the training images
+    n_classes: int         # by the labels to train with
+    test_classes: int      # by those to test with
     shapes: frozenset = frozenset()  # (height, width) of the training images, each once
 
 
@@ -80,9 +80,8 @@ class Survey:
         finally:
             self.save()
         for image, label in pairs:
-            size, label_size = ((facts.height, facts.width)
-                                for facts in (self.image(image), self.label(label)))
-            check_same_size(image, size, label, label_size)
+            check_same_size(image, _size_of(self.image(image)),
+                            label, _size_of(self.label(label)))
 
     def _read_all(self, asked):
         pool = ThreadPoolExecutor(WORKERS)
@@ -196,10 +195,16 @@ def facts_of_set(survey, train_pairs, held_pairs, test_pairs, ignore_label):
     n_classes, test_classes = (
         classes_in(values_of(survey, [label for _, label in pairs], ignore_label))
         for pairs in (training, test_pairs))
-    return SetFacts(len(train_pairs), len(held_pairs or test_pairs),
+    sizes = [tuple(_size_of(survey.image(image)) for image, _ in pairs)
+             for pairs in (train_pairs, held_pairs or test_pairs)]
+    return SetFacts(*sizes,
                     max(facts.height for facts in images), max(facts.width for facts in images),
                     needed_channels(images), n_classes, test_classes,
-                    frozenset((facts.height, facts.width) for facts in images))
+                    frozenset(map(_size_of, images)))
+
+
+def _size_of(facts):
+    return facts.height, facts.width
 
 
 def needed_channels(images):

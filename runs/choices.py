@@ -23,7 +23,7 @@ BATCH = 4            # crops per step, where the memory allows
 CROPS = 10_000       # that a run sees, copies that DataAugmentation.py made among them
 EPOCHS = (10, 2500)  # fewest and most: with four images or more, and up to a thousand, that many
 TESTED = 0.25        # share of the epochs that are tested, the last ones; and most images in these
-                     # tests for each crop that is trained on
+                     # tests for each crop that is trained on (a large image counts as its crops)
 BASE_CHANNELS = {"cpu": 16, "cuda": 64}
 LARGEST_SHARE = 0.5  # of the memory that is free, for a batch that is left to choose
 
@@ -71,12 +71,13 @@ def complete(settings, facts, device, crop):
     if values["Time_budget"]:
         settle("Total_epochs", ENDLESS, "the time ends the run")
         settle("Val_epochs", 0, "tests take a tenth of the time")
-    pairs = facts.training_pairs
-    epochs = int(np.clip(round(CROPS / pairs), *EPOCHS))
+    crops, tested = (sum(values["tile"].crops(*size, values["crops_per_image"]) for size in sizes)
+                     for sizes in (facts.training_sizes, facts.tested_sizes))
+    epochs = int(np.clip(round(CROPS / crops), *EPOCHS))
     epochs = max(epochs, (values["Val_epochs"] or 0) + 1)
-    settle("Total_epochs", epochs, f"{epochs * pairs:,} crops, {pairs:,} an epoch")
+    settle("Total_epochs", epochs, f"{epochs * crops:,} crops, {crops:,} an epoch")
     total = values["Total_epochs"]
-    tested = math.ceil(TESTED * total * min(1, pairs / facts.tested_pairs))
+    tested = math.ceil(TESTED * total * min(1, crops / tested))
     settle("Val_epochs", total - tested, f"the last {tested} are tested")
     return Choice(settings.replace(**values), reasons)
 

@@ -6,7 +6,7 @@ from command.flags import Parser, boolean, expression, number
 from images.channels import MOST_CHANNELS
 from nets.catalogue import CATALOGUE
 from runs.choices import BASE_CHANNELS, BATCH, CROPS, EPOCHS
-from runs.settings import Every, save_every
+from runs.settings import Every, crop_count, save_every
 
 
 def make_parser(defaults, protocols, tiling, losses, augmentations):
@@ -97,9 +97,12 @@ def add_training_flags(add, protocols, tiling, losses, augmentations):
     add("--Loss_sigma", type=number(float, 0, include_low=False), default=5.0,
         help="sigma of the weight map, px: how fast the weight falls with a border's width")
     add("--tile", type=tiling, metavar="full|N|reference",
-        help="full: train on whole images; N: train on a random crop of N x N px of each image; "
+        help="full: train on whole images; N: train on random crops of N x N px; "
              "reference: train and test on four quadrants of 256 px, each mirrored at its own "
              "edges (reference: reference; fast: 256, or full where images are no larger)")
+    add("--crops_per_image", type=crop_count, metavar="auto|N", default="auto",
+        help="with --tile N: how many crops of each image an epoch takes; auto: of an image of "
+             "more than 16 crops' area as many as cover it once, of any other image one")
     described = "; ".join(f"{name}: {row.settings}" for name, row in OPTIMIZERS.items())
     add("--optimizer", choices=tuple(OPTIMIZERS), help=f"{described} (paper: sgd; fast: adamw)")
     add("--lr_schedule", choices=("constant", "cosine"),

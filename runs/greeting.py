@@ -21,8 +21,10 @@ def greet(recorder, request, prepared):
     device = start.device_name()
     if ranks.size() > 1:
         device += f", {ranks.size()} ranks"
-    say(f"{settings.net.mode} on {settings.data.Data_directory}: {len(data.loader.dataset)} "
-        f"training pairs, {held}{len(data.test_set)} test pairs; {device}")
+    pairs, crops = len(data.loader.dataset), len(data.loader.draws)
+    several = "" if crops == pairs else f" ({crops:,} crops an epoch; images/s counts crops)"
+    say(f"{settings.net.mode} on {settings.data.Data_directory}: {pairs} training pairs{several}, "
+        f"{held}{len(data.test_set)} test pairs; {device}")
     say(describe_training(settings, prepared.facts, recorder))
     if choice.reasons:
         flags = settings.flags()

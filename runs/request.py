@@ -95,6 +95,9 @@ def check_flags(settings, parser, crop):
         parser.error("--group: only with --val_fraction")
     if net.padding and "padding" not in net.row.flags:
         parser.error(f"--padding: of the U-Net alone; {net.mode} always keeps the size")
+    in_crops = isinstance(training.tile or crop, type(crop))
+    if training.crops_per_image not in ("auto", 1) and not in_crops:
+        parser.error(f"--crops_per_image {training.crops_per_image}: only with --tile N")
     try:
         (training.tile or crop).check(net.geometry)
     except DataError as error:

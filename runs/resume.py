@@ -22,6 +22,8 @@ OUTPUT_FOLDERS = tuple(each.name for each in dataclasses.fields(RunSettings)
 NOT_KEPT = (*OUTPUT_FOLDERS, "resume", "force", "is_grayscale")  # n_channels says the last
 FREE_TO_CHANGE = {*NOT_KEPT, "Data_directory", "Total_epochs", "Val_epochs", "Time_budget",
                   "device", "save_every"}
+# what runs had before these flags were there: {flag: texts}
+BEFORE = {"crops_per_image": ["1"]}
 RECORD = {"epoch": is_count, "skipped": is_count, "epoch_time": is_number,
           "whole_time": is_number, "throughput": is_number}
 
@@ -59,7 +61,7 @@ def read_stored(arrays, run):
              and suits(Progress, run["progress"]))
     if not sound:
         raise ValueError
-    settings = {name: texts for name, texts in run["settings"].items()}
+    settings = {**BEFORE, **run["settings"]}
     if settings.get("protocol") == ["default"]:  # before the paper's settings were the default
         settings["protocol"] = ["fast"]
     return StoredRun(arrays, Progress(**run["progress"]), settings, run["data"],

@@ -27,6 +27,11 @@ def save_every(text):
     return Every(number(int, 1)(text), "")
 
 
+def crop_count(text):
+    """A flag type: 'auto', or a number of crops."""
+    return text if text == "auto" else number(int, 1, 10 ** 6)(text)
+
+
 @dataclass(frozen=True)
 class DataSettings:
     """What is trained on; None: left to choose."""
@@ -70,6 +75,7 @@ class TrainingSettings:
     Val_epochs: Optional[int]
     Batch_size: Optional[int]
     tile: Optional[object]        # a MirrorPadding tiling
+    crops_per_image: object       # a number, or "auto"
     Learning_rate: float
     optimizer: str
     lr_schedule: str

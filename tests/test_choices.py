@@ -15,7 +15,8 @@ from runs.choices import Device, check_label_values, check_memory, complete
 
 GREY = np.full((4, 5), 70, np.uint8)
 COLOUR = np.dstack([np.full((4, 5), value, np.uint8) for value in (70, 70, 71)])
-FACTS = SetFacts(training_pairs=3, tested_pairs=3, height=300, width=200,
+SIZE = 300, 200
+FACTS = SetFacts(training_sizes=(SIZE,) * 3, tested_sizes=(SIZE,) * 3, height=300, width=200,
                  n_channels=1, n_classes=2, test_classes=2)
 CPU, GPU = Device(False, 10 ** 12), Device(True, 8 * 10 ** 9)
 
@@ -137,7 +138,7 @@ def test_the_papers_protocol_leaves_channels_and_classes_alone_to_choose():
                                                (("--Val_epochs", 2), 100_000, 2)])
 def test_a_time_budget_leaves_the_epochs_open_under_every_protocol(protocol, given, total, val):
     settings = settings_of("--protocol", protocol, "--Time_budget", 5, *given)
-    training = complete(settings, facts(training_pairs=30, tested_pairs=30), CPU,
+    training = complete(settings, facts(training_sizes=[SIZE] * 30, tested_sizes=[SIZE] * 30), CPU,
                         Main.CROP).settings.training
     assert (training.Total_epochs, training.Val_epochs) == (total, 0 if val == 5 else val)
 
@@ -145,13 +146,15 @@ def test_a_time_budget_leaves_the_epochs_open_under_every_protocol(protocol, giv
 @pytest.mark.parametrize("tests, given, val", [
     (30, (), 249), (60, (), 291), (3000, (), 332), (7, (), 249), (60, ("--Total_epochs", 8), 7)])
 def test_tests_take_no_more_images_than_a_quarter_of_the_crops(tests, given, val):
-    values, _ = chosen(*given, facts=facts(training_pairs=30, tested_pairs=tests))
+    values, _ = chosen(*given, facts=facts(training_sizes=[SIZE] * 30,
+                                              tested_sizes=[SIZE] * tests))
     assert values["Val_epochs"] == val
 
 
 def test_held_back_images_are_tested_instead(tmp_path):
     pair, = pairs_of(tmp_path, [GREY], [GREY])
-    assert facts_of_set(Survey(), [pair] * 30, [pair] * 60, [pair], None).tested_pairs == 60
+    found = facts_of_set(Survey(), [pair] * 30, [pair] * 60, [pair], None)
+    assert found.tested_sizes == ((4, 5),) * 60
 
 
 def test_what_may_be_numbers_of_objects_is_said():
@@ -167,8 +170,40 @@ def test_what_may_be_numbers_of_objects_is_said():
     (30, {"Time_budget": 5, "Total_epochs": 7, "Val_epochs": 2}, 7, 2)])
 def test_epochs(images, given, total, val):
     words = [word for name, value in given.items() for word in (f"--{name}", value)]
-    values, _ = chosen(*words, facts=facts(training_pairs=images, tested_pairs=1))
+    values, _ = chosen(*words, facts=facts(training_sizes=[SIZE] * images,
+                                              tested_sizes=[SIZE]))
     assert (values["Total_epochs"], values["Val_epochs"]) == (total, val)
+
+
+@pytest.mark.parametrize("train, test, flags, crops, total, val", [
+    # 4,000 x 4,000 px are 244.1 crops of 256 px; 1,024 x 1,024 px are 16, no more
+    ([(4000, 4000)] * 10, [(4000, 4000)] * 5, (), 2440, 10, 7),
+    ([(4000, 4000)] * 10, [(4000, 4000)] * 40, (), 2440, 10, 9),
+    ([(4000, 4000)] * 10, [(4000, 4000)] * 5, ("--crops_per_image", 1), 10, 1000, 750),
+    ([(4000, 4000)] * 10, [(4000, 4000)] * 5, ("--crops_per_image", 50), 500, 20, 15),
+    ([(4000, 4000)] * 10, [(4000, 4000)] * 5, ("--tile", 1000), 10, 1000, 750),
+    ([(4000, 4000)] * 10, [(4000, 4000)] * 5, ("--tile", 992), 160, 62, 46),
+    ([(1024, 1024)] * 20, [SIZE], (), 20, 500, 375),
+    ([(1024, 1025)] * 20, [SIZE], (), 320, 31, 23),
+    ([(4000, 4000), SIZE, SIZE], [(4000, 4000)], (), 246, 41, 30)])
+def test_a_large_image_gives_the_crops_that_cover_it(train, test, flags, crops, total, val):
+    values, reasons = chosen(*flags, facts=facts(training_sizes=train, tested_sizes=test,
+                                                 height=4000, width=4000))
+    assert reasons["Total_epochs"] == f"{total * crops:,} crops, {crops:,} an epoch"
+    assert (values["Total_epochs"], values["Val_epochs"]) == (total, val)
+
+
+def test_whole_images_are_one_sample_each():
+    sizes = [(4000, 4000)] * 10
+    values, reasons = chosen("--tile", "full", facts=facts(training_sizes=sizes,
+                                                           tested_sizes=sizes))
+    assert values["crops_per_image"] == "auto" and "10 an epoch" in reasons["Total_epochs"]
+    for flags in (("--tile", "full"), ("--tile", "reference"), ()):
+        settings_of("--crops_per_image", 1, *flags)
+        with pytest.raises(SystemExit) as end:
+            settings_of("--crops_per_image", 3, *flags)
+        assert end.value.code == 2
+    settings_of("--crops_per_image", 3, "--protocol", "fast")
 
 
 # --------------------------------------------------------------------------------- from the machine

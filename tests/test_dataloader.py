@@ -386,6 +386,38 @@ def test_crops_reach_every_place(tmp_path):
         (y, x) for y in range(3) for x in range(2)}
 
 
+@pytest.mark.parametrize("crops", [None, [1] * 5, [1, 1, 7, 1, 1]])
+def test_an_image_with_one_crop_has_the_stream_of_its_index(tmp_path, crops):
+    """Seed, epoch and index: runs from before large images gave several crops go on with them."""
+    loader = make_loader(tmp_path, [(40, 50)] * 2 + [(90, 90)] + [(30, 30)] * 2, tile=16,
+                         batch_size=3, seed=5, crops=crops)
+    assert len(loader.draws) == (11 if crops and 7 in crops else 5)
+    for epoch in (0, 3):
+        places = {}
+        for number, draw in enumerate(loader.draws):
+            found = loader.sample(number, epoch).corner
+            rng = np.random.default_rng([5, epoch, draw.index])
+            image = loader.dataset.image(draw.index)
+            first = tuple(int(rng.integers(0, length - 15)) for length in image.shape[1:])
+            assert draw.number or found == first
+            places.setdefault(draw.index, set()).add(found)
+        assert all(len(found) == (crops or [1] * 5)[index] for index, found in places.items())
+
+
+def test_several_crops_of_a_large_image_are_samples_of_their_own(tmp_path):
+    loader = make_loader(tmp_path, [(20, 20), (90, 90), (20, 20)], tile=16, batch_size=4,
+                         crops=[1, 6, 1])
+    assert len(loader) == 2 and [loader.images(step) for step in range(2)] == [4, 4]
+    orders = [order_of(loader, epoch) for epoch in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+    epochs = [[batch.labels for batch in loader.epoch(epoch)] for epoch in (0, 0, 1)]
+    assert np.array_equal(epochs[0], epochs[1]) and not np.array_equal(epochs[0], epochs[2])
+    labels = [label.tobytes() for label in np.concatenate(epochs[0])]
+    assert len(labels) == len(set(labels)) == 8
+    resumed = [batch.labels for batch in loader.epoch(0, start=1)]
+    assert np.array_equal(resumed, epochs[0][1:])
+
+
 # ------------------------------------------------------------------------------------------ trouble
 @pytest.mark.parametrize("workers", [1, 3])
 def test_an_unreadable_file_is_raised_in_the_loop(tmp_path, workers):

@@ -197,6 +197,21 @@ def test_a_run_of_before_the_papers_defaults_goes_on_as_fast(finished, monkeypat
         assert resumed.net.base_channels == 24 and str(resumed.training.tile) == "52"
 
 
+def test_a_run_of_before_large_images_goes_on_with_one_crop_each(finished, monkeypatch):
+    path = finished / "checkpoints" / "last_model.safetensors"
+    arrays, header = checkpoint.load(path)
+    assert header["run"]["settings"].pop("crops_per_image") == ["auto"]
+    monkeypatch.chdir(finished)
+    assert settings_of("--resume").training.crops_per_image == "auto"
+    path.unlink()
+    checkpoint.save(path, arrays, header)
+    assert settings_of("--resume").training.crops_per_image == 1
+    assert settings_of("--resume", "--crops_per_image", 1).training.crops_per_image == 1
+    with pytest.raises(SystemExit) as end:
+        settings_of("--resume", "--crops_per_image", "auto")
+    assert end.value.code == 2
+
+
 def test_a_new_run_sets_the_earlier_ones_checkpoints_aside(finished):
     """It has no best model for long, and Predict.py must not take the one of the earlier run."""
     before = {name: (finished / "checkpoints" / name).read_bytes()

@@ -217,12 +217,12 @@ def test_facts_of_a_set(tmp_path):
     images = [GREY, np.zeros((7, 3), np.uint8), np.dstack([labels[2]] * 2 + [labels[2] + 1])]
     train, held, test = ([pair] for pair in write_pairs(tmp_path, images, labels))
     facts = facts_of_set(Survey(), train, held, test, None)
-    assert (facts.training_pairs, facts.tested_pairs) == (1, 1)
+    assert (facts.training_sizes, facts.tested_sizes) == (((4, 5),), ((7, 3),))
     assert (facts.height, facts.width, facts.n_channels) == (7, 5, 1), (
         "those of the training images")
     assert (facts.n_classes, facts.test_classes) == (2, 2), "labels of one value above 0 are masks"
     assert facts_of_set(Survey(), train + test, [], held * 3, None).n_channels == 3
-    assert facts_of_set(Survey(), train, [], held * 3, None).tested_pairs == 3
+    assert facts_of_set(Survey(), train, [], held * 3, None).tested_sizes == ((7, 3),) * 3
     assert values_of(Survey(), [label for _, label in train + held], None).tolist() == [37, 4]
     assert values_of(Survey(), [label for _, label in train + held], 1).tolist() == [37]
 
