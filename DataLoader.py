@@ -13,12 +13,14 @@ import numpy as np
 from backend import ranks
 from command.bars import progress_bar
 from command.errors import DataError
-from datasets.labels import IGNORED, check_label, check_some_counts, load_label
+from datasets.labels import IGNORED
+from datasets.objects import BORDER, training_target
+from datasets.segmentation import SegmentationSet
 from images.formats import image_size
-from images.values import Statistics, load_image, normalise
-from masks.pixel_scores import baselines_of_counts
+from images.values import Statistics, normalise
 from MirrorPadding import Whole
 from Transforms import Crop
+from WeightMap import border_weights, weights_of_counts
 
 
 class Batch(NamedTuple):
@@ -36,54 +38,6 @@ class Sample(NamedTuple):
     label: np.ndarray   # (h, w) int32
     weight: np.ndarray  # (h, w) float32
     corner: tuple       # (row, column) in the image of the label's first pixel
-
-
-# --------------------------------------------------------------------------------------- data set
-class SegmentationSet:
-    """Image/label pairs as normalised arrays.
-
-    `image(i)`: (C, H, W) float32.  `label(i)`: (H, W) int32; pixels that are stored as
-    `ignore_label` have the class IGNORED (-1).  `name(i)`: the file's name without its suffix.
-    """
-
-    def __init__(self, pairs, n_channels, n_classes, statistics, ignore_label=None):
-        self.pairs, self.n_channels, self.n_classes = pairs, n_channels, n_classes
-        self.statistics, self.ignore_label = statistics, ignore_label
-
-    def __len__(self):
-        return len(self.pairs)
-
-    def name(self, index):
-        return self.pairs[index][0].stem
-
-    def pixels(self, index):
-        """The image before it is normalised: (C, H, W) float32 in [0, 1]."""
-        return load_image(self.pairs[index][0], self.n_channels)
-
-    def image(self, index):
-        return normalise(self.pixels(index), self.statistics)
-
-    def label(self, index):
-        return load_label(self.pairs[index][1], self.n_classes, self.ignore_label)
-
-    def check_labels(self, survey, to_score_against=False):
-        """Raise DataError for a label with a value that is no class.
-
-        survey: a datasets.survey.Survey.  to_score_against: also for a label without any pixel that
-        counts.
-        """
-        for _, path in self.pairs:
-            counts = survey.label(path).class_counts(self.n_classes, self.ignore_label)
-            largest = np.flatnonzero(counts)[-1] if counts.any() else IGNORED
-            check_label(path, largest, self.n_classes, self.ignore_label)
-            if to_score_against:
-                check_some_counts(path, counts.any(), self.ignore_label)
-
-    def baselines(self, survey):
-        """What constant answers would score; see `masks.pixel_scores.constant_baselines`."""
-        return baselines_of_counts([survey.label(path).class_counts(self.n_classes,
-                                                                    self.ignore_label)
-                                    for _, path in self.pairs])
 
 
 class Data(NamedTuple):
@@ -134,6 +88,7 @@ class TrainingLoader:
         self.draws = [Draw(index, number)
                       for index, count in enumerate(crops or [1] * len(dataset))
                       for number in range(count)]
+        self.class_weights = {}  # {index: weight of each class}, of objects that are warped
 
     def __len__(self):
         return -(-len(self.draws) // self.batch_size)
@@ -148,25 +103,32 @@ class TrainingLoader:
         The survey remembers for which settings a label's map was made.  Where label and settings
         have not changed, nothing is read.
         """
-        if self.maps is None:
+        if not self.keeps_maps:
             return
         key = f"{self.maps.w0!r} {self.maps.sigma!r} {self.dataset.n_classes} " \
               f"{self.dataset.ignore_label}"
+        if self.dataset.are_objects:
+            key += f" objects {BORDER}"
         there = {file.stem for file in Path(self.maps.folder).glob("*.npy")}
         missing = [index for index, (_, label) in enumerate(self.dataset.pairs)
                    if label.stem not in there or survey.label(label).notes.get("map") != key]
         try:
             for index in progress_bar(missing, "weight maps", unit="label", leave=True):
-                self.weight_map(index, self.dataset.label(index))
+                self.weight_map(index, self.dataset.target(index))
                 survey.note(self.dataset.pairs[index][1], "map", key)
         finally:
             survey.save()
 
-    def weight_map(self, index, label):
-        """The weights of a label's pixels, (H, W) float32."""
+    @property
+    def keeps_maps(self):
+        """Whether weight maps are kept on disk.  Those of warped objects are made for a sample."""
+        return self.maps is not None and not (self.dataset.are_objects and self.augment)
+
+    def weight_map(self, index, target):
+        """The weights of the pixels of `dataset.target(index)`, (H, W) float32."""
         if self.maps is None:
-            return (label != IGNORED).astype(np.float32)
-        return self.maps.read(self.dataset.pairs[index][1], label)
+            return (target != IGNORED).astype(np.float32)
+        return self.maps.read(self.dataset.pairs[index][1], target, self.dataset.are_objects)
 
     def epoch(self, epoch, start=0):
         """Yield the epoch's batches from number `start` on.
@@ -236,20 +198,56 @@ class TrainingLoader:
     def sample(self, index, epoch):
         """The Sample of one of `draws` in an epoch."""
         draw = self.draws[index]
-        index = draw.index
-        pixels, label = self.dataset.pixels(index), self.dataset.label(index)
+        index, warps_objects = draw.index, self.dataset.are_objects and self.augment is not None
+        pixels = self.dataset.pixels(index)
+        label = self.dataset.objects(index) if warps_objects else self.dataset.target(index)
         if pixels.shape[1:] != label.shape:
             raise DataError(f"{self.dataset.pairs[index][1]}: not of its image's size")
-        weight, rng = self.weight_map(index, label), self._generator(draw, epoch)
+        rng = self._generator(draw, epoch)
         crop = self._draw_crop(rng, *label.shape)
+        if warps_objects:
+            return self._warp_objects(index, pixels, label, rng, crop)
+        weight = self.weight_map(index, label)
         if self.augment is None:
             here = crop.pixels
-            return Sample(normalise(pixels, self.dataset.statistics), label[here], weight[here],
+            return Sample(normalise(pixels, self.dataset.statistics),
+                          self.dataset.classes_of(label[here]), weight[here],
                           (crop.top, crop.left))
         warped = self.augment(pixels, label, weight, rng, crop, self._around)
-        corner = tuple(self._around(length)[0] for length in warped.label.shape)
         return Sample(normalise(warped.image, self.dataset.statistics), warped.label,
-                      warped.weight_map, corner)
+                      warped.weight_map, self._corner_of(warped.label))
+
+    def _warp_objects(self, index, pixels, objects, rng, crop):
+        """The Sample of a crop of an image and its numbered objects, warped.
+
+        The separation border and the weight map are made from the warped numbers.  They look a
+        little beyond the crop, as far as the border and the map reach.
+        """
+        margin = BORDER
+        if self.maps is not None:
+            margin += min(self.maps.reach, max(objects.shape))
+        warped = self.augment(pixels, objects, None, rng, crop, self._around, margin)
+        inner = np.s_[margin:-margin, margin:-margin]
+        target = training_target(warped.label)
+        classes = self.dataset.classes_of(target)[inner]
+        weight = (classes != IGNORED).astype(np.float32)
+        if self.maps is not None:
+            border = border_weights(target, self.maps.w0, self.maps.sigma, numbered=True)
+            weight *= self._class_weights(index)[classes] + border[inner]
+        return Sample(normalise(warped.image, self.dataset.statistics), classes, weight,
+                      self._corner_of(classes))
+
+    def _class_weights(self, index):
+        """`weights_of_counts` of a whole image's target, which is looked at once in a run."""
+        if index not in self.class_weights:
+            classes = self.dataset.classes_of(self.dataset.target(index))
+            self.class_weights[index] = weights_of_counts(np.bincount(classes[classes >= 0],
+                                                                      minlength=2))
+        return self.class_weights[index]
+
+    def _corner_of(self, label):
+        """Where the first pixel of a warped label lies in its image, which has more around it."""
+        return tuple(self._around(length)[0] for length in label.shape)
 
     def _around(self, length):
         """How many pixels before and after a crop's side are warped with it."""

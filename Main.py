@@ -26,6 +26,7 @@ from datasets.mixtures import check_mixtures, describe_mixture
 from datasets.splits import HeldBack, hold_back
 from datasets.survey import SetFacts, Survey, digest_of_set, facts_of_set, statistics_of
 from Loss import LOSSES
+from masks.pixel_scores import baselines_of_counts
 from MirrorPadding import Reference, Tiles, Whole, tiling
 from nets.checkpoint import assign
 from runs.choices import Choice, Device, check_label_values, check_memory, complete
@@ -132,8 +133,9 @@ def load_data(settings, survey, split, pairs, digest):
                             training.seed, maps, augmentation(training.augment), crops=crops)
     loader.prepare(survey)
     choosing = held_set if split.held else test_set
-    return Data(loader, choosing, test_set, choosing.baselines(survey), test_set.baselines(survey),
-                statistics, digest, remarks)
+    baselines, test_baselines = (baselines_of_counts(each.class_counts(survey))
+                                 for each in (choosing, test_set))
+    return Data(loader, choosing, test_set, baselines, test_baselines, statistics, digest, remarks)
 
 
 # ------------------------------------------------------------------------------------- the training

@@ -12,10 +12,11 @@ sample that is only flipped and turned keeps all of it.  Label and weight map ta
 nearest pixel.  So no new class appears, every pixel has the weight of its own class, and ignored
 pixels have weight 0.
 
-The weight map is that of the original label, warped with it.  It is close to the map of the warped
-label, but not equal.  Where the warp makes a gap between two cells wider or narrower, the gap keeps
-the weight of its old width.  (A zoom changes the width by a quarter at most, elastic deformation in
-places by more.)  The class weights are those of the whole original image, as for crops.
+The weight map of classes is that of the original label, warped with it.  It is close to the map of
+the warped label, but not equal.  Where the warp makes a gap between two cells wider or narrower,
+the gap keeps the weight of its old width.  (A zoom changes the width by a quarter at most, elastic
+deformation in places by more.)  Of objects the numbers are warped; the border between them and the
+map are made after that.  The class weights are those of the whole original image, as for crops.
 
 Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation",
 MICCAI 2015, section 3.1.
@@ -29,7 +30,7 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import numpy as np
 
@@ -62,8 +63,8 @@ class Crop(NamedTuple):
 class Augmented(NamedTuple):
     """An augmented training pair."""
     image: np.ndarray       # (C, h, w) float32 in [0, 1], with the pixels around the crop
-    label: np.ndarray       # (H, W) int32 class indices
-    weight_map: np.ndarray  # (H, W) float32
+    label: np.ndarray       # (H, W) int32
+    weight_map: Optional[np.ndarray]  # (H, W) float32
 
 
 @dataclass(frozen=True)
@@ -168,28 +169,37 @@ class Augmentation:
     def __init__(self, recipe):
         self.recipe = recipe
 
-    def __call__(self, image, label, weight_map, rng, crop=None, context=lambda length: (0, 0)):
+    def __call__(self, image, label, weight_map, rng, crop=None, context=lambda length: (0, 0),
+                 margin=0):
         """Augment a pair, or its crop: an Augmented.
 
-        image: (C, H, W) float32 in [0, 1]; label: (H, W) int32; weight_map: (H, W) float32.
-        crop: a Crop, by default the whole image.  context: a function from a side of the result, in
-        px, to (pixels before it, pixels after it) that only the image has, not label and map.  A
-        crop that is not square can be turned: then its height and width change places.
+        image: (C, H, W) float32 in [0, 1]; label: (H, W) int32; weight_map: (H, W) float32, or
+        None.  crop: a Crop, by default the whole image.  context: a function from a side of the
+        result, in px, to (pixels before it, pixels after it) that only the image has, not label and
+        map.  margin: px around the crop, on each side, that label and map have.  A crop that is not
+        square can be turned: then its height and width change places.
         """
         top, left, height, width = crop or Crop(0, 0, *label.shape)
         matrix, sides = self._draw_symmetry(height, width, rng)
-        around = [context(length) for length in sides]
+        seen = [context(length) for length in sides]
+        around = [tuple(max(each, margin) for each in ends) for ends in seen]
         shape = [before + length + after for (before, after), length in zip(around, sides)]
         origin = [before + (length - 1) / 2 for (before, _), length in zip(around, sides)]
         center = top + (height - 1) / 2, left + (width - 1) / 2
         coordinates = self._draw_field(shape, origin, center, matrix, rng)
-        rows, columns = (slice(before, before + length)
-                         for (before, _), length in zip(around, sides))
-        inner = coordinates[:, rows, columns]
+
+        def part_of_field(ends):
+            """The field of the crop and some pixels around it, [(before, after)] of its sides."""
+            rows, columns = (slice(most - before, most + length + after)
+                             for (most, _), (before, after), length in zip(around, ends, sides))
+            return coordinates[:, rows, columns]
         white = intensity.find_white(image)
-        return Augmented(self._change_values(warp.sample_linear(image, coordinates), white, rng),
+        pixels = warp.sample_linear(image, part_of_field(seen))
+        inner = part_of_field([(margin, margin)] * 2)
+        return Augmented(self._change_values(pixels, white, rng),
                          warp.sample_nearest(label, inner),
-                         warp.sample_nearest(weight_map, inner))
+                         weight_map if weight_map is None
+                         else warp.sample_nearest(weight_map, inner))
 
     def sides(self, height, width, rng):
         """(height, width), px, of a crop of this size after augmentation with this generator."""

@@ -31,6 +31,7 @@ from PIL import Image, PngImagePlugin
 
 from command.files import atomic_write, make_folder
 from datasets.labels import IGNORED
+from datasets.objects import BORDER
 from images.formats import write_png
 from images.windows import open_array
 
@@ -40,15 +41,17 @@ ROWS_IN_CACHE = 32      # rows treated together: they stay in the processor's ca
 EIGHT_CONNECTED = np.ones((3, 3), bool)
 
 
-def compute_weight_map(label, w0=10, sigma=5):
+def compute_weight_map(label, w0=10, sigma=5, numbered=False):
     """The weight of each pixel, equation 2: (H, W) float32, exact to 1e-4.
 
     label: (H, W) integer classes, 0 is the background; w0: the weight of a border of width 0;
     sigma: px, how fast the weight falls with the border's width.  Pixels of the class IGNORED (-1)
-    have weight 0.  Raises ValueError for a label that is no (H, W) array of integers >= -1 or is
-    empty, for sigma <= 0 and for w0 < 0.
+    have weight 0.  numbered: the label has numbers of objects, as
+    `datasets.objects.training_target` leaves them, instead of classes.  Raises ValueError for a
+    label that is no (H, W) array of integers >= -1 or is empty, for sigma <= 0 and for w0 < 0.
     """
-    weights = class_weights(label) + border_weights(label, w0, sigma)
+    classes = np.minimum(label, 1) if numbered else label
+    weights = class_weights(classes) + border_weights(label, w0, sigma, numbered)
     return weights * (np.asarray(label) != IGNORED)
 
 
@@ -60,16 +63,25 @@ def class_weights(label):
     """
     label = _checked(label)
     count = np.bincount(label[label != IGNORED], minlength=1)
-    weights = count[count > 0].min(initial=label.size) / np.maximum(count, 1)
-    return np.append(weights, 0).astype(np.float32)[label]  # -1, which is IGNORED, finds the 0
+    return weights_of_counts(count)[label]
 
 
-def border_weights(label, w0=10, sigma=5):
+def weights_of_counts(count):
+    """`class_weights` of each class from its number of pixels: (K,) int -> (K + 1,) float32.
+
+    The last one is 0: there -1, which is IGNORED, finds its weight.
+    """
+    weights = count[count > 0].min(initial=count.sum()) / np.maximum(count, 1)
+    return np.append(weights, 0).astype(np.float32)
+
+
+def border_weights(label, w0=10, sigma=5, numbered=False):
     """The border term of equation 2, w0 exp(-(d1 + d2)^2 / (2 sigma^2)).
 
     label: (H, W) integer classes.  An object is an 8-connected component of label > 0.  d1 and d2
     are the distances, in px, to the border of the nearest and of the second nearest object.  Inside
     an object the distance to its own border is that to the nearest pixel outside it.
+    numbered: the label's values tell objects apart, in one piece or several; no two of them touch.
     Returns (H, W) float32 in [0, w0]; all 0 where there are fewer than two objects.
     """
     label = _checked(label)
@@ -77,10 +89,14 @@ def border_weights(label, w0=10, sigma=5):
         raise ValueError(f"sigma must be above 0, not {sigma}")
     if not (w0 >= 0 and math.isfinite(w0)):
         raise ValueError(f"w0 must be at least 0, not {w0}")
-    objects, count = scipy.ndimage.label(label > 0, structure=EIGHT_CONNECTED)
-    # Beyond `reach` px the term is negligible.  d2 is computed up to there.  d1 + d2 is at least 2.
-    reach = sigma * math.sqrt(2 * math.log(max(w0 / NEGLIGIBLE, 1)))
-    if count < 2 or reach < 2:
+    if numbered:
+        objects = np.maximum(label, 0).astype(np.int32)
+    else:
+        objects, _ = scipy.ndimage.label(label > 0, structure=EIGHT_CONNECTED)
+    present = objects[objects > 0]
+    are_several = present.size > 0 and present.min() < present.max()
+    reach = border_reach(w0, sigma)  # d2 is computed up to there; d1 + d2 is at least 2
+    if not are_several or reach < 2:
         return np.zeros(label.shape, np.float32)
     d1, nearest = _nearest_object(objects)
     reach = math.ceil(min(reach, math.hypot(*label.shape)))
@@ -88,11 +104,16 @@ def border_weights(label, w0=10, sigma=5):
     return (w0 * np.exp(((d1 + d2) / sigma) ** 2 / -2)).astype(np.float32)
 
 
+def border_reach(w0, sigma):
+    """px, of d1 + d2: beyond it the border term is negligible."""
+    return sigma * math.sqrt(2 * math.log(max(w0 / NEGLIGIBLE, 1)))
+
+
 # ------------------------------------------------------------------------------ the two distances
 def _nearest_object(objects):
     """(px to the border of the nearest object, its number): (H, W) float64, (H, W) int32.
 
-    Objects that touch are one object.  So the nearest pixel outside an object is background.
+    No two objects touch.  So the nearest pixel outside an object is background.
     """
     outside, (row, column) = scipy.ndimage.distance_transform_edt(objects == 0,
                                                                   return_indices=True)
@@ -166,11 +187,11 @@ class WeightMaps:
     sigma: float = 5    # px, as for compute_weight_map
     verified: dict = field(default_factory=dict, compare=False, repr=False)  # {path: its state}
 
-    def open(self, label_path, read_label):
+    def open(self, label_path, read_label, numbered=False):
         """The weight map of a label, (H, W) float32, of which parts are read when they are used.
 
-        label_path: as for `read`.  read_label: a function that gives the label.  It is called where
-        this process has not verified the map in this file before.
+        label_path, numbered: as for `read`.  read_label: a function that gives the label.  It is
+        called where this process has not verified the map in this file before.
         """
         path = Path(self.folder) / f"{Path(label_path).stem}.npy"
         state = _state_of(path)  # before the map is verified: a later change is seen
@@ -179,26 +200,31 @@ class WeightMaps:
                 weight_map = open_array(path)
                 if _state_of(path) == state:
                     return weight_map
-        weight_map = self.read(label_path, read_label())
+        weight_map = self.read(label_path, read_label(), numbered)
         self.verified[path] = state
         return weight_map
 
-    def read(self, label_path, label):
+    @property
+    def reach(self):
+        """px, from a pixel to all objects that its weight depends on."""
+        return math.ceil(border_reach(self.w0, self.sigma))
+
+    def read(self, label_path, label, numbered=False):
         """The weight map of a label, from the folder, or computed and then written there.
 
-        label_path: gives the stem of both files; label: (H, W) integer classes.  The picture
-        carries a key of the label's classes, w0 and sigma, and a digest of the .npy file: a stale
-        or a damaged map is computed again.  Returns (H, W) float32.  Raises ValueError as
+        label_path: gives the stem of both files; label, numbered: as for `compute_weight_map`.  The
+        picture carries a key of the label, w0 and sigma, and a digest of the .npy file: a stale or
+        a damaged map is computed again.  Returns (H, W) float32.  Raises ValueError as
         `compute_weight_map`, and DataError where the folder cannot be written.
         """
         label, stem = np.asarray(label), Path(label_path).stem
         array_path, picture_path = (Path(self.folder) / f"{stem}{suffix}"
                                     for suffix in (".npy", ".png"))
-        key = _key_of(label, self.w0, self.sigma)
+        key = _key_of(label, self.w0, self.sigma, numbered)
         found = _read_map(array_path, picture_path, key)
         if found is not None:
             return found
-        weight_map = compute_weight_map(label, self.w0, self.sigma)
+        weight_map = compute_weight_map(label, self.w0, self.sigma, numbered)
         make_folder(self.folder)
         picture_path.unlink(missing_ok=True)  # without its key, nobody trusts a half-written map
         content = io.BytesIO()
@@ -217,8 +243,9 @@ def _state_of(path):
     return None
 
 
-def _key_of(label, w0, sigma):
-    text = (f"weight map {FORMAT_VERSION}, {label.shape}, "
+def _key_of(label, w0, sigma, numbered):
+    kind = f"objects, border {BORDER}, " if numbered else ""
+    text = (f"weight map {FORMAT_VERSION}, {kind}{label.shape}, "
             f"w0 {float(w0)!r}, sigma {float(sigma)!r}: ")
     return _sha256(text.encode() + label.astype(np.int32).tobytes())
 

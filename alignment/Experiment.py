@@ -9,6 +9,7 @@ from backend import start
 from DataLoader import SegmentationSet, TrainingLoader
 from datasets.pairs import find_pairs
 from datasets.survey import Survey, statistics_of
+from masks.pixel_scores import baselines_of_counts
 from MirrorPadding import Tiles, Whole
 from nets.catalogue import CATALOGUE
 from WeightMap import WeightMaps
@@ -60,7 +61,7 @@ class Experiment:
         self.train_set, self.test_set = (
             SegmentationSet(pairs[split], args.n_channels, 2, normalisation)
             for split in ("train", "test"))
-        self.baseline = self.test_set.baselines(survey)["all foreground"]
+        self.baseline = baselines_of_counts(self.test_set.class_counts(survey))["all foreground"]
 
     def loader(self, seed, tile=None):
         """The TrainingLoader of a seed; tile: another tiling."""

@@ -1,9 +1,10 @@
-"""A label file as class indices."""
+"""A label file as class indices, or as numbered objects."""
 from pathlib import Path
 
 import numpy as np
 
 from command.errors import DataError
+from datasets.objects import LARGEST_NUMBER
 from images.formats import LOSSY_SUFFIXES, read_label
 
 IGNORED = -1  # in a class map: a pixel that counts nowhere
@@ -20,6 +21,19 @@ def load_label(path, n_classes, ignore_label=None):
         classes[stored == ignore_label] = IGNORED
     check_label(path, classes.max(), n_classes, ignore_label)
     return classes
+
+
+def load_objects(path, ignore_label=None):
+    """A label file as (H, W) int32 numbers of objects; 0 is background.
+
+    Pixels of the stored value `ignore_label` become IGNORED.  Raises DataError as `check_objects`.
+    """
+    stored = read_label(path)
+    is_ignored = np.zeros(stored.shape, bool)
+    if ignore_label is not None:
+        is_ignored = stored == ignore_label
+    check_objects(path, np.where(is_ignored, 0, stored).max())
+    return np.where(is_ignored, IGNORED, stored.astype(np.int32))
 
 
 def load_test_label(path, n_classes, ignore_label=None):
@@ -41,6 +55,16 @@ def check_label(path, largest, n_classes, ignore_label):
     if largest >= n_classes:
         raise DataError(f"{path}: has the value {largest}, but --n_classes {n_classes} allows "
                         f"0 ... {n_classes - 1}")
+
+
+def check_objects(path, largest):
+    """Raise DataError for a label that cannot number objects: a lossy file, too large a number."""
+    if Path(path).suffix.lower() in LOSSY_SUFFIXES:
+        raise DataError(f"{path}: JPEG changes the numbers of objects; store labels as PNG or TIFF")
+    if largest > LARGEST_NUMBER:
+        raise DataError(f"{path}: has the value {largest}, but objects have numbers up to "
+                        f"{LARGEST_NUMBER}; number them anew, or give --ignore_label {largest} if "
+                        "that means: not labelled")
 
 
 def check_some_counts(path, some_counts, ignore_label):

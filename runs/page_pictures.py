@@ -135,13 +135,13 @@ def show_training(loader):
     """The TrainingExample of a DataLoader.TrainingLoader.  All its weights are on one scale."""
     dataset = loader.dataset
     original, copies = find_example(dataset)
-    labels = {index: dataset.label(index) for index in (original, *copies)}
+    targets = {index: dataset.target(index) for index in (original, *copies)}
     shown = {index: {"image": show_image(dataset.pairs[index][0], LONGEST),
-                     "label": show_label(label, dataset.n_classes, LONGEST)}
-             for index, label in labels.items()}
+                     "label": show_label(dataset.classes_of(target), dataset.n_classes, LONGEST)}
+             for index, target in targets.items()}
     scale = None
     if loader.maps is not None:
-        weights = {index: loader.weight_map(index, label) for index, label in labels.items()}
+        weights = {index: loader.weight_map(index, target) for index, target in targets.items()}
         low = min(each.min() for each in weights.values())
         high = max(each.max() for each in weights.values())
         for index, each in weights.items():

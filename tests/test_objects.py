@@ -1,6 +1,7 @@
 """datasets/objects: the border between touching objects against its definition, and its return."""
 import numpy as np
 import pytest
+from nuclei import ellipses, random_objects
 
 from datasets.labels import IGNORED
 from datasets.objects import (LARGEST_NUMBER, BorderLoss, border_loss, count_pieces,
@@ -43,37 +44,6 @@ def on_the_way(start, end, longest):
     length = np.abs(end - start).max()
     points = np.linspace(start, end, length + 1)
     return length <= longest and (np.abs(points).max(axis=1) < 0.5 + 1e-9).any()
-
-
-def random_objects(seed, shape=(24, 31)):
-    """Squares over squares: they touch along sides and corners, are cut through, leave gaps."""
-    rng = np.random.default_rng(seed)
-    objects = np.zeros(shape, np.int32)
-    for number in rng.choice(10 ** 6, 14, replace=False) + 1:
-        top, left = rng.integers(0, shape)
-        height, width = rng.integers(1, 11, 2)
-        objects[top:top + height, left:left + width] = number
-    objects[rng.random(shape) < 0.02] = rng.choice(objects[objects > 0])  # single pixels
-    objects[rng.random(shape) < 0.05] = IGNORED
-    return objects
-
-
-def ellipses(seed, size=256, radii=(8, 16), tried=60, seen=0.6):
-    """Nuclei that lie over each other, so that they touch: (H, W) int32, numbered 1 ... n."""
-    rng = np.random.default_rng(seed)
-    objects, count = np.zeros((size, size), np.int32), 0
-    rows, columns = np.mgrid[:size, :size]
-    for _ in range(tried):
-        (y, x), (a, b) = rng.uniform(0, size, 2), rng.uniform(*radii, 2)
-        turn = rng.uniform(0, np.pi)
-        along = (rows - y) * np.cos(turn) + (columns - x) * np.sin(turn)
-        across = (columns - x) * np.cos(turn) - (rows - y) * np.sin(turn)
-        inside = (along / a) ** 2 + (across / b) ** 2 <= 1
-        free = inside & (objects == 0)
-        if free.sum() >= seen * inside.sum():
-            count += 1
-            objects[free] = count
-    return objects
 
 
 # ------------------------------------------------------------------------------------- the border

@@ -151,9 +151,9 @@ def computed(monkeypatch):
     """The arguments of every real computation, in order."""
     calls = []
 
-    def counting(label, w0, sigma):
+    def counting(label, w0, sigma, numbered):
         calls.append((w0, sigma))
-        return compute_weight_map(label, w0, sigma)
+        return compute_weight_map(label, w0, sigma, numbered)
     monkeypatch.setattr(WeightMap, "compute_weight_map", counting)
     return calls
 

@@ -1,0 +1,76 @@
+"""A data set's pairs as arrays: images, classes, numbered objects, what is trained on."""
+import numpy as np
+
+from datasets.labels import (IGNORED, check_label, check_objects, check_some_counts, load_label,
+                             load_objects)
+from datasets.objects import training_target
+from images.values import load_image, normalise
+
+
+class SegmentationSet:
+    """Image/label pairs as normalised arrays.
+
+    `image(i)`: (C, H, W) float32.  `label(i)`: (H, W) int32 classes as given, which answers are
+    scored against.  `target(i)`: (H, W) int32, what is trained on.  For label_kind "classes" that
+    is the label; for "objects", numbers without the separation border.  `objects(i)`: the numbers
+    as given.  Pixels that are stored as `ignore_label` are IGNORED (-1) in all of them.  `name(i)`:
+    the file's name without its suffix.
+    """
+
+    def __init__(self, pairs, n_channels, n_classes, statistics, ignore_label=None,
+                 label_kind="classes"):
+        self.pairs, self.n_channels, self.n_classes = pairs, n_channels, n_classes
+        self.statistics, self.ignore_label = statistics, ignore_label
+        self.label_kind = label_kind
+
+    def __len__(self):
+        return len(self.pairs)
+
+    def name(self, index):
+        return self.pairs[index][0].stem
+
+    def pixels(self, index):
+        """The image before it is normalised: (C, H, W) float32 in [0, 1]."""
+        return load_image(self.pairs[index][0], self.n_channels)
+
+    def image(self, index):
+        return normalise(self.pixels(index), self.statistics)
+
+    def label(self, index):
+        return load_label(self.pairs[index][1], self.n_classes, self.ignore_label)
+
+    @property
+    def are_objects(self):
+        """Whether the labels' values number objects."""
+        return self.label_kind == "objects"
+
+    def objects(self, index):
+        return load_objects(self.pairs[index][1], self.ignore_label)
+
+    def target(self, index):
+        return training_target(self.objects(index)) if self.are_objects else self.label(index)
+
+    def classes_of(self, target):
+        """The class indices of a target, (H, W) int32."""
+        return np.minimum(target, 1) if self.are_objects else target
+
+    def check_labels(self, survey, to_score_against=False):
+        """Raise DataError for a label with a value that is no class.
+
+        survey: a datasets.survey.Survey.  to_score_against: also for a label without any pixel that
+        counts.
+        """
+        for _, path in self.pairs:
+            if self.are_objects:
+                check_objects(path, max(survey.label(path).values.keys() - {self.ignore_label},
+                                        default=0))
+            counts = survey.label(path).class_counts(self.n_classes, self.ignore_label)
+            largest = np.flatnonzero(counts)[-1] if counts.any() else IGNORED
+            check_label(path, largest, self.n_classes, self.ignore_label)
+            if to_score_against:
+                check_some_counts(path, counts.any(), self.ignore_label)
+
+    def class_counts(self, survey):
+        """The pixels of each class in each label: [(n_classes,) int64]."""
+        return [survey.label(path).class_counts(self.n_classes, self.ignore_label)
+                for _, path in self.pairs]
