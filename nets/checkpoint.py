@@ -16,6 +16,7 @@ from safetensors.numpy import save as serialise
 from command.errors import DataError
 from command.files import atomic_write, parse_json
 from nets import torch_format
+from nets.others_names import NamedTensors, plain_names
 
 FORMAT = "unet-jittor 1"
 OPTIMIZER = "optimizer."  # begins the names of the optimiser's moments, which --resume needs
@@ -55,15 +56,15 @@ def read_weights(path):
     """Read weights, ours or others': ({name: array}, header); header: None for others'.
 
     Others' are safetensors, or PyTorch's `.pth` of its zip format or of the older one.  Their
-    content tells them apart.  Their names come without `module.` and without
-    `num_batches_tracked`.  Raises DataError for any other file.
+    content tells them apart.  Their names come as others_names.plain_names gives them.  Raises
+    DataError for any other file.
     """
     path = _check_file(path)
     if torch_format.is_torch(path):
-        return torch_format.read_state_dict(path), None
+        return plain_names(torch_format.read_state_dict(path), path), None
     weights, header = _read_safetensors(path)
     if header is None:
-        return torch_format.plain_names(weights), None
+        return plain_names(NamedTensors((), weights), path), None
     return {name: array for name, array in weights.items()
             if not name.startswith(OPTIMIZER)}, header
 

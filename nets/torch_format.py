@@ -19,14 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from command.errors import DataError
+from nets.others_names import NamedTensors, unwrap
 from nets.torch_pickle import MAX_BYTES, MAX_PICKLE, Refused, Tensor, read_pickle
 
 ZIP = b"PK\x03\x04"             # the first bytes of a zip archive
 MAGIC = 0x1950a86a20f9469cfc6c  # the first pickle of the older format
 VERSION = 1001                  # its second
-
-# Where training scripts put the state dict inside another dict.
-WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 
 # ------------------------------------------------------------------------------------- the values
@@ -54,11 +52,11 @@ def _copy_view(values, tensor):
 
 
 def _read_arrays(state, read, order):
-    """{name: array} of an unpickled state dict.
+    """The NamedTensors of an unpickled dict, of arrays.
 
     read: a function that gives the bytes of a storage; order: their byte order, '<' or '>'.
     """
-    tensors = plain_names(tensors_of(state))
+    keys, tensors = find_state_dict(state)
     storages = {tensor.storage for tensor in tensors.values()}
     wanted = sum(storage.nbytes() for storage in storages)
     wanted += sum(math.prod(tensor.shape) * tensor.storage.itemsize()
@@ -66,7 +64,8 @@ def _read_arrays(state, read, order):
     if wanted > MAX_BYTES:
         raise Refused(f"its tensors take more than {MAX_BYTES:,} bytes")
     values = {storage: _decode_values(read(storage), storage, order) for storage in storages}
-    return {name: _copy_view(values[tensor.storage], tensor) for name, tensor in tensors.items()}
+    return NamedTensors(keys, {name: _copy_view(values[tensor.storage], tensor)
+                            for name, tensor in tensors.items()})
 
 
 # ------------------------------------------------------------------------------------ the archive
@@ -82,7 +81,7 @@ def _read_record(archive, name, size):
 
 
 def _read_archive(file):
-    """{name: array} of an open zip archive."""
+    """The NamedTensors of an open zip archive."""
     archive = zipfile.ZipFile(file)
     names = archive.namelist()
     pickles = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
@@ -125,7 +124,7 @@ def _find_places(file, place, keys, storages):
 
 
 def _read_stream(file):
-    """{name: array} of an open file of the older format.
+    """The NamedTensors of an open file of the older format.
 
     Its values are little-endian, whatever machine wrote them.
     """
@@ -146,33 +145,14 @@ def _read_stream(file):
     return _read_arrays(state, read, "<")
 
 
-# -------------------------------------------------------------------------------------- its names
-def tensors_of(state):
-    """{name: Tensor} of a state dict, or of one in a wrapper.
-
-    What is no tensor is left out (milesial's mask_values).
-    """
+def find_state_dict(state):
+    """The NamedTensors of Tensors in what was unpickled."""
     if not isinstance(state, dict):
         raise Refused("it holds no dict")
-    state = next((state[key] for key in WRAPPERS if isinstance(state.get(key), dict)), state)
-    tensors = {name: value for name, value in state.items()
-               if isinstance(name, str) and isinstance(value, Tensor)}
-    if not tensors:
+    found = unwrap(state, Tensor)
+    if not found.tensors:
         raise Refused("it holds no tensors by name")
-    return tensors
-
-
-def plain_names(state):
-    """A {name: anything} without DataParallel's prefix `module.` and BatchNorm's counters.
-
-    The counters (`num_batches_tracked`) are no weights.
-    """
-    prefix = ""
-    if all(name.startswith("module.") for name in state):
-        prefix = "module."
-    names = {name: name[len(prefix):] for name in state}
-    return {plain: state[name] for name, plain in names.items()
-            if plain.split(".")[-1] != "num_batches_tracked"}
+    return found
 
 
 # ----------------------------------------------------------------------------------------- a file
@@ -188,9 +168,10 @@ def is_torch(path):
 
 
 def read_state_dict(path):
-    """{name: array} of a PyTorch state dict.  bfloat16 becomes float32, other types stay.
+    """The NamedTensors of a file of PyTorch, of arrays.
 
-    Raises DataError for any other file, and for one that asks for anything but tensors.
+    bfloat16 becomes float32, other types stay.  Raises DataError for any other file, and for one
+    that asks for anything but tensors.
     """
     path = Path(path)
     try:

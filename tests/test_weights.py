@@ -2,6 +2,7 @@
 
 Without PyTorch, and mostly without Jittor.
 """
+import dataclasses
 import io
 import os
 import pickle
@@ -17,8 +18,9 @@ from safetensors.numpy import save_file
 from torch_files import (MACHINE, MAGIC, PUBLIC, VALUES, Call, Entries, Name, Persistent, archive,
                          dump, opcodes, stream, tensor)
 
-from command.errors import DataError
+from command.errors import DataError, say_once
 from nets import torch_format, torch_pickle
+from nets.catalogue import CATALOGUE
 from nets.checkpoint import load, load_weights, read_weights, save
 
 TYPES = {"f4": "FloatStorage", "f2": "HalfStorage", "f8": "DoubleStorage", "i8": "LongStorage",
@@ -182,6 +184,92 @@ def test_names_that_only_partly_begin_with_module_stay(tmp_path):
     assert set(read_weights(path)[0]) == {"module.a", "b"}
 
 
+UNET = {"inc.double_conv.0.weight": (4, 1, 3, 3), "inc.double_conv.1.weight": (4,),
+        "outc.conv.weight": (2, 4, 1, 1), "outc.conv.bias": (2,)}
+PREFIXES = ("_orig_mod.", "model.", "net.", "module.", "module._orig_mod.", "model._orig_mod.",
+            "model.net.module.", "segmenter.")
+
+
+def unet_arrays(prefix=""):
+    rng = np.random.default_rng(0)
+    return {prefix + name: rng.random(shape, np.float32) for name, shape in UNET.items()}
+
+
+def write_safetensors(path, arrays):
+    save_file(arrays, path)
+    return path
+
+
+def assert_unet(weights):
+    wanted = unet_arrays()
+    assert weights.keys() == wanted.keys()
+    assert all((weights[name] == wanted[name]).all() for name in wanted)
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("form", ["archive", "stream", "safetensors"])
+def test_what_begins_all_names_is_taken_off(tmp_path, capsys, form, prefix):
+    arrays, path = unet_arrays(prefix), tmp_path / "a.pth"
+    counter = {f"{prefix}inc.double_conv.1.num_batches_tracked": np.array(7)}
+    if form == "safetensors":
+        write_safetensors(path, {**arrays, **counter})
+    else:
+        write_pth(path, {**arrays, **counter}, {"archive": archive, "stream": stream}[form])
+    say_once.cache_clear()
+    assert_unet(read_weights(path)[0])
+    assert capsys.readouterr().err == f"{path}: '{prefix}' is taken off their names\n"
+
+
+@pytest.mark.parametrize("keys", [
+    ("net",), ("model_state",), ("state_dict",), ("model_state_dict",), ("network_weights",),
+    ("model", "state_dict"), ("ema",)])
+def test_state_dicts_inside_dicts(tmp_path, capsys, write, keys):
+    state, storages = state_dict(unet_arrays("model._orig_mod."))
+    for key in reversed(keys):  # beside a loss, and tensors and dicts of other things
+        state = {"epoch": 3, "best": tensor("9", 1, 0, (), ()), key: Entries(state),
+                 "optimizer": {"state": {0: {"step": tensor("9", 1, 0, (), ())}}}}
+    path = write(tmp_path / "a.pth", state, {**storages, "9": np.zeros(1, "<f4")})
+    say_once.cache_clear()
+    assert_unet(read_weights(path)[0])
+    place = " > ".join(f'"{key}"' for key in keys)
+    assert capsys.readouterr().err == (f"{path}: the weights lie under {place} and "
+                                       "'model._orig_mod.' is taken off their names\n")
+
+
+def test_plain_weights_are_read_without_a_word(tmp_path, capsys, write):
+    assert_unet(read_weights(write_pth(tmp_path / "a.pth", unet_arrays(), write))[0])
+    assert_unet(read_weights(write_safetensors(tmp_path / "a.st", unet_arrays()))[0])
+    assert capsys.readouterr().err == ""
+
+
+def test_of_two_state_dicts_the_likelier_one_is_read(tmp_path, write):
+    data = {"ema": {"a": tensor()}, "net": {"b": tensor()}, "extra": {"c": tensor()}}
+    assert set(read_weights(write(tmp_path / "a.pth", data))[0]) == {"b"}
+    data = {"model": {"depth": 3}, "a": tensor()}
+    assert set(read_weights(write(tmp_path / "a.pth", data))[0]) == {"a"}
+
+
+def test_a_word_that_only_most_names_begin_with_stays(tmp_path, write):
+    arrays = {**unet_arrays("model."), "criterion.weight": np.ones(3, np.float32)}
+    assert set(read_weights(write_pth(tmp_path / "a.pth", arrays, write))[0]) == set(arrays)
+
+
+def test_a_net_whose_own_names_begin_so_keeps_them(tmp_path, monkeypatch, write):
+    own = unet_arrays("model.")
+    net = dataclasses.replace(CATALOGUE["Unet"], name="Odd",
+                              recognise=lambda shape: shape("model.outc.conv.weight"))
+    monkeypatch.setitem(CATALOGUE, "Odd", net)
+    assert set(read_weights(write_pth(tmp_path / "a.pth", own, write))[0]) == set(own)
+    wrapped = {f"module.{name}": array for name, array in own.items()}
+    assert set(read_weights(write_pth(tmp_path / "b.pth", wrapped, write))[0]) == set(own)
+
+
+def test_a_dict_may_lie_in_itself(tmp_path):
+    raw = b"\x80\x02}q\x00(" + opcodes("model") + b"h\x00" + opcodes("net") + b"h\x00u."
+    with pytest.raises(DataError, match="no tensors by name"):
+        read_weights(archive(tmp_path / "a.pth", raw))
+
+
 def test_foreign_safetensors(tmp_path):
     arrays = {"module.a": np.ones((2, 3), np.float16), "module.n.num_batches_tracked": np.array(7)}
     save_file(arrays, tmp_path / "a.pth", metadata={"format": "pt"})
@@ -312,7 +400,7 @@ WILD = [
     *({"a": tensor(view=view)} for view in ((3,), ((),), (("1", 0),), (("1", 0, 6, 0),))),
     {"a": STORAGE}, {}, [], [tensor()], tensor(), None, 3, "words", {1: tensor()},
     {("a",): tensor()},
-    {"state_dict": {}}, {"state_dict": {"a": [1, 2]}}, {"net": {"a": tensor()}},
+    {"state_dict": {}}, {"state_dict": {"a": [1, 2]}}, {"rubbish": {"a": tensor()}},
     Name(REBUILD), TYPE,
     b"", b".", b"\x80\x02.", b"\x80\x02N", b"\x80\x63N.", b"These are words.", b"\x80\x02}Xab.",
     b"\x80\x02(((((((t.",
