@@ -257,7 +257,6 @@ def overlap_tile(image, forward, geometry, tile=Whole()):
 # ------------------------------------------------------------------------------------ the picture
 def draw_padding(image, geometry, path):
     """Write the picture of an image, (H, W) or (H, W, 3) values, before and after its padding."""
-    from matplotlib.patches import Rectangle
     planes = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
     height, width = planes.shape[-2:]
     after = pad_for(geometry, planes, height, width)
@@ -271,6 +270,7 @@ def draw_padding(image, geometry, path):
             axis.set_axis_off()
         first.set(xlim=(-left - 0.5, after.shape[-1] - left - 0.5),
                   ylim=(after.shape[-2] - top - 0.5, -top - 0.5))
+        from matplotlib.patches import Rectangle  # imported late, as all of Matplotlib
         second.add_patch(Rectangle((left - 0.5, top - 0.5), width, height, fill=False,
                                    edgecolor="#ffd400", linewidth=1.5))
 

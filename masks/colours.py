@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from datasets.labels import IGNORED
-from images.figures import figure
+from images.figures import figure, import_matplotlib
 from images.formats import read_image
 from masks.prediction_files import read_prediction
 
@@ -79,7 +79,7 @@ def colour_errors(label, prediction):
 
 def colour_values(values, colours, lowest, highest):
     """(H, W) numbers in the Matplotlib colour map named `colours`, from `lowest` to `highest`."""
-    from matplotlib import colormaps
+    colormaps = import_matplotlib().colormaps
     scaled = (values - lowest) / max(highest - lowest, 1e-12)
     return colormaps[colours](scaled, bytes=True)[..., :3]
 
