@@ -1,9 +1,11 @@
-"""Make a data set in the layout that the other commands read, or check one.
+r"""Make a data set in the layout that the other commands read, or check one.
 
     python MakeData.py sample         # draws 12 training and 4 test pairs into ./data/sample
     python MakeData.py isbi --Source_directory ~/Downloads/ISBI-2012-challenge
     python MakeData.py consep --Source_directory ~/Downloads/CoNSeP --labels typed
     python MakeData.py folders --images ~/scans --labels ~/masks --Data_directory ./data/mine
+    python MakeData.py annotations --images ~/scans --annotations ~/shapes --from labelme \
+        --label_kind classes --Data_directory ./data/mine
     python MakeData.py check --Data_directory ./data/mine
 
 The layout is `{train,test}/{imgs,labels}`.  A file that is already there is never replaced.  Where
@@ -68,9 +70,20 @@ def make_consep(options):
 def make_folders(options):
     """Lay out two folders of images and labels, and check the new set; returns the exit code."""
     from datasets.folders import import_folders
-    import_folders(options.images, options.labels, options.Data_directory, options.test_fraction,
-                   options.seed, options.group)
+    from datasets.splits import SplitRule
+    rule = SplitRule(options.test_fraction, options.seed, options.group)
+    import_folders(options.images, options.labels, options.Data_directory, rule)
     return report_set(options)
+
+
+def make_annotations(options):
+    """Draw labels from annotation files, and check the new set; returns the exit code."""
+    from datasets.annotations import import_annotations
+    from datasets.splits import SplitRule
+    rule = SplitRule(options.test_fraction, options.seed, options.group)
+    n_classes = import_annotations(options.images, options.annotations, options.format,
+                                   options.Data_directory, rule, options.label_kind)
+    return report_set(options, n_classes=n_classes)
 
 
 def check_folder(options):
@@ -124,6 +137,8 @@ def build_parser():
                 "lay out CoNSeP: images, labels, instance maps", "./data/CoNSeP")
     add_command("folders", make_folders, add_folders_flags,
                 "lay out images and labels of your own, paired by name")
+    add_command("annotations", make_annotations, add_annotations_flags,
+                "lay out images of your own, and draw their labels from annotation files")
     add_command("check", check_folder, add_check_flags,
                 "check a data set: say that it is sound, or name each file that is not")
     return parser
@@ -167,6 +182,28 @@ def add_folders_flags(add):
     add("--images", type=Path, required=True, help="folder of the images")
     add("--labels", type=Path, required=True,
         help="folder of the labels; their names may share an ending, such as _mask")
+    add_flags_of_split(add)
+    add_flags_of_facts(add)
+
+
+def add_annotations_flags(add):
+    """The flags of `annotations`: where the files are, and what their shapes mean."""
+    add("--images", type=Path, required=True, help="folder of the images")
+    add("--annotations", type=Path, required=True,
+        help="coco: the file; else the folder with one file for each image, of the same name")
+    add("--from", dest="format", required=True,
+        choices=("labelme", "coco", "geojson", "imagej_roi"),
+        help="labelme: .json files; coco: one .json file for all images; geojson: .geojson or "
+             ".json files, as QuPath writes them; imagej_roi: .zip or .roi files")
+    add("--label_kind", choices=("objects", "classes"), required=True,
+        help="objects: number the shapes of an image 1 ... N; classes: number the names of the "
+             "shapes, in alphabetical order")
+    add_flags_of_split(add)
+    add_flags_of_facts(add)
+
+
+def add_flags_of_split(add):
+    """The flags for how to split the pairs."""
     add("--test_fraction", type=number(float, 0, 1, include_low=False), default=0.2,
         help="share of the pairs that become test pairs")
     add("--seed", type=number(int, 0), default=0, help="the same seed gives the same split")
@@ -174,7 +211,6 @@ def add_folders_flags(add):
         help="regular expression; its first group matches the name of the slide (the patient) in "
              "an image's name; the images of a slide stay together (default: each image for "
              "itself)")
-    add_flags_of_facts(add)
 
 
 def add_check_flags(add):

@@ -9,7 +9,7 @@ import numpy as np
 from command.bars import progress_bar
 from command.errors import DataError
 from command.files import atomic_write, make_folder
-from images.formats import list_images, read_image, read_label, write_png
+from images.formats import IMAGE_SUFFIXES, list_images, read_image, read_label, write_png
 
 
 class Entry(NamedTuple):
@@ -17,11 +17,13 @@ class Entry(NamedTuple):
     paths: tuple    # of Path: where the files go
     make: Callable  # without arguments; a list of their contents, in the same order
     # A content is pixels, (H, W) uint8 or uint16 or (H, W, 3) uint8, that are written as PNG,
-    # or the Path of a file that is copied.
+    # or the Path of a file that is copied, or a text.
 
 
 def has_content(path, content):
-    """Whether the image file `path` has the pixels and the dtype of an Entry's content."""
+    """Whether the file `path` has the text, or the pixels and the dtype, of an Entry's content."""
+    if isinstance(content, str):
+        return path.read_bytes() == content.encode()
     read = read_label if path.parent.name == "labels" else read_image
     if isinstance(content, Path):
         if path.read_bytes() == content.read_bytes():
@@ -54,6 +56,7 @@ def missing_entries(entries):
 
 def check_no_others(own):
     """Raise DataError for an image in a folder of the paths `own` that is not of their set."""
+    own = {path for path in own if path.suffix.lower() in IMAGE_SUFFIXES}
     stems = {path.with_suffix("") for path in own}
     for parent in sorted({path.parent for path in own if path.parent.is_dir()}):
         for path in list_images(parent).values():
@@ -61,6 +64,18 @@ def check_no_others(own):
             is_copy = copy and parent / copy[1] in stems
             if path not in own and not is_copy:
                 raise DataError(f"{path}: not of this data set; choose another --Data_directory")
+
+
+def write_content(path, content):
+    """Write a content of an Entry, whole or not at all."""
+    if isinstance(content, np.ndarray):
+        write_png(path, content)
+        return
+    with atomic_write(path) as temporary:
+        if isinstance(content, str):
+            temporary.write_bytes(content.encode())
+        else:
+            shutil.copyfile(content, temporary)
 
 
 def write_set(entries, description):
@@ -74,10 +89,6 @@ def write_set(entries, description):
             if path.exists():
                 continue
             make_folder(path.parent)
-            if isinstance(content, Path):
-                with atomic_write(path) as temporary:
-                    shutil.copyfile(content, temporary)
-            else:
-                write_png(path, content)
+            write_content(path, content)
     done = f"{len(missing)} of them new" if missing else "all there already: used as they are"
     print(f"{description}, {done}")

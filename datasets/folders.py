@@ -6,9 +6,8 @@ from functools import partial
 from command.bars import progress_bar
 from command.errors import DataError
 from datasets.copies import MANIFEST
-from datasets.entries import Entry, write_set
-from datasets.pairs import SPLITS, check_folders_differ, check_pair
-from datasets.splits import group_of, split_groups
+from datasets.layout import Source, content_of, lay_out, suffix_in_set
+from datasets.pairs import check_folders_differ, check_pair
 from images.formats import IMAGE_SUFFIXES, list_images, read_image, read_label
 
 # what Pillow reads and the other commands do not
@@ -50,49 +49,36 @@ def pair_folders(image_folder, label_folder):
 
 def convert_pair(pair):
     """The contents of an Entry: the paths of a pair, or the pixels of what is to become PNG."""
-    return [path if path.suffix.lower() in IMAGE_SUFFIXES else read(path)
-            for path, read in zip(pair, (read_image, read_label))]
+    return [content_of(path, read) for path, read in zip(pair, (read_image, read_label))]
 
 
-def check_folders(image_folder, label_folder):
-    """Raise DataError for two folders that `import_folders` cannot take."""
-    check_folders_differ(image_folder, label_folder, "--images and --labels")
+def check_no_copies(image_folder):
+    """Raise DataError for a folder in which copies of DataAugmentation.py lie."""
     if (image_folder / MANIFEST).exists():
         raise DataError(f"{image_folder}: DataAugmentation.py's copies lie here, and could end in "
                         "the other split than their originals; take them away with its --clean")
 
 
-def import_folders(image_folder, label_folder, folder, test_fraction, seed, pattern):
-    """Write the pairs of two folders, split into training and test.
-
-    folder: of the new set; test_fraction: share of the pairs that become test pairs; seed: of the
-    split; pattern: a regular expression whose groups stay together (see `group_of`), or None.
-    Raises DataError as `pair_folders`, `check_pair` and `write_set`.
-    """
-    check_folders(image_folder, label_folder)
-    pairs, ending = pair_folders(image_folder, label_folder)
-    groups = [group_of(image, pattern) for image, _ in pairs]
-    if len(set(groups)) == 1:
-        raise DataError(f"{image_folder}: only one {'group' if pattern else 'image'}, "
-                        "nothing to hold out for testing")
-    for pair in progress_bar(pairs, "reading", unit="pair"):
-        check_pair(pair)
-    in_test = split_groups(groups, test_fraction, seed)
-    entries = []
-    for pair, group in zip(pairs, groups):
-        paths = []
-        for path, kind in zip(pair, ("imgs", "labels")):
-            suffix = path.suffix if path.suffix.lower() in IMAGE_SUFFIXES else ".png"
-            paths.append(folder / SPLITS[group in in_test] / kind / (pair[0].stem + suffix))
-        entries.append(Entry(tuple(paths), partial(convert_pair, pair)))
-    if ending:
-        print(f"{label_folder}: the labels' common ending {ending} is left out of their names")
-    for suffix, count in Counter(path.suffix for pair in pairs for path in pair).items():
+def say_conversions(paths):
+    """Print how many of the files become PNG."""
+    for suffix, count in Counter(path.suffix for path in paths).items():
         if suffix.lower() in CONVERTED_SUFFIXES:
             print(f"{count} {suffix} files become PNG")
-    test = sum(group in in_test for group in groups)
-    kept = ""
-    if pattern:
-        kept = f", {len(set(groups))} groups kept whole, {len(in_test)} of them in test"
-    write_set(entries, f"{folder}: split by seed {seed}{kept}: "
-                       f"{len(pairs) - test} training and {test} test pairs")
+
+
+def import_folders(image_folder, label_folder, folder, rule):
+    """Write the pairs of two folders into the set `folder`, split by the SplitRule.
+
+    Raises DataError as `pair_folders`, `check_pair` and `lay_out`.
+    """
+    check_folders_differ(image_folder, label_folder, "--images and --labels")
+    check_no_copies(image_folder)
+    pairs, ending = pair_folders(image_folder, label_folder)
+    for pair in progress_bar(pairs, "reading", unit="pair"):
+        check_pair(pair)
+    sources = [Source(pair[0], (pair[0].stem,), [suffix_in_set(path) for path in pair],
+                      partial(convert_pair, pair)) for pair in pairs]
+    if ending:
+        print(f"{label_folder}: the labels' common ending {ending} is left out of their names")
+    say_conversions([path for pair in pairs for path in pair])
+    lay_out(sources, folder, rule)

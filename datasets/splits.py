@@ -1,12 +1,19 @@
 """Which pairs are held out: whole groups, in a seeded order."""
 import re
 from collections import Counter
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import numpy as np
 
 from command.errors import DataError
 from datasets.copies import Manifest, original_of
+
+
+class SplitRule(NamedTuple):
+    """How pairs are split into training and test."""
+    test_fraction: float       # share of the pairs that become test pairs
+    seed: int
+    pattern: Optional[object]  # regular expression whose groups stay together, see `group_of`
 
 
 class HeldBack(NamedTuple):
