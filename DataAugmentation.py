@@ -87,16 +87,21 @@ def grid_field(shape, rng, sigma=GRID_SIGMA):
 def warp_image(image, coordinates):
     """Interpolate an image at float coordinates (2, H, W): cubic splines, mirrored at the border.
 
-    image: uint8 or uint16, (H, W) or (H, W, C).  The result has its shape and dtype; values are
-    rounded and clipped.
+    image: (H, W) or (H, W, C) of any dtype.  The result has its shape and dtype.  Values are
+    clipped to what the dtype holds, and rounded where it holds whole numbers.
     """
     if image.ndim == 3:
         return np.stack([warp_image(channel, coordinates)
                          for channel in np.moveaxis(image, 2, 0)], axis=2)
-    coefficients = scipy.ndimage.spline_filter(image, order=3, output=np.float32, mode="mirror")
+    exact = np.float32 if image.dtype.itemsize < 4 or image.dtype == np.float32 else np.float64
+    coefficients = scipy.ndimage.spline_filter(image.astype(exact), order=3, output=exact,
+                                               mode="mirror")
     warped = scipy.ndimage.map_coordinates(coefficients, coordinates, order=3, mode="mirror",
                                            prefilter=False)
-    return np.rint(warped).clip(0, np.iinfo(image.dtype).max).astype(image.dtype)
+    is_whole = image.dtype.kind != "f"
+    limits = np.iinfo(image.dtype) if is_whole else np.finfo(image.dtype)
+    values = np.rint(warped) if is_whole else warped
+    return values.clip(limits.min, limits.max).astype(image.dtype)
 
 
 def warp_label(label, coordinates):

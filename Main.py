@@ -129,8 +129,9 @@ def load_data(settings, survey, split, pairs, digest):
         maps = WeightMaps(settings.run.Weight_directory, training.Loss_w0, training.Loss_sigma)
     crops = [training.tile.crops(facts.height, facts.width, training.crops_per_image)
              for facts in (survey.image(image) for image, _ in split.train)]
+    augment = augmentation(training.augment, statistics.is_scaled)
     loader = TrainingLoader(train_set, settings.net.geometry, training.tile, training.Batch_size,
-                            training.seed, maps, augmentation(training.augment), crops=crops)
+                            training.seed, maps, augment, crops=crops)
     loader.prepare(survey)
     choosing = held_set if split.held else test_set
     baselines, test_baselines = (baselines_of_counts(each.class_counts(survey))

@@ -12,7 +12,6 @@ import contextlib
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -24,8 +23,8 @@ from command.files import make_folder
 from command.flags import Parser, boolean, number
 from command.last_words import last_words
 from images.channels import to_channels
-from images.pages import Bands, page_writer, pages_of, row_bands
-from images.values import NormalisedRows, white_of
+from images.pages import Bands, page_writer, pages_of
+from images.values import NormalisedRows
 from masks.answers import assemble, average_of_eight, class_bands, mask_pixels
 from masks.colours import overlay
 from masks.objects import instances
@@ -34,6 +33,7 @@ from masks.saliency import saliency_input, saliency_map
 from MirrorPadding import WHOLE, tiling
 from nets.catalogue import CATALOGUE
 from nets.checkpoint import assign_weights, read_weights
+from nets.levels import find_levels
 from nets.recognise import describe_net
 from nets.trained import (PRESETS, SALIENCY_PRESETS, OthersFlags, describe, net_of_flags,
                           net_of_header)
@@ -130,12 +130,6 @@ def read_net(args, parser):
 
 
 # -------------------------------------------------------------------------------------- prediction
-class Whites(NamedTuple):
-    """Values of a file's images that count as white, the same for all pages of a stack."""
-    net: int      # it counts as 1 for the net
-    overlay: int  # it is shown white
-
-
 class Predictor:
     """Predicts image files: a TrainedNet, its `forward` (see MirrorPadding) and the flags."""
 
@@ -145,7 +139,7 @@ class Predictor:
 
     def predict(self, job):
         """Write the outputs of a Job; all or none of them."""
-        file, uniform, whites = job.file, 0, None
+        file, uniform, levels = job.file, 0, None
         count = len(file.numbers)
         pixels_in_all = count * file.height * file.width
         with contextlib.ExitStack() as stack:
@@ -155,21 +149,20 @@ class Predictor:
                 progress_bar(total=pixels_in_all, desc=file.path.name, unit="px",
                              unit_scale=True, disable=pixels_in_all <= WHOLE))
             for pixels in pages_of(file):
-                whites = whites or self.find_whites(file, pixels)
-                uniform += self.predict_page(file, pixels, whites, add)
+                levels = levels or find_levels(file, pixels, self.net)
+                uniform += self.predict_page(file, pixels, levels, add)
         if uniform:
             where = f" in {uniform} of {count} pages" if count > 1 else ""
             say_beside_bars(f"{file.path}: predicted as one class everywhere{where}")
 
-    def predict_page(self, file, pixels, whites, add):
+    def predict_page(self, file, pixels, levels, add):
         """Predict one page and hand what was asked for to the writers {kind: add}.
 
         Returns whether it is all of one class.
         """
-        self.say_conversion(pixels)
         if file.is_large:
             seen = set()
-            bands = noted(class_bands(self.parts(file, pixels, whites.net), file.width), seen)
+            bands = noted(class_bands(self.parts(file, pixels, levels.white), file.width), seen)
             masks = (mask_pixels(band, self.net.n_classes) for band in bands)
             add["pred"](Bands(masks, file.height, file.width))
             return len(seen) == 1
@@ -178,13 +171,13 @@ class Predictor:
             probability = saliency_map(logits, file.height, file.width)
             class_map = (probability > 0.5).astype(np.uint8)
         else:
-            class_map, probability = assemble(self.parts(file, pixels, whites.net), file.height,
+            class_map, probability = assemble(self.parts(file, pixels, levels.white), file.height,
                                               file.width, "prob" in add)
         regions = instances(class_map) if self.args.instances else class_map
         depth = np.uint16 if regions.max() < 2 ** 16 else np.uint32
         make = {"pred": lambda: mask_pixels(class_map, self.net.n_classes),
                 "prob": lambda: probability,
-                "overlay": lambda: overlay(pixels, class_map, regions, whites.overlay),
+                "overlay": lambda: overlay(pixels, class_map, regions, levels.shades),
                 "instances": lambda: regions.astype(depth)}
         made = {kind: make[kind]() for kind in add}  # all, before the first is written
         for kind, page in made.items():
@@ -207,33 +200,6 @@ class Predictor:
             say_once(f"{self.net.mode} sees beyond any tile: larger images are blended from "
                      f"overlapping tiles of {cut} px, close to --tile full")
         return cut
-
-    def say_conversion(self, pixels):
-        is_rgb = len(pixels.shape) == 3
-        if is_rgb and self.net.n_channels == 1:
-            say_once("RGB images are turned grey: the net takes one channel")
-        elif not is_rgb and self.net.n_channels == 3:
-            say_once("Grey images are taken as RGB: the net takes three channels")
-
-    def find_whites(self, file, pixels):
-        """The Whites of a file whose first page is `pixels`.
-
-        Of 16 bits a camera may fill 12: what is brightest is shown white.
-        """
-        full = int(np.iinfo(pixels.dtype).max)
-        if pixels.dtype != np.uint16:
-            if self.net.statistics.dtype == "uint16":
-                say_once("Images of 8 bits, but the net was trained on 16 bits: give it the images "
-                         "as the microscope stored them; an export in 8 bits does not say how "
-                         "bright they were")
-            return Whites(full, full)
-        every = [pixels] if len(file.numbers) == 1 else pages_of(file)
-        largest = max(int(band.max()) for page in every for band in row_bands(page))
-        white = white_of(largest, pixels.dtype, self.net.statistics)
-        if white != full:
-            say_once(f"{file.path}: 16-bit values up to {largest:,}: {white:,} counts as white, "
-                     "for the training images were brighter")
-        return Whites(white, max(largest, 1))
 
 
 def noted(bands, seen):

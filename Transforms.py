@@ -20,11 +20,6 @@ map are made after that.  The class weights are those of the whole original imag
 
 Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation",
 MICCAI 2015, section 3.1.
-Ruifrok and Johnston, "Quantification of Histochemical Staining by Color Deconvolution", Analytical
-and Quantitative Cytology and Histology 23, 2001.
-Tellez et al., "Whole-Slide Mitosis Detection in H&E Breast Histology Using PHH3 as a Reference to
-Train Distilled Stain-Invariant Convolutional Networks", IEEE Transactions on Medical Imaging 37(9),
-2018, section III.
 """
 import math
 import sys
@@ -38,9 +33,11 @@ from command.errors import DataError, run
 from command.files import make_folder
 from command.flags import Parser, number, picture
 from images import intensity, warp
-from images.channels import as_planes
+from images.channels import as_pixels, as_planes, is_scaled
+from images.composite import Shades, find_shades, show_pixels
 from images.figures import figure
 from images.formats import check_same_size, read_image, read_label
+from images.stains import is_stained, jitter_stains
 
 # U-Net, section 3.1: "a coarse 3 by 3 grid", "10 pixels standard deviation"
 GRID_SIZE, GRID_SIGMA = 3, 10.0
@@ -62,7 +59,7 @@ class Crop(NamedTuple):
 
 class Augmented(NamedTuple):
     """An augmented training pair."""
-    image: np.ndarray       # (C, h, w) float32 in [0, 1], with the pixels around the crop
+    image: np.ndarray       # (C, h, w) float32, with the pixels around the crop
     label: np.ndarray       # (H, W) int32
     weight_map: Optional[np.ndarray]  # (H, W) float32
 
@@ -71,7 +68,7 @@ class Augmented(NamedTuple):
 class Recipe:
     """How strong each augmentation is.  Its strength is drawn evenly from a range; 0 leaves it out.
 
-    "The light" is the range from black to the image's white, see intensity.find_white.
+    "The light" is the range from black to white, see intensity.find_lights.
     """
     symmetries: bool = False  # flips and quarter turns: one of the eight symmetries of the square
     warped: float = 1.0       # share of the samples with rotation, zoom, shift and elastic
@@ -107,13 +104,9 @@ RECIPES = {
                    spacing=128, brightness=0.08, contrast=0.2, gamma=1.4, stain_scale=0.2,
                    stain_shift=0.04, degraded=0.2, blur=1.0, noise=0.04),
 }
-STAINS = np.array([[0.65, 0.70, 0.29],   # haematoxylin: optical density in red, green and blue
-                   [0.07, 0.99, 0.11],   # eosin
-                   [0.27, 0.57, 0.78]])  # DAB (Ruifrok and Johnston 2001); in H&E it is the rest
-BLACK = 1 / 255    # a smaller transmission counts as this one, the first step of 8 bits
 
 
-# ------------------------------------------------------------------------- deformation and stains
+# ------------------------------------------------------------------------------------ deformation
 def elastic_displacement(shape, std, spacing, rng):
     """A smooth random field, float32 (2, H, W) px, with splines between Gaussian vectors.
 
@@ -130,53 +123,40 @@ def elastic_displacement(shape, std, spacing, rng):
     return warp.spread_vectors(vectors.astype(np.float32), *weights)
 
 
-def is_stained(image, white):
-    """Whether an image is RGB on a bright ground, as stained tissue; fluorescence is dark."""
-    return len(image) == 3 and image.max(axis=0).mean() > 0.5 * white
-
-
-def jitter_stains(image, scales, shifts):
-    """Each stain's optical density times its scale, plus its shift (Tellez et al. 2018).
-
-    image: RGB (3, H, W), 1 is white; scales, shifts: (3,).  An optical density is -log10 of the
-    part of the light that comes through.  A pixel's density is the sum over its stains.  STAINS
-    says which colours each stain absorbs (Ruifrok and Johnston 2001).
-    """
-    matrix = np.linalg.inv(STAINS) @ np.diag(scales) @ STAINS  # to stains, scaled, and back
-    density = -np.log10(np.maximum(image, BLACK))
-    jittered = [sum(float(part) * plane for part, plane in zip(column, density)) + float(shift)
-                for column, shift in zip(matrix.T, shifts @ STAINS)]
-    return np.exp(np.stack(jittered) * -math.log(10))
-
-
 # -------------------------------------------------------------------------------------- pipelines
-def augmentation(name):
+def augmentation(name, is_scaled=True):
     """The Augmentation of a name: 'paper', 'light' or 'full', or None for 'none'.
 
-    It takes grey and RGB images.  Raises ValueError for another name.
+    is_scaled: as for Augmentation.  Raises ValueError for another name.
     """
     if name not in ("none", *RECIPES):
         raise ValueError(f"augmentation is one of none, {', '.join(RECIPES)}, not {name!r}")
-    return None if name == "none" else Augmentation(RECIPES[name])
+    return None if name == "none" else Augmentation(RECIPES[name], is_scaled)
 
 
 class Augmentation:
     """A function from a training pair to an augmented one.
 
-    All that is random comes from the generator that the caller gives.
+    All that is random comes from the generator that the caller gives.  The values of grey and RGB
+    images are changed by one draw.  Of other images each channel is taken for a grey image, with
+    draws of its own.
     """
 
-    def __init__(self, recipe):
-        self.recipe = recipe
+    def __init__(self, recipe, is_scaled=True):
+        """is_scaled: whether images are scaled to [0, 1], see images.channels.is_scaled.
+
+        Other values are changed in their own range, channel by channel, and never clipped.
+        """
+        self.recipe, self.is_scaled = recipe, is_scaled
 
     def __call__(self, image, label, weight_map, rng, crop=None, context=lambda length: (0, 0),
                  margin=0):
         """Augment a pair, or its crop: an Augmented.
 
-        image: (C, H, W) float32 in [0, 1]; label: (H, W) int32; weight_map: (H, W) float32, or
-        None.  crop: a Crop, by default the whole image.  context: a function from a side of the
-        result, in px, to (pixels before it, pixels after it) that only the image has, not label and
-        map.  margin: px around the crop, on each side, that label and map have.  A crop that is not
+        image: (C, H, W) float32; label: (H, W) int32; weight_map: (H, W) float32, or None.
+        crop: a Crop, by default the whole image.  context: a function from a side of the result, in
+        px, to (pixels before it, pixels after it) that only the image has, not label and map.
+        margin: px around the crop, on each side, that label and map have.  A crop that is not
         square can be turned: then its height and width change places.
         """
         top, left, height, width = crop or Crop(0, 0, *label.shape)
@@ -193,10 +173,10 @@ class Augmentation:
             rows, columns = (slice(most - before, most + length + after)
                              for (most, _), (before, after), length in zip(around, ends, sides))
             return coordinates[:, rows, columns]
-        white = intensity.find_white(image)
+        lights = intensity.find_lights(image, self.is_scaled)
         pixels = warp.sample_linear(image, part_of_field(seen))
         inner = part_of_field([(margin, margin)] * 2)
-        return Augmented(self._change_values(pixels, white, rng),
+        return Augmented(self._change_values(pixels, lights, rng),
                          warp.sample_nearest(label, inner),
                          weight_map if weight_map is None
                          else warp.sample_nearest(weight_map, inner))
@@ -223,34 +203,47 @@ class Augmentation:
         displacement = elastic_displacement(shape, recipe.elastic, recipe.spacing, rng)
         return warp.source_coordinates(shape, origin, center, matrix, displacement)
 
-    def _change_values(self, image, white, rng):
-        """The image in other grey values or stains, perhaps blurred and noisy, clipped."""
-        recipe = self.recipe
-        if (recipe.stain_scale or recipe.stain_shift) and is_stained(image, white):
+    def _change_values(self, image, lights, rng):
+        """The image in other values: all channels together, or each in its own Light."""
+        if len(lights) == 1:
+            return self._change_light(image, lights[0], rng)
+        return np.concatenate([self._change_light(channel[None], light, rng)
+                               for channel, light in zip(image, lights)])
+
+    def _change_light(self, image, light, rng):
+        """The image in other grey values or stains, perhaps blurred and noisy.
+
+        Clipped where it is scaled.
+        """
+        recipe, span = self.recipe, light.white - light.black
+        if (recipe.stain_scale or recipe.stain_shift) and is_stained(image, span):
             scales = 1 + rng.uniform(-recipe.stain_scale, recipe.stain_scale, 3)
             shifts = rng.uniform(-recipe.stain_shift, recipe.stain_shift, 3)
-            image = white * jitter_stains(image / white, scales, shifts)
+            image = span * jitter_stains(image / span, scales, shifts)
         elif recipe.gamma != 1:
-            image = white * intensity.apply_gamma(image / white, recipe.gamma ** rng.uniform(-1, 1))
+            change = intensity.apply_gamma if self.is_scaled else intensity.bend_gamma
+            scaled = change((image - light.black) / span, recipe.gamma ** rng.uniform(-1, 1))
+            image = span * scaled + light.black
         if recipe.brightness:
             added = rng.uniform(-recipe.brightness, recipe.brightness)
-            image = intensity.add_brightness(image, white * added)
+            image = intensity.add_brightness(image, span * added)
         if recipe.contrast:
             factor = 1 + rng.uniform(-recipe.contrast, recipe.contrast)
             image = intensity.scale_contrast(image, factor)
         if rng.random() < recipe.degraded:
             image = intensity.blur_image(image, rng.uniform(0, recipe.blur))
         if rng.random() < recipe.degraded:
-            image = intensity.add_noise(image, white * rng.uniform(0, recipe.noise), rng)
-        return image.clip(0, 1)
+            image = intensity.add_noise(image, span * rng.uniform(0, recipe.noise), rng)
+        return image.clip(0, 1) if self.is_scaled else image
 
 
 # ------------------------------------------------------------------------------------ the preview
 def draw_augmented(image, label, augment, seed, path):
     """Draw a pair and eleven augmented ones, with the foreground's contour, into a PNG file.
 
-    image: (C, H, W) float32 in [0, 1]; label: (H, W) int32; augment: an Augmentation.
+    image: (C, H, W) float32; label: (H, W) int32; augment: an Augmentation.
     """
+    shades = Shades(0, 1) if augment.is_scaled else find_shades(as_pixels(image))
     height, width = label.shape
     weight_map = np.zeros(label.shape, np.float32)
     pairs = [Augmented(image, label, weight_map)]
@@ -258,9 +251,7 @@ def draw_augmented(image, label, augment, seed, path):
               for k in range(11)]
     with figure(path, 3, 4, (16, 12.6 * height / width), dpi=110) as axes:
         for k, (axis, pair) in enumerate(zip(axes.flat, pairs)):
-            is_grey = len(pair.image) == 1
-            shown = pair.image[0] if is_grey else pair.image.transpose(1, 2, 0)
-            axis.imshow(shown, cmap="gray", vmin=0, vmax=1)
+            axis.imshow(show_pixels(as_pixels(pair.image), shades), cmap="gray", vmin=0, vmax=255)
             foreground = pair.label > 0
             if foreground.any() and not foreground.all():
                 axis.contour(foreground, levels=[0.5], colors="#ffd400", linewidths=0.7)
@@ -270,7 +261,7 @@ def draw_augmented(image, label, augment, seed, path):
 
 def build_parser():
     parser = Parser("Draw augmented versions of a pair, as training with --augment sees them.")
-    parser.add_argument("--img", type=Path, required=True, help="image file, grey or RGB")
+    parser.add_argument("--img", type=Path, required=True, help="image file")
     parser.add_argument("--label", type=Path, required=True, help="its label file")
     parser.add_argument("--preview", type=picture, required=True, help="picture to write")
     parser.add_argument("--augment", choices=tuple(RECIPES), default="full",
@@ -282,12 +273,13 @@ def build_parser():
 
 def main():
     args = build_parser().parse_args()
-    image, label = as_planes(read_image(args.img)), read_label(args.label).astype(np.int32)
-    check_same_size(args.img, image.shape[1:], args.label, label.shape)
+    pixels, label = read_image(args.img), read_label(args.label).astype(np.int32)
+    check_same_size(args.img, pixels.shape[:2], args.label, label.shape)
     folder = make_folder(args.preview.parent)
     if any(folder.samefile(path.parent) for path in (args.img, args.label)):
         raise DataError(f"{args.preview}: lies among the training pairs; choose another folder")
-    draw_augmented(image, label, augmentation(args.augment), args.seed, args.preview)
+    augment = augmentation(args.augment, is_scaled(pixels.dtype))
+    draw_augmented(as_planes(pixels), label, augment, args.seed, args.preview)
     print(f"{args.preview}: {args.img.name} and augmented versions of it")
 
 

@@ -98,3 +98,8 @@ def as_planes(pixels, white=None):
     if planes.ndim == 2:
         return planes[None]
     return np.ascontiguousarray(planes.transpose(2, 0, 1))
+
+
+def as_pixels(planes):
+    """Planes (C, H, W) in the layout of pixels: (H, W) for one channel, else (H, W, C)."""
+    return planes[0] if len(planes) == 1 else planes.transpose(1, 2, 0)

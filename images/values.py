@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from images.channels import as_planes, to_channels
+from images.channels import as_planes, is_scaled, to_channels
 from images.formats import read_image
 
 
@@ -17,6 +17,11 @@ class Statistics:
     mean: tuple      # a number per channel
     std: tuple       # a number per channel
     dtype: str = ""  # the name of the stored values', or "" where nobody knows
+
+    @property
+    def is_scaled(self):
+        """Whether the planes are in [0, 1], which they are too where nobody knows the dtype."""
+        return not self.dtype or is_scaled(self.dtype)
 
 
 def normalise(image, statistics):

@@ -9,6 +9,8 @@ import numpy as np
 from PIL import Image
 
 from datasets.labels import IGNORED
+from images.channels import stored_channels
+from images.composite import show_pixels
 from images.figures import figure, import_matplotlib
 from images.formats import read_image
 from masks.prediction_files import read_prediction
@@ -19,15 +21,15 @@ CONTOURS = ((255, 212, 0), (0, 220, 255), (255, 60, 200),
 HIT, EXTRA, MISSED, PASSED_OVER = (0, 200, 90), (255, 60, 40), (60, 120, 255), (110, 110, 110)
 
 
-def overlay(pixels, class_map, regions, white):
+def overlay(pixels, class_map, regions, shades):
     """An image with the contours of `regions` along their insides, in the colours of their classes.
 
-    pixels: (H, W) or (H, W, 3) values; white: the value that is shown white; class_map: (H, W)
+    pixels: (H, W) or (H, W, C) values; shades: their images.composite.Shades; class_map: (H, W)
     classes; regions: (H, W) integers, 0 is background.  The picture has the image's own size.
     """
     from scipy.ndimage import grey_dilation
     from skimage.segmentation import find_boundaries
-    shown = np.minimum(pixels * (255 / white), 255).astype(np.uint8)
+    shown = show_pixels(pixels, shades)
     picture = np.repeat(shown[..., None], 3, axis=2) if shown.ndim == 2 else shown
     width = 1 + max(class_map.shape) // 1000  # px: thick enough to be seen on a screen
     contours = grey_dilation(find_boundaries(regions, mode="inner") * class_map, (width, width))
@@ -49,10 +51,10 @@ def draw_overview(dataset, folder, output, rows=4):
     count, colours = min(rows, len(dataset)), choose_colour_map(dataset.n_classes)
     with figure(output, count, 4, (10, 2.6 * count)) as axes:
         for index, row in enumerate(axes):
-            image, label = read_image(dataset.pairs[index][0]), dataset.label(index)
+            image, label = read_as_stored(dataset, index), dataset.label(index)
             path = Path(folder) / f"{dataset.name(index)}_pred.png"
             prediction = read_prediction(path, dataset.n_classes)
-            row[0].imshow(image, cmap="gray")
+            row[0].imshow(show_pixels(image), cmap="gray")
             for axis, classes in zip(row[1:3], (label, prediction)):
                 axis.imshow(classes, cmap=colours, vmin=0, vmax=dataset.n_classes - 1,
                             interpolation="nearest")
@@ -92,14 +94,14 @@ def shrink(pixels, longest, smooth=True):
     return np.asarray(small)
 
 
-def show_image(path, longest):
-    """An image file as a picture.  16-bit values are stretched from black to white."""
-    pixels = read_image(path)
-    if pixels.dtype != np.uint8:
-        low, high = int(pixels.min()), int(pixels.max())
-        stretched = (pixels.astype(np.float32) - low) * (255 / max(high - low, 1))
-        pixels = np.rint(stretched).astype(np.uint8)
-    return shrink(pixels, longest)
+def read_as_stored(dataset, index):
+    """The pixels of an image of a DataLoader.SegmentationSet as they are stored, for pictures."""
+    return read_image(dataset.pairs[index][0], stored_channels(dataset.n_channels))
+
+
+def show_image(dataset, index, longest):
+    """An image of a DataLoader.SegmentationSet as a picture, see images.composite."""
+    return shrink(show_pixels(read_as_stored(dataset, index)), longest)
 
 
 def show_label(label, n_classes, longest):
@@ -118,7 +120,7 @@ def show_test(dataset, index, prediction, longest):
     classes = read_prediction(io.BytesIO(prediction.mask), dataset.n_classes)
     with Image.open(io.BytesIO(prediction.probability)) as file:
         probability = np.asarray(file)
-    return {"image": show_image(dataset.pairs[index][0], longest),
+    return {"image": show_image(dataset, index, longest),
             "label": show_label(label, dataset.n_classes, longest),
             "probability": shrink(probability, longest),
             "errors": shrink(colour_errors(label, classes), longest, smooth=False)}

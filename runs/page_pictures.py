@@ -136,7 +136,7 @@ def show_training(loader):
     dataset = loader.dataset
     original, copies = find_example(dataset)
     targets = {index: dataset.target(index) for index in (original, *copies)}
-    shown = {index: {"image": show_image(dataset.pairs[index][0], LONGEST),
+    shown = {index: {"image": show_image(dataset, index, LONGEST),
                      "label": show_label(dataset.classes_of(target), dataset.n_classes, LONGEST)}
              for index, target in targets.items()}
     scale = None

@@ -199,6 +199,28 @@ def test_image_keeps_shape_and_dtype_and_never_wraps_around(dtype, shape):
     assert difference.max() <= 1, "single precision may turn a rounding, no more"
 
 
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "uint32", "float16", "float32",
+                                   "float64"])
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_images_of_other_depths_are_warped_in_their_own_units(dtype, channels):
+    """Against SciPy in double precision: values below 0 stay, floats are not rounded."""
+    values = np.random.default_rng(0).normal(0, 1, (40, 52, channels))
+    limits = np.finfo(dtype) if dtype[0] == "f" else np.iinfo(dtype)
+    amount = min(float(limits.max) / 3, 1e9)
+    image = (values * amount).clip(float(limits.min), float(limits.max)).astype(dtype)
+    image = image[..., 0] if channels == 1 else image
+    field = elastic_field((40, 52), 20, 4, 2, np.random.default_rng(0))
+    warped = warp_image(image, field)
+    assert warped.shape == image.shape and warped.dtype == dtype
+    planes = image.reshape(40, 52, -1).astype(float)
+    exact = np.stack([ndimage.map_coordinates(planes[..., k], field, order=3, mode="mirror")
+                      for k in range(channels)], axis=2).clip(limits.min, limits.max)
+    exact = np.rint(exact) if dtype[0] != "f" else exact
+    step = 1 if dtype[0] != "f" else amount * max(limits.eps, 1e-7) * 10
+    assert np.abs(warped.reshape(exact.shape).astype(float) - exact).max() <= step
+    assert np.isfinite(warped).all()
+
+
 # -------------------------------------------------------------------------------------- the command
 def test_writes_copies_beside_the_originals(tmp_path):
     make_set(tmp_path)

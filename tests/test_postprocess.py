@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import label
 
+from images.composite import Shades, find_shades, show_pixels
 from masks.answers import (assemble, average_of_eight, class_bands, classes, logits_of,
                            mask_pixels, probabilities)
 from masks.colours import CONTOURS, overlay
@@ -203,7 +204,7 @@ def test_an_overlay_changes_contours_alone(shape, dtype, white):
     pixels = np.random.default_rng(0).integers(0, white + 1, shape).astype(dtype)
     class_map = np.maximum(discs((64, 120), (32, 30, 20)), discs((64, 120), (32, 90, 15), value=2))
     before = pixels.copy()
-    found = overlay(pixels, class_map, instances(class_map), white)
+    found = overlay(pixels, class_map, instances(class_map), Shades(0, white))
     assert found.shape == (64, 120, 3) and found.dtype == np.uint8 and (pixels == before).all()
     plain = np.broadcast_to(np.floor(pixels.reshape(64, 120, -1) * (255 / white)), (64, 120, 3))
     changed = (np.abs(found - plain) > 1).any(axis=2)
@@ -214,10 +215,42 @@ def test_an_overlay_changes_contours_alone(shape, dtype, white):
     assert not changed[~inside].any() and not changed[middle].any()
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32, np.float64])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
+def test_a_composite_shows_the_first_channels(dtype, channels):
+    """Grey, red and green, or the first three; 8 bits as they are, others from end to end.
+
+    Grey and RGB are stretched together, channels of other images each for itself.
+    """
+    pixels = np.random.default_rng(channels).uniform(10, 200, (9, 11, channels))
+    pixels *= np.linspace(0.2, 1, channels)
+    pixels = (pixels - (50 if np.dtype(dtype).kind != "u" else 0)).astype(dtype)
+    pixels = pixels[..., 0] if channels == 1 else pixels
+    found = show_pixels(pixels)
+    assert found.dtype == np.uint8 and found.shape == ((9, 11) if channels == 1 else (9, 11, 3))
+    planes = [pixels] if channels == 1 else [pixels[..., k] for k in range(channels)]
+    shown = [found] if channels == 1 else [found[..., k] for k in range(3)]
+    for plane, values in zip(planes, shown):
+        low, high = (pixels.min(), pixels.max()) if channels in (1, 3) else (
+            plane.min(), plane.max())
+        if dtype == np.uint8:
+            low, high = 0, 255
+        exact = (plane.astype(float) - float(low)) * 255 / (float(high) - float(low))
+        assert np.abs(values - exact).max() <= 0.501
+    if channels == 2:
+        assert not shown[2].any()
+    assert (found == show_pixels(pixels, find_shades(pixels))).all()
+
+
+def test_a_flat_image_is_shown_black():
+    for pixels in (np.full((2, 3), 7, np.uint16), np.full((2, 3, 4), -1.5, np.float32)):
+        assert not show_pixels(pixels).any()
+
+
 def test_an_overlay_shows_where_instances_part():
     class_map = discs((64, 120), (32, 30, 20), (32, 66, 20))
     pixels = np.zeros((64, 120), np.uint8)
-    plain, parted = (overlay(pixels, class_map, regions, 255)
+    plain, parted = (overlay(pixels, class_map, regions, Shades(0, 255))
                      for regions in (class_map, instances(class_map)))
     assert not plain[30:35, 40:56].any() and parted[30:35, 40:56].any()
 
@@ -225,5 +258,5 @@ def test_an_overlay_shows_where_instances_part():
 def test_contours_of_large_images_are_wider():
     class_map = np.zeros((50, 3000), np.uint8)
     class_map[:, 1500:] = 1
-    picture = overlay(np.zeros((50, 3000), np.uint8), class_map, class_map, 255)
+    picture = overlay(np.zeros((50, 3000), np.uint8), class_map, class_map, Shades(0, 255))
     assert (picture[20].any(axis=1)).sum() == 4

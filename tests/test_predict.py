@@ -19,6 +19,7 @@ from command.errors import DataError, say_once
 from images import formats
 from images import pages as image_pages
 from images.channels import VALUE_DTYPES, to_channels
+from images.composite import Shades
 from images.values import Statistics
 from masks.answers import probabilities
 from masks.colours import overlay
@@ -321,7 +322,7 @@ def test_the_command_as_a_process(here, ours):
     assert np.array_equal(tifffile.imread("predictions/cell_instances.tif"),
                           regions.astype(np.uint16))
     assert np.array_equal(read("predictions/cell_overlay.png"),
-                          overlay(noise((30, 40)), class_map, regions, 255))
+                          overlay(noise((30, 40)), class_map, regions, Shades(0, 255)))
 
 
 @pytest.mark.jittor
@@ -401,7 +402,8 @@ def test_a_stack(predict, ours, colour):
         regions = instances(class_map)
         assert np.array_equal(found["pred"][k], class_map * 255)
         assert np.array_equal(found["instances"][k], regions)
-        assert np.array_equal(found["overlay"][k], overlay(page, class_map, regions, 255))
+        assert np.array_equal(found["overlay"][k], overlay(page, class_map, regions,
+                                                            Shades(0, 255)))
         np.testing.assert_allclose(probability[k], probabilities(logits), atol=1e-6)
 
 
@@ -434,7 +436,7 @@ def test_the_overlay_of_a_dark_image(predict, here, ours):
     assert (code, err) == (0, [])
     class_map = read("predictions/dark_pred.png") // 255
     assert np.array_equal(read("predictions/dark_overlay.png"),
-                          overlay(pixels, class_map, class_map, pixels.max()))
+                          overlay(pixels, class_map, class_map, Shades(0, pixels.max())))
 
 
 @pytest.mark.jittor

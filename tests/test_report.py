@@ -319,7 +319,9 @@ def test_shown_image(tmp_path):
     stored = {"small": small, "deep": deep, "flat": deep * 0 + 7, "large": large}
     for name, pixels in stored.items():
         write_png(tmp_path / f"{name}.png", pixels)
-    shown = {path.stem: show_image(path, 100) for path in tmp_path.iterdir()}
+    paths = sorted(tmp_path.iterdir())
+    dataset = SegmentationSet([(path, path) for path in paths], 1, 2, Statistics((0.5,), (0.2,)))
+    shown = {path.stem: show_image(dataset, k, 100) for k, path in enumerate(paths)}
     assert all(pixels.dtype == np.uint8 and pixels.shape[2] == 3 for pixels in shown.values())
     assert (shown["small"] == small[..., None]).all()
     assert shown["deep"][..., 0].tolist() == [[0, 128], [64, 255]] and not shown["flat"].any()

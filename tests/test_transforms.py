@@ -317,6 +317,62 @@ def test_values_act_in_the_images_own_range(name, channels):
         assert whole.std() > 0.05
 
 
+@pytest.mark.parametrize("name", ["paper", "light", "full"])
+@pytest.mark.parametrize("channels", [2, 4, 5])
+def test_other_channels_are_each_a_grey_image(name, channels):
+    """What one generator makes of the channels is what it makes of grey images one by one."""
+    image, label, weight = random_image(channels, 40, 33), *places(40, 33)[1:]
+    image *= np.linspace(0.1, 1, channels, dtype=np.float32)[:, None, None]
+    for seed in range(4):
+        found = augmentation(name)(image, label, weight, rng(seed))
+        whole, alone = augmentation(name), rng(seed)
+        matrix, sides = whole._draw_symmetry(40, 33, alone)
+        field = whole._draw_field(sides, [(side - 1) / 2 for side in sides], (19.5, 16), matrix,
+                                  alone)
+        for channel, plane in zip(found.image, image):
+            warped = warp.sample_linear(plane[None], field)
+            white = intensity.find_white(plane[None])
+            expected = whole._change_light(warped, intensity.Light(0.0, white), alone)
+            assert np.array_equal(channel, expected[0])
+        spread = [abs(channel - warp.sample_linear(plane[None], field)[0]).mean() / plane.mean()
+                  for channel, plane in zip(found.image, image)]
+        assert len(set(spread)) == channels, "each has draws of its own"
+
+
+@pytest.mark.parametrize("name", ["paper", "light", "full"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_values_in_other_units_change_in_their_own_range(name, channels):
+    """Twice the values plus a thousand: twice the result plus a thousand. Nothing is clipped."""
+    image, label, weight = random_image(channels, 40, 33) - 0.4, *places(40, 33)[1:]
+    augment, beyond = augmentation(name, is_scaled=False), 0
+    for seed in range(5):
+        first, second = (augment(each, label, weight, rng(seed)).image
+                         for each in (image, 50 * image - 1000))
+        np.testing.assert_allclose(50 * first - 1000, second, atol=0.05)
+        beyond += (first < image.min()).sum() + (first > image.max()).sum()
+        assert first.min() < 0 and first.std() > 0.1
+    assert beyond > 0
+
+
+def test_gamma_bends_the_range_and_nothing_beyond():
+    image = np.array([[[-3, -0.1, 0, 0.25, 1, 7]]], np.float32)
+    assert intensity.bend_gamma(image, 2).tolist() == [[[-3, np.float32(-0.1), 0, 0.0625, 1, 7]]]
+    assert intensity.bend_gamma(image, 0.5)[0, 0, 3] == 0.5
+
+
+def test_lights_are_percentiles():
+    image = np.stack([np.arange(10_000.0).reshape(100, 100) - 3000, np.full((100, 100), 5.0)])
+    lights = intensity.find_lights(image.astype(np.float32), is_scaled=False)
+    np.testing.assert_allclose(lights, [(-2990, 6989), (5, 6)], atol=0.1)
+    scaled = np.repeat(image[:1] + 3000, 4, axis=0).astype(np.float32) / 20_000
+    scaled[1] /= 2
+    np.testing.assert_allclose(intensity.find_lights(scaled, is_scaled=True),
+                               [(0, white) for white in (0.49945, 0.249725, 0.49945, 0.49945)],
+                               atol=1e-4)
+    assert intensity.find_lights(scaled[:3], is_scaled=True) == [
+        (0, intensity.find_white(scaled[:3]))]
+
+
 def test_white_is_no_single_bright_pixel():
     image = np.full((1, 300, 500), 0.25, np.float32)
     image[:, :150] = 0.125
