@@ -20,7 +20,7 @@ from pathlib import Path
 
 from command.errors import DataError, run
 from command.files import make_folder
-from command.flags import Parser, expression, number
+from command.flags import Parser, csv_file, expression, number
 from images.channels import MOST_CHANNELS
 
 # Each function imports the modules that it needs, so that --help and mistakes are answered fast.
@@ -69,11 +69,18 @@ def make_consep(options):
 
 def make_folders(options):
     """Lay out two folders of images and labels, and check the new set; returns the exit code."""
-    from datasets.folders import import_folders
+    from datasets.folders import import_folders, propose_colours
     from datasets.splits import SplitRule
+    if options.colours and not options.colours.exists():
+        propose_colours(options.images, options.labels, options.colours)
+        again = shlex.join(["python", "MakeData.py", *sys.argv[1:]])
+        print(f"next: name the classes in {options.colours}, then {again}")
+        return 1
     rule = SplitRule(options.test_fraction, options.seed, options.group)
-    import_folders(options.images, options.labels, options.Data_directory, rule)
-    return report_set(options)
+    classes = import_folders(options.images, options.labels, options.Data_directory, rule,
+                             options.colours)
+    classes = classes and max(2, 1 + max(classes - {options.ignore_label}))
+    return report_set(options, n_classes=classes)
 
 
 def make_annotations(options):
@@ -182,6 +189,10 @@ def add_folders_flags(add):
     add("--images", type=Path, required=True, help="folder of the images")
     add("--labels", type=Path, required=True,
         help="folder of the labels; their names may share an ending, such as _mask")
+    add("--colours", type=csv_file, metavar="FILE.csv",
+        help="table of the classes that colours of the labels stand for, with the columns name, r, "
+             "g, b, and a row for each class from 0 on (or a column class); without such a file "
+             "one is written, to be edited, and no set")
     add_flags_of_split(add)
     add_flags_of_facts(add)
 

@@ -5,10 +5,13 @@ from functools import partial
 
 from command.bars import progress_bar
 from command.errors import DataError
+from datasets.class_colours import (CLASS_TABLE, list_colours, read_classes, read_colours,
+                                    write_template)
 from datasets.copies import MANIFEST
+from datasets.entries import Entry
 from datasets.layout import Source, content_of, lay_out, suffix_in_set
 from datasets.pairs import check_folders_differ, check_pair
-from images.formats import IMAGE_SUFFIXES, list_images, read_image, read_label
+from images.formats import IMAGE_SUFFIXES, check_same_size, list_images, read_image, read_label
 
 # what Pillow reads and the other commands do not
 CONVERTED_SUFFIXES = (".gif", ".pbm", ".pgm", ".pnm", ".ppm", ".webp")
@@ -24,8 +27,10 @@ def pair_folders(image_folder, label_folder):
     """(pairs, ending): the (image, label) paths of two folders, matched by stem, sorted by name.
 
     The stems of the labels may share an ending, such as `_mask`; it is the second result.
-    Raises DataError for a folder without images, and for the first file without a partner.
+    Raises DataError for a folder that cannot be used, and for the first file without a partner.
     """
+    check_folders_differ(image_folder, label_folder, "--images and --labels")
+    check_no_copies(image_folder)
     suffixes = IMAGE_SUFFIXES + CONVERTED_SUFFIXES
     images, labels = (list_images(folder, suffixes=suffixes)
                       for folder in (image_folder, label_folder))
@@ -52,6 +57,11 @@ def convert_pair(pair):
     return [content_of(path, read) for path, read in zip(pair, (read_image, read_label))]
 
 
+def recolour_pair(image, label, rows, table):
+    """The contents of an Entry: an image, and its mask in colours as class numbers."""
+    return [content_of(image, read_image), read_classes(label, rows, table)]
+
+
 def check_no_copies(image_folder):
     """Raise DataError for a folder in which copies of DataAugmentation.py lie."""
     if (image_folder / MANIFEST).exists():
@@ -66,19 +76,35 @@ def say_conversions(paths):
             print(f"{count} {suffix} files become PNG")
 
 
-def import_folders(image_folder, label_folder, folder, rule):
+def propose_colours(image_folder, label_folder, table):
+    """Print the colours of the labels of two folders and write a table of them to be edited."""
+    pairs, _ = pair_folders(image_folder, label_folder)
+    write_template([label for _, label in pairs], table)
+
+
+def import_folders(image_folder, label_folder, folder, rule, colours=None):
     """Write the pairs of two folders into the set `folder`, split by the SplitRule.
 
-    Raises DataError as `pair_folders`, `check_pair` and `lay_out`.
+    colours: None, or the table of the classes that colours of the labels stand for (see
+    datasets.class_colours); it is written into the set.  Returns its class numbers, or None.
+    Raises DataError as `pair_folders`, `check_pair`, `read_classes` and `lay_out`.
     """
-    check_folders_differ(image_folder, label_folder, "--images and --labels")
-    check_no_copies(image_folder)
     pairs, ending = pair_folders(image_folder, label_folder)
-    for pair in progress_bar(pairs, "reading", unit="pair"):
-        check_pair(pair)
-    sources = [Source(pair[0], (pair[0].stem,), [suffix_in_set(path) for path in pair],
-                      partial(convert_pair, pair)) for pair in pairs]
+    rows = read_colours(colours) if colours else None
+    sources = []
+    for image, label in progress_bar(pairs, "reading", unit="pair"):
+        if colours:
+            make = partial(recolour_pair, image, label, rows, colours)
+            check_same_size(image, read_image(image).shape[:2], label, make()[1].shape)
+            suffixes = [suffix_in_set(image), ".png"]
+        else:
+            check_pair((image, label))
+            make = partial(convert_pair, (image, label))
+            suffixes = [suffix_in_set(path) for path in (image, label)]
+        sources.append(Source(image, (image.stem,), suffixes, make))
     if ending:
         print(f"{label_folder}: the labels' common ending {ending} is left out of their names")
     say_conversions([path for pair in pairs for path in pair])
-    lay_out(sources, folder, rule)
+    tables = [Entry((folder / CLASS_TABLE,), lambda: [list_colours(rows)])] if colours else []
+    lay_out(sources, folder, rule, tables)
+    return {row.number for row in rows} if colours else None
