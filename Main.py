@@ -21,6 +21,7 @@ from command.errors import DataError
 from command.files import lock_folder, make_folder
 from command.last_words import last_words
 from DataLoader import Data, SegmentationSet, TrainingLoader
+from datasets.label_kinds import decide_kind, describe_border, object_facts
 from datasets.lists import current_pairs
 from datasets.mixtures import check_mixtures, describe_mixture
 from datasets.splits import HeldBack, hold_back
@@ -93,7 +94,9 @@ def prepare(request, is_gpu):
     survey.read([*pairs.train, *pairs.test])
     images = [image for image, _ in (*pairs.train, *pairs.test)]
     check_mixtures(survey, images, data.n_channels)
-    facts = facts_of_set(survey, *split, pairs.test, data.ignore_label)
+    labels = [label for _, label in (*pairs.train, *pairs.test)]
+    kind = decide_kind(survey, labels, data.label_kind, data.n_classes, data.ignore_label)
+    facts = facts_of_set(survey, *split, pairs.test, data.ignore_label, kind)
     check_label_values(settings, facts, pairs.train[0][1].parent, pairs.test[0][1].parent)
     device = Device(is_gpu, gpu_memory() if is_gpu else free_memory())
     choice = complete(settings, facts, device, CROP)
@@ -116,14 +119,18 @@ def load_data(settings, survey, split, pairs, digest):
         facts = survey.image(image)
         training.tile.check_size(image, facts.height, facts.width)
     mixture = describe_mixture(survey, images, data.n_channels)
-    remarks = [*pairs.remarks, mixture] if mixture else pairs.remarks
+    remarks = [*pairs.remarks, mixture] if mixture else list(pairs.remarks)
     statistics = statistics_of(survey, [image for image, _ in split.train], data.n_channels)
     train_set, held_set, test_set = (
-        SegmentationSet(each, data.n_channels, data.n_classes, statistics, data.ignore_label)
+        SegmentationSet(each, data.n_channels, data.n_classes, statistics, data.ignore_label,
+                        data.label_kind)
         for each in (split.train, split.held, pairs.test))
     train_set.check_labels(survey)
     held_set.check_labels(survey)
     test_set.check_labels(survey, to_score_against=True)
+    if train_set.are_objects:
+        labels = [label for _, label in split.train]
+        remarks += describe_border(object_facts(survey, labels, data.ignore_label))
     maps = None
     if LOSSES[training.loss].wants_weight_map:
         maps = WeightMaps(settings.run.Weight_directory, training.Loss_w0, training.Loss_sigma)

@@ -26,9 +26,11 @@ from images.channels import MOST_CHANNELS
 # Each function imports the modules that it needs, so that --help and mistakes are answered fast.
 
 
-def print_next(folder, n_channels, n_classes, ignore_label=None):
+def print_next(folder, n_channels, n_classes, ignore_label=None, label_kind=None):
     """Print the command that trains on the new set."""
     flags = f"--n_channels {n_channels} --n_classes {n_classes}"
+    if label_kind is not None:
+        flags += f" --label_kind {label_kind}"
     if ignore_label is not None:
         flags += f" --ignore_label {ignore_label}"
     print(f"next: python Main.py --Data_directory {shlex.quote(str(folder))} {flags} "
@@ -95,14 +97,16 @@ def make_annotations(options):
 
 def check_folder(options):
     """Check a data set; returns the exit code."""
-    return report_set(options, options.n_channels, options.n_classes)
+    from datasets.label_values import refuse_label_kind
+    refuse_label_kind(options.label_kind, options.n_classes, build_parser())
+    return report_set(options, options.n_channels, options.n_classes, options.label_kind)
 
 
-def report_set(options, n_channels=None, n_classes=None):
+def report_set(options, n_channels=None, n_classes=None, label_kind=None):
     """Print whether a data set is sound and what to run next; returns the exit code, 0 or 1.
 
-    n_channels, n_classes: the numbers that it should have; None: those that its files have.  The
-    facts about the files are kept for Main.py.
+    n_channels, n_classes, label_kind: what it should have; None: what its files have.  The facts
+    about the files are kept for Main.py.
     """
     from datasets.check import check_set
     from datasets.survey import Survey
@@ -110,12 +114,14 @@ def report_set(options, n_channels=None, n_classes=None):
     with contextlib.suppress(DataError):  # a set can be checked where nothing can be kept
         make_folder(options.Datatxt_directory)
     survey = Survey(options.Datatxt_directory)
-    verdict = check_set(folder, survey, n_channels, n_classes, ignore_label)
+    verdict = check_set(folder, survey, n_channels, n_classes, ignore_label, label_kind)
     if not verdict.is_sound:
         print("next: mend these, then python MakeData.py check --Data_directory "
               f"{shlex.quote(str(folder))}")
         return 1
-    print_next(folder, verdict.n_channels, verdict.n_classes, ignore_label)
+    if verdict.label_kind == "objects":
+        label_kind = "objects"
+    print_next(folder, verdict.n_channels, verdict.n_classes, ignore_label, label_kind)
     return 0
 
 
@@ -231,6 +237,8 @@ def add_check_flags(add):
              "have)")
     add("--n_classes", type=number(int, 2, 256),
         help="number of classes that the labels should have (default: as the labels show it)")
+    add("--label_kind", choices=("classes", "objects"),
+        help="what the labels' values are, as for Main.py (default: as the labels show it)")
     add_flags_of_facts(add)
 
 

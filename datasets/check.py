@@ -12,7 +12,9 @@ from typing import NamedTuple
 from command.bars import progress_bar
 from command.errors import DataError
 from datasets.copies import Manifest
+from datasets.label_kinds import decide_kind, describe_border, object_facts
 from datasets.label_values import classes_in, foreground_of, total_values
+from datasets.labels import check_objects
 from datasets.mixtures import find_mixtures
 from datasets.pairs import SPLITS
 from datasets.survey import needed_channels
@@ -41,7 +43,7 @@ class PairFacts(NamedTuple):
 class Expected(NamedTuple):
     """What the labels of a sound set hold."""
     values: set      # label values
-    in_words: str    # the same, for people
+    in_words: str    # the same, for people; "": any
     n_classes: int
 
 
@@ -50,6 +52,7 @@ class Verdict(NamedTuple):
     is_sound: bool
     n_channels: int
     n_classes: int
+    label_kind: str
 
 
 # -------------------------------------------------------------------------------- reading the set
@@ -124,13 +127,15 @@ def sum_values(pairs):
     return sum((Counter(pair.values) for pair in pairs), Counter())
 
 
-def expect_values(pairs, n_classes):
+def expect_values(pairs, n_classes, label_kind="classes"):
     """What the labels of a sound set hold: Expected.
 
-    The values are 0 and the foreground's in masks (see `foreground_of`); any where two classes are
-    asked for, which makes everything above 0 foreground; otherwise 0 ... n_classes - 1.  Without
-    `n_classes`: up to the first number that no label has.
+    The values are 0 and the foreground's in masks (see `foreground_of`); any where they number
+    objects, or two classes are asked for, which makes everything above 0 foreground; otherwise
+    0 ... n_classes - 1.  Without `n_classes`: up to the first number that no label has.
     """
+    if label_kind == "objects":
+        return Expected(set(sum_values(pairs)), "", 2)
     counts = total_values([pair.values for pair in pairs])
     foreground = foreground_of(counts).value
     pixels = sum_values(pairs)
@@ -161,6 +166,15 @@ def odd_labels(pairs, expected):
             yield f"{labels[0].label_path.parent}: every label is empty (has one value only)"
 
 
+def odd_objects(pairs):
+    """Yield a line for each label that cannot number objects."""
+    for pair in pairs:
+        try:
+            check_objects(pair.label_path, max(pair.values, default=0))
+        except DataError as error:
+            yield str(error)
+
+
 def find_duplicates(pairs):
     """Yield (line, whether the two are in different splits) for each original seen before."""
     first = {}
@@ -180,12 +194,12 @@ def doubtful_labels(pairs, expected):
             yield f"{pair.label_path}: empty, all its pixels are {what}"
     training = [pair for pair in pairs if pair.split == SPLITS[0]]
     absent = sorted(expected.values - sum_values(training).keys())
-    if training and absent:
+    if training and absent and expected.in_words:
         yield f"{training[0].label_path.parent}: {name_some(absent)} in no label"
 
 
 # ------------------------------------------------------------------------------------ the verdict
-def describe_split(split, pairs):
+def describe_split(split, pairs, label_kind="classes"):
     """What a split consists of, in one line."""
     copies = sum(pair.is_copy for pair in pairs)
     with_copies = f" and {copies} augmented copies" if copies else ""
@@ -193,27 +207,41 @@ def describe_split(split, pairs):
     ends = " to ".join(f"{height} x {width}" for height, width in sizes[:1] + sizes[1:][-1:])
     kinds = " and ".join(sorted({pair.image.kind for pair in pairs}))
     pixels = sum_values(pairs)
+    start = f"{split}: {len(pairs) - copies} pairs{with_copies}, {ends} px, {kinds}, "
+    if label_kind == "objects":
+        objects = sum(len(pair.values.keys() - {0}) for pair in pairs)
+        return f"{start}{objects:,} objects in {1 - pixels[0] / pixels.total():.1%} of the pixels"
     shares = name_some([f"{value}: {pixels[value] / pixels.total():.1%}"
                         for value in sorted(pixels)])
-    return (f"{split}: {len(pairs) - copies} pairs{with_copies}, {ends} px, {kinds}, "
-            f"pixels with label {shares}")
+    return f"{start}pixels with label {shares}"
 
 
-def check_set(folder, survey, n_channels=None, n_classes=None, ignore_label=None):
+def check_set(folder, survey, n_channels=None, n_classes=None, ignore_label=None,
+              label_kind=None):
     """Print a data set's summary, warnings, and each thing that is not sound: Verdict.
 
     survey: a datasets.survey.Survey, which decodes what it does not know.  Pixels of the value
-    `ignore_label` in a label are passed over, as in training.  The Verdict's numbers are as found
-    where they are not given.  Raises DataError where a folder is missing or a manifest is damaged.
+    `ignore_label` in a label are passed over, as in training.  What is not given is in the Verdict
+    as found.  Raises DataError where a folder is missing or a manifest is damaged.
     """
     problems, warnings = [], []
     pairs = read_set(folder, survey, problems, ignore_label)
+    kind, reason = decide_kind(survey, [pair.label_path for pair in pairs], label_kind, n_classes,
+                               ignore_label)
     for split in SPLITS:
         part = [pair for pair in pairs if pair.split == split]
         if part:
-            print(describe_split(split, part))
-    expected = expect_values(pairs, n_classes)
+            print(describe_split(split, part, kind))
+    if reason:
+        print(f"labels: {kind}: {reason}")
+    expected = expect_values(pairs, n_classes, kind)
     problems += [*odd_images(pairs, n_channels), *odd_labels(pairs, expected)]
+    if kind == "objects":
+        bad = list(odd_objects(pairs))
+        problems += bad
+        training = [pair.label_path for pair in pairs if pair.split == SPLITS[0]]
+        if training and not bad:
+            warnings += describe_border(object_facts(survey, training, ignore_label))
     warnings += doubtful_labels(pairs, expected)
     for line, is_leak in find_duplicates(pairs):
         (problems if is_leak else warnings).append(line)
@@ -222,4 +250,4 @@ def check_set(folder, survey, n_channels=None, n_classes=None, ignore_label=None
     print(f"{len(pairs)} pairs, {len(problems)} problem(s)" if problems
           else f"{len(pairs)} pairs, sound")
     channels = n_channels or max((pair.channels for pair in pairs), default=1)
-    return Verdict(not problems, channels, expected.n_classes)
+    return Verdict(not problems, channels, expected.n_classes, kind)

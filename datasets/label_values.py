@@ -1,4 +1,5 @@
 """What the values stored in labels mean: a mask's foreground, or class numbers."""
+from collections import Counter
 from typing import NamedTuple, Optional
 
 import numpy as np
@@ -9,7 +10,14 @@ from images.formats import read_label
 
 MOST_CLASSES = 32  # label values beyond which these are rather numbers of objects
 MOST_USUAL = 8     # and beyond which they may be
-NUMBERED = "if these number objects: --n_classes 2"
+NUMBERED = "if these number objects: --label_kind objects"
+KINDS_OF_LABELS = ("classes", "objects")
+
+
+class LabelKind(NamedTuple):
+    """What the values of labels are, as --label_kind says it."""
+    kind: str         # of KINDS_OF_LABELS
+    reason: str = ""  # why, and which flag says otherwise; "": nothing needs to be said
 
 
 class Foreground(NamedTuple):
@@ -18,21 +26,31 @@ class Foreground(NamedTuple):
     is_certain: bool
 
 
+def refuse_label_kind(label_kind, n_classes, parser):
+    """End with exit code 2 where --label_kind and --n_classes do not go together."""
+    if label_kind == "objects" and n_classes not in (None, 2):
+        parser.error(f"--label_kind objects: only with --n_classes 2, not {n_classes}: objects and "
+                     "background")
+
+
 def count_values(label):
     """How many pixels of a label, (H, W) unsigned integers, have each value: {value: pixels}."""
-    pixels = np.bincount(label.ravel())
-    return {int(value): int(pixels[value]) for value in np.flatnonzero(pixels)}
+    if label.itemsize > 2:  # there may be billions of values
+        values, pixels = np.unique(label, return_counts=True)
+    else:
+        pixels = np.bincount(label.ravel())
+        values = np.flatnonzero(pixels)
+        pixels = pixels[values]
+    return dict(zip(values.tolist(), pixels.tolist()))
 
 
 def total_values(many, ignore_label=None):
-    """The sum of dicts of `count_values`, `ignore_label` left out: (largest value + 1,) int64."""
-    total = np.zeros(2 ** 16, np.int64)
+    """The sum of dicts of `count_values`, without `ignore_label`: {value: pixels}, sorted."""
+    total = Counter()
     for counts in many:
-        for value, pixels in counts.items():
-            total[value] += pixels
-    if ignore_label is not None:
-        total[ignore_label] = 0
-    return np.trim_zeros(total, "b")
+        total.update(counts)
+    total.pop(ignore_label, None)
+    return dict(sorted(total.items()))
 
 
 def count_label_values(paths, ignore_label):
@@ -48,24 +66,27 @@ def foreground_of(counts):
     Several of these, and beyond the numbers of classes, are soft edges for certain.  Otherwise 255
     may also mean "not labelled", beside class numbers.
     """
-    *between, largest = np.flatnonzero(counts[1:]) + 1 if counts[1:].any() else [255]
+    *between, largest = [value for value in counts if value > 0] or [255]
     if not between:
-        return Foreground(int(largest), True)
-    if largest != 255 or counts[255] < counts[between].sum():
+        return Foreground(largest, True)
+    if largest != 255 or counts[255] < sum(counts[value] for value in between):
         return Foreground(None, False)
     return Foreground(255, len(between) > 1 and between[-1] >= MOST_CLASSES)
 
 
-def classes_in(counts):
-    """The number of classes in labels whose values occur `counts` times; 2 in certain masks."""
-    if foreground_of(counts).is_certain:
+def classes_in(counts, label_kind="classes"):
+    """The number of classes in labels whose values occur `counts` times.
+
+    2 in certain masks, and where the values number objects.
+    """
+    if label_kind == "objects" or foreground_of(counts).is_certain:
         return 2
-    return int(np.flatnonzero(counts)[-1]) + 1
+    return max(counts) + 1
 
 
 def check_classes(n_classes, folder):
     """Raise DataError where a folder's labels have too many values to be meant as classes."""
     if n_classes > MOST_CLASSES:
         raise DataError(f"{folder}: values up to {n_classes - 1}; give --n_classes (2: every "
-                        "value above 0 is foreground), or --ignore_label (a value that means: not "
-                        "labelled)")
+                        "value above 0 is foreground), --label_kind objects (values number "
+                        "objects), or --ignore_label (a value that means: not labelled)")

@@ -18,7 +18,7 @@ import numpy as np
 from command.bars import progress_bar
 from command.files import atomic_write, parse_json
 from datasets.facts import ImageFacts, LabelFacts, examine_image, examine_label
-from datasets.label_values import classes_in, total_values
+from datasets.label_values import LabelKind, classes_in, total_values
 from datasets.pairs import check_sizes
 from images.channels import is_scaled
 from images.formats import check_same_size
@@ -41,6 +41,7 @@ class SetFacts:
     n_classes: int         # by the labels to train with
     test_classes: int      # by those to test with
     shapes: frozenset = frozenset()  # (height, width) of the training images, each once
+    label_kind: LabelKind = LabelKind("classes")
 
 
 # -------------------------------------------------------------------------------------- all files
@@ -188,19 +189,23 @@ def values_of(survey, labels, ignore_label):
     return total_values((survey.label(path).values for path in labels), ignore_label)
 
 
-def facts_of_set(survey, train_pairs, held_pairs, test_pairs, ignore_label):
-    """The SetFacts of pairs to train on, to hold back, and to test on."""
+def facts_of_set(survey, train_pairs, held_pairs, test_pairs, ignore_label,
+                 label_kind=LabelKind("classes")):
+    """The SetFacts of pairs to train on, to hold back, and to test on.
+
+    label_kind: the LabelKind of all of them.
+    """
     training = [*train_pairs, *held_pairs]
     images = [survey.image(image) for image, _ in training]
     n_classes, test_classes = (
-        classes_in(values_of(survey, [label for _, label in pairs], ignore_label))
+        classes_in(values_of(survey, [label for _, label in pairs], ignore_label), label_kind.kind)
         for pairs in (training, test_pairs))
     sizes = [tuple(_size_of(survey.image(image)) for image, _ in pairs)
              for pairs in (train_pairs, held_pairs or test_pairs)]
     return SetFacts(*sizes,
                     max(facts.height for facts in images), max(facts.width for facts in images),
                     needed_channels(images), n_classes, test_classes,
-                    frozenset(map(_size_of, images)))
+                    frozenset(map(_size_of, images)), label_kind)
 
 
 def _size_of(facts):

@@ -10,6 +10,7 @@ from nets.catalogue import CATALOGUE
 
 # the published weights' nets, by their words
 PRESETS = {"u2net": "U2net", "u2netp": "U2netS", "milesial": "Unet"}
+WIDEST_BORDER = 16  # px
 SALIENCY_PRESETS = ("u2net", "u2netp")  # predicted by U-2-Net's own protocol
 
 
@@ -23,6 +24,8 @@ class TrainedNet:
     statistics: Statistics
     tile: str = "full"         # how images are cut: the word of --tile
     is_saliency: bool = False  # by U-2-Net's own protocol
+    label_kind: str = "classes"  # "objects": their foreground, without the separation border
+    border: int = 0            # px, its width on each side; 0 for classes
 
     @property
     def geometry(self):
@@ -62,8 +65,9 @@ def net_of_header(header, found, path):
         cut = header["tile"]
         is_cut = cut in ("full", "reference") or type(cut) is int and cut >= 16
         are_switches = all(value in (0, 1) for value in options.values())
-        if not is_cut or not are_switches:
-            raise ValueError(f"tile {cut!r}, {options}")
+        kind = header.get("label_kind", "classes"), header.get("border", 0)
+        if not is_cut or not are_switches or not _is_kind(*kind, found.n_classes):
+            raise ValueError(f"tile {cut!r}, {options}, labels {kind}")
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: its header is not as Main.py writes it ({error!r}); "
                         "choose another") from None
@@ -75,7 +79,14 @@ def net_of_header(header, found, path):
         raise DataError(f"{path}: its header's mean and std do not suit n_channels "
                         f"{found.n_channels}; choose another")
     return TrainedNet(found.mode, found.n_channels, found.n_classes,
-                      {**found.options, **options}, statistics, str(cut))
+                      {**found.options, **options}, statistics, str(cut), False, *kind)
+
+
+def _is_kind(label_kind, border, n_classes):
+    """Whether a header's words about labels go together."""
+    if label_kind == "objects":
+        return type(border) is int and 1 <= border <= WIDEST_BORDER and n_classes == 2
+    return label_kind == "classes" and border == 0
 
 
 def _dtype_of(header):

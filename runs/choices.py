@@ -17,8 +17,8 @@ from runs.log import ENDLESS
 from runs.settings import Settings
 
 # the flags that can be left to this module
-CHOSEN = ("n_channels", "n_classes", "base_channels", "tile", "Batch_size", "Total_epochs",
-          "Val_epochs")
+CHOSEN = ("n_channels", "label_kind", "n_classes", "base_channels", "tile", "Batch_size",
+          "Total_epochs", "Val_epochs")
 BATCH = 4            # crops per step, where the memory allows
 CROPS = 10_000       # that a run sees, copies that DataAugmentation.py made among them
 EPOCHS = (10, 2500)  # fewest and most: with four images or more, and up to a thousand, that many
@@ -54,13 +54,18 @@ def complete(settings, facts, device, crop):
 
     def settle(name, value, why):
         if values[name] is None:
-            values[name], reasons[name] = value, why
+            values[name] = value
+            if why:
+                reasons[name] = why
     what = {1: "grey images", 3: "images in colour"}
     settle("n_channels", facts.n_channels,
            what.get(facts.n_channels, f"images of {facts.n_channels} channels"))
+    settle("label_kind", *facts.label_kind)
     n_classes = max(facts.n_classes, facts.test_classes)
     doubt = f"; {NUMBERED}" if n_classes > MOST_USUAL else ""
-    settle("n_classes", n_classes, f"values in the labels{doubt}")
+    are_objects = values["label_kind"] == "objects"
+    settle("n_classes", n_classes,
+           "objects and background" if are_objects else f"values in the labels{doubt}")
     kind = "cuda" if device.is_gpu else "cpu"
     settle("base_channels", BASE_CHANNELS[kind], "a GPU" if device.is_gpu else "a CPU")
     if "base_channels" not in settings.net.row.flags:

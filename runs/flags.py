@@ -4,6 +4,7 @@ from pathlib import Path
 from backend.optimizers import OPTIMIZERS
 from command.flags import Parser, boolean, expression, number
 from images.channels import MOST_CHANNELS
+from datasets.label_values import KINDS_OF_LABELS, MOST_USUAL
 from nets.catalogue import CATALOGUE
 from runs.choices import BASE_CHANNELS, BATCH, CROPS, EPOCHS
 from runs.settings import Every, crop_count, save_every
@@ -49,6 +50,12 @@ def add_data_flags(add):
     add("--n_classes", type=number(int, 2, 256),
         help="number of classes, background included (default: the largest label value + 1; 2 for "
              "masks)")
+    add("--label_kind", choices=KINDS_OF_LABELS,
+        help="what the labels' values are. classes: numbers of classes, or a mask. objects: "
+             "numbers of objects; the net learns their foreground, with a border of background "
+             "between those that touch; only with --n_classes 2 (default: objects where there are "
+             f"more than {MOST_USUAL} values above 0 and nearly each is in one piece in each "
+             "label, else classes)")
     add("--ignore_label", type=number(int, 0, 2 ** 16),
         help="label value to ignore, in the loss and in all scores (default: none)")
     add("--val_fraction", type=number(float, 0, 1), default=0.0,

@@ -10,6 +10,7 @@ import time
 
 from backend import ranks, start
 from command.errors import DataError
+from datasets.objects import BORDER
 from masks.colours import draw_overview
 from masks.pixel_scores import DISTINCT, best_constant, format_scores, mean_scores
 from masks.prediction_files import write_predictions
@@ -88,10 +89,13 @@ class Recorder:
     def header(self):
         """What a checkpoint says of the net: all that prediction needs."""
         settings, statistics = self.settings, self.data.statistics
-        return {"mode": settings.net.mode, "n_channels": settings.data.n_channels,
-                "n_classes": settings.data.n_classes, "options": settings.net.options,
-                "mean": statistics.mean, "std": statistics.std, "dtype": statistics.dtype,
-                "tile": settings.training.tile.for_prediction}
+        header = {"mode": settings.net.mode, "n_channels": settings.data.n_channels,
+                  "n_classes": settings.data.n_classes, "options": settings.net.options,
+                  "mean": statistics.mean, "std": statistics.std, "dtype": statistics.dtype,
+                  "tile": settings.training.tile.for_prediction}
+        if settings.data.label_kind == "objects":
+            header |= {"label_kind": "objects", "border": BORDER}
+        return header
 
     def save_last(self):
         """Write all that --resume needs."""
@@ -187,7 +191,7 @@ class Recorder:
         if self.log.records:
             self.say(f"Curves       {self.log.curves_path} "
                      f"(live: tensorboard --logdir {self.folders.Log_directory})")
-        if self.data.loader.maps is not None:
+        if self.data.loader.keeps_maps:
             self.say(f"Weight maps  {self.folders.Weight_directory}/")
         self.say(f"Checkpoints  {self.folders.Checkpoint_directory}/")
         if best and (self.test_scores or not self.data.holds_back):

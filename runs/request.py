@@ -3,6 +3,7 @@ from typing import NamedTuple, Optional
 
 from backend import ranks
 from command.errors import DataError
+from datasets.label_values import refuse_label_kind
 from nets.catalogue import CATALOGUE
 from runs.resume import (LAST, StoredRun, find_contradictions, find_too_short, load_run,
                          parse_stored, resume_command)
@@ -98,6 +99,7 @@ def check_flags(settings, parser, crop):
     in_crops = isinstance(training.tile or crop, type(crop))
     if training.crops_per_image not in ("auto", 1) and not in_crops:
         parser.error(f"--crops_per_image {training.crops_per_image}: only with --tile N")
+    refuse_label_kind(settings.data.label_kind, settings.data.n_classes, parser)
     try:
         (training.tile or crop).check(net.geometry)
     except DataError as error:

@@ -38,6 +38,7 @@ class DataSettings:
     Data_directory: Path
     n_channels: Optional[int]
     n_classes: Optional[int]
+    label_kind: Optional[str]     # of label_values.KINDS_OF_LABELS
     ignore_label: Optional[int]
     val_fraction: float
     group: Optional[str]

@@ -235,7 +235,7 @@ def test_strange_values_in_all_labels(check, folder, row, named):
     ((0, 0, 0, 5), 2), ((0, 0, 0, 1), 2), ((0, 1, 2, 3), 4), ((0, 0, 255, 255), 2)])
 def test_classes_of_sound_labels_are_those_that_training_chooses(folder, row, n_classes):
     write_set(folder, np.repeat(np.array([row], np.uint8), 6, axis=0))
-    assert check_set(folder, Survey()) == (True, 1, n_classes)
+    assert check_set(folder, Survey()) == (True, 1, n_classes, "classes")
     counts = label_values.count_label_values(sorted((folder / "train/labels").iterdir()), None)
     assert label_values.classes_in(counts) == n_classes
 

@@ -99,13 +99,14 @@ def test_numbers_of_objects_are_no_classes(tmp_path):
 
 def test_everything_is_chosen_and_no_flag_overruled():
     values, reasons = chosen(facts=facts(n_channels=3, n_classes=3))
-    assert tuple(reasons) == choices.CHOSEN
+    said = [flag for flag in choices.CHOSEN if flag != "label_kind"]  # as one would expect
+    assert list(reasons) == said and values["label_kind"] == "classes"
     assert (values["n_channels"], values["n_classes"]) == (3, 3)
     assert (values["base_channels"], values["tile"]) == (choices.BASE_CHANNELS["cpu"], Tiles(256))
     assert (values["Batch_size"], values["Total_epochs"]) == (choices.BATCH, choices.EPOCHS[1])
     assert values["Val_epochs"] == 1875
-    given = dict(n_channels=1, n_classes=5, base_channels=8, tile="full", Batch_size=7,
-                 Total_epochs=3, Val_epochs=1)
+    given = dict(n_channels=1, label_kind="classes", n_classes=5, base_channels=8, tile="full",
+                 Batch_size=7, Total_epochs=3, Val_epochs=1)
     words = [word for name, value in given.items() for word in (f"--{name}", value)]
     values, reasons = chosen(*words, facts=facts(n_channels=3, n_classes=3))
     assert reasons == {} and {name: values[name] for name in given} == {**given, "tile": Whole()}
@@ -160,7 +161,7 @@ def test_held_back_images_are_tested_instead(tmp_path):
 def test_what_may_be_numbers_of_objects_is_said():
     for n_classes, said in ((8, False), (13, True)):
         reason = chosen(facts=facts(n_classes=n_classes))[1]["n_classes"]
-        assert ("if these number objects: --n_classes 2" in reason) is said
+        assert ("if these number objects: --label_kind objects" in reason) is said
 
 
 @pytest.mark.parametrize("images, given, total, val", [
