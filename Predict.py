@@ -18,7 +18,7 @@ import numpy as np
 from backend import start
 from backend.machine import is_out_of_memory
 from command.bars import progress_bar, say_beside_bars
-from command.errors import DataError, run, say_once
+from command.errors import DataError, describe_failure, run, say_once
 from command.files import make_folder
 from command.flags import Parser, boolean, number
 from command.last_words import last_words
@@ -223,16 +223,10 @@ def predict_all(jobs, net, weights, args):
         path = job.file.path
         try:
             predictor.predict(job)
-        except DataError as error:
-            named = str(error).startswith(str(path))
-            errors.append(str(error) if named else f"{path}: {error}")
-        except OSError as error:
-            where = error.filename or args.Result_directory
-            errors.append(f"{path}: {where}: {error.strerror or error}")
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            errors.append(f"{path}: out of memory: {SMALLER_TILES}")
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next image may be sound
+            if isinstance(error, (RuntimeError, MemoryError)) and is_out_of_memory(error):
+                error = DataError(f"out of memory: {SMALLER_TILES}")
+            errors.append(describe_failure(error, path, args.Result_directory))
     return errors
 
 

@@ -7,6 +7,7 @@ import io
 import os
 import signal
 import sys
+import traceback
 from functools import lru_cache
 from pathlib import Path
 
@@ -39,6 +40,26 @@ def say_stopped():
 def say_once(text):
     """Print a remark to stderr the first time that it is made."""
     print(text, file=sys.stderr)
+
+
+def describe_failure(error, path, folder=None):
+    """What an exception says about one file of many, in one line that begins with its path.
+
+    folder: what to name where an error of the disk names no file.  What is a fault of the program
+    is told with its type and its place, for whoever mends it.
+    """
+    if isinstance(error, DataError):
+        text = str(error)
+    elif isinstance(error, OSError):
+        where = str(error.filename or folder or path)
+        text = ("" if where == str(path) else f"{where}: ") + (error.strerror or str(error))
+    else:
+        *_, last = traceback.extract_tb(error.__traceback__)
+        text = (f"not expected: {type(error).__name__}: {error} "
+                f"({Path(last.filename).name}, line {last.lineno})")
+    if not (isinstance(error, DataError) and text.startswith(str(path))):
+        text = f"{path}: {text}"
+    return " ".join(text.split())
 
 
 def run(main):

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from command.bars import progress_bar
+from command.errors import DataError, describe_failure
 from command.files import atomic_write, parse_json
 from datasets.facts import ImageFacts, LabelFacts, examine_image, examine_label
 from datasets.label_values import LabelKind, classes_in, total_values
@@ -114,8 +115,16 @@ class Survey:
         known = self._recall(kind, path)
         if known is None:
             key = _key_of(path)  # before it is decoded: a later change is seen at the next start
-            known = self._know(kind, path, self.EXAMINE[kind](path), key)
+            known = self._know(kind, path, self._examine(kind, path), key)
         return known
+
+    def _examine(self, kind, path):
+        try:
+            return self.EXAMINE[kind](path)
+        except DataError:
+            raise
+        except Exception as error:  # noqa: BLE001 - for a damaged file almost any is possible
+            raise DataError(describe_failure(error, path)) from error
 
     def _recall(self, kind, path):
         """The facts of a file that is as it was, or None."""

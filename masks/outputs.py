@@ -2,7 +2,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from command.errors import DataError, say_once
+from command.errors import DataError, describe_failure, say_once
 from images.formats import list_images
 from images.pages import LARGE, ImageFile, examine_file
 
@@ -76,8 +76,8 @@ def plan_outputs(inputs, folder, extras, overwrite, too_large):
     for path in paths:
         try:
             file = examine_file(path)
-        except DataError as error:
-            errors.append(str(error))
+        except Exception as error:  # noqa: BLE001 - a damaged file may raise almost any
+            errors.append(describe_failure(error, path))
             continue
         outputs = name_outputs(file, folder, extras)
         if file.is_large and extras:

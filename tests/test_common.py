@@ -16,7 +16,7 @@ from helpers import ROOT
 from PIL import Image
 
 from command import bars
-from command.errors import DataError, run
+from command.errors import DataError, describe_failure, run
 from command.files import atomic_write, make_folder, parse_json
 from command.flags import Parser, boolean, number
 from datasets.labels import IGNORED, load_label
@@ -34,7 +34,7 @@ def noise(shape, seed=0, high=256, dtype=np.uint8):
 WITH_ROOT = {**os.environ, "PYTHONPATH": str(ROOT)}
 SCRIPT = """
 import os, signal, sys
-from command.errors import DataError, run
+from command.errors import DataError, describe_failure, run
 from command.flags import Parser, boolean, number
 
 def main():
@@ -96,6 +96,28 @@ def test_a_closed_pipe_is_no_traceback(script):
 def test_other_exceptions_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
         run(lambda: 1 // 0)
+
+
+def raised(error):
+    """The exception as `except` would have it."""
+    try:
+        raise error
+    except Exception as caught:  # noqa: BLE001 - any
+        return caught
+
+
+@pytest.mark.parametrize("error, line", [
+    (DataError("a/b.png: not\nreadable"), "a/b.png: not readable"),
+    (DataError("too large"), "a/b.png: too large"),
+    (FileNotFoundError(2, "No such file", "a/b.png"), "a/b.png: No such file"),
+    (OSError(28, "No space", "out/b_pred.png"), "a/b.png: out/b_pred.png: No space"),
+    (OSError(28, "No space"), "a/b.png: out: No space"),
+    (KeyError("axis"), "a/b.png: not expected: KeyError: 'axis' (test_common.py, line 0)"),
+    (ValueError("a\nb"), "a/b.png: not expected: ValueError: a b (test_common.py, line 0)"),
+])
+def test_what_went_wrong_with_one_file_of_many(error, line):
+    found = describe_failure(raised(error), "a/b.png", "out")
+    assert re.sub(r"line \d+\)$", "line 0)", found) == line
 
 
 def test_parser(capsys):

@@ -21,6 +21,7 @@ from images import pages as image_pages
 from images.channels import VALUE_DTYPES, to_channels
 from images.composite import Shades
 from images.values import Statistics
+from masks import outputs
 from masks.answers import probabilities
 from masks.colours import overlay
 from masks.objects import instances
@@ -535,6 +536,47 @@ def test_files_that_fail_are_told_at_the_end(predict, here, ours):
         f"Predict.py: error: set/{name}" for name in ("c.png", "b.png", "d.tif")]
     assert {path.name[:2] for path in Path("predictions").iterdir()} == {"a_", "z_"}
     assert len(list(Path("predictions").iterdir())) == 8
+
+
+@pytest.mark.jittor
+@pytest.mark.parametrize("error", [IndexError("list\nindex"), RuntimeError("a kernel"),
+                                   UnicodeDecodeError("utf-8", b"x", 0, 1, "odd"), AssertionError(),
+                                   ZeroDivisionError("division by zero")], ids=repr)
+def test_no_later_file_is_lost_whatever_the_exception(predict, here, ours, monkeypatch, error):
+    for name in "abc":
+        formats.write_png(f"{name}.png", noise((30, 40)))
+    write = Predict.Predictor.predict
+
+    def fail(self, job):
+        if job.file.path.name == "a.png":
+            raise error
+        write(self, job)
+    monkeypatch.setattr(Predict.Predictor, "predict", fail)
+    code, _, err = predict("--Checkpoint", "ours.safetensors", "--device", "cpu",
+                           "--Input", "a.png", "b.png", "c.png")
+    assert code == 1 and len(err) == 1, "one line"
+    words = " ".join(f"{type(error).__name__}: {error}".split())
+    assert err[0].startswith(f"Predict.py: error: a.png: not expected: {words} (test_predict.py, ")
+    assert {path.name for path in Path("predictions").iterdir()} == {"b_pred.png", "c_pred.png"}
+
+
+@pytest.mark.jittor
+def test_ctrl_c_ends_all_files(predict, here, ours, monkeypatch):
+    def interrupt(self, job):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(Predict.Predictor, "predict", interrupt)
+    code, _, err = predict("--Checkpoint", "ours.safetensors", "--device", "cpu",
+                           "--Input", "cell.png")
+    assert (code, err) == (130, ["", "Predict.py: stopped"])
+
+
+def test_a_file_that_cannot_be_examined_is_told(here, monkeypatch):
+    def fail(path):
+        raise IndexError("tag")
+    monkeypatch.setattr(outputs, "examine_file", fail)
+    plan = outputs.plan_outputs([Path("cell.png")], here / "out", (), False, "")
+    assert plan.jobs == [] and len(plan.errors) == 1
+    assert plan.errors[0].startswith("cell.png: not expected: IndexError: tag (test_predict.py, ")
 
 
 @pytest.mark.jittor

@@ -175,6 +175,16 @@ def test_known_files_that_are_paired_otherwise(tmp_path):
         Survey(tmp_path).read(crossed)
 
 
+def test_a_file_that_breaks_its_reader_is_named(tmp_path, monkeypatch):
+    """Whatever the exception: Main.py ends in one line, `MakeData.py check` goes on."""
+    def fail(path):
+        raise IndexError("tag")
+    monkeypatch.setitem(Survey.EXAMINE, "image", fail)
+    write_png(tmp_path / "a.png", np.zeros((4, 5), np.uint8))
+    with pytest.raises(DataError, match="a.png: not expected: IndexError: tag"):
+        Survey().read([(tmp_path / "a.png", tmp_path / "a.png")])
+
+
 def test_a_note_lasts_as_long_as_its_label(tmp_path):
     pairs = write_pairs(tmp_path, [GREY], [GREY])
     survey = Survey(tmp_path)
