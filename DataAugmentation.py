@@ -36,6 +36,7 @@ from command.bars import progress_bar
 from command.errors import DataError, run
 from command.files import make_folder
 from command.flags import Parser, number, picture
+from command.names import canonical
 from command.processes import process_pool
 from datasets.copies import Manifest
 from datasets.pairs import check_folders_differ, check_pair
@@ -159,7 +160,7 @@ def plan_copies(pairs, copies, own):
         for k in range(copies):
             paths = tuple(path.with_name(f"{path.stem}-{k}.png") for path in pair)
             for path, stems in zip(paths, taken):
-                blocker = stems.get(path.stem)
+                blocker = stems.get(canonical(path.stem))
                 if not blocker and os.path.lexists(path) and path not in own:
                     blocker = path
                 if blocker:
@@ -200,9 +201,8 @@ def remove_copies(manifest):
     manifest.path.unlink(missing_ok=True)
     print(f"{len(own)} augmented files removed from {manifest.folders['image']} "
           f"and {manifest.folders['label']}")
-    for path in sorted(manifest.hashes.keys() - own):
-        if path.exists():
-            print(f"{path}: left, for it was changed since it was made here", file=sys.stderr)
+    for path in sorted(manifest.listed_files()):
+        print(f"{path}: left, for it was changed since it was made here", file=sys.stderr)
 
 
 def draw_warped(pair, path, seed, levels):

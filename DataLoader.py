@@ -13,6 +13,7 @@ import numpy as np
 from backend import ranks
 from command.bars import progress_bar
 from command.errors import DataError
+from command.names import canonical
 from datasets.labels import IGNORED
 from datasets.objects import BORDER, training_target
 from datasets.segmentation import SegmentationSet
@@ -111,7 +112,8 @@ class TrainingLoader:
             key += f" objects {BORDER}"
         there = {file.stem for file in Path(self.maps.folder).glob("*.npy")}
         missing = [index for index, (_, label) in enumerate(self.dataset.pairs)
-                   if label.stem not in there or survey.label(label).notes.get("map") != key]
+                   if canonical(label.stem) not in there
+                   or survey.label(label).notes.get("map") != key]
         try:
             for index in progress_bar(missing, "weight maps", unit="label", leave=True):
                 self.weight_map(index, self.dataset.target(index))

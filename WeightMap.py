@@ -30,6 +30,7 @@ import scipy  # its parts load when they are first used, which keeps --help fast
 from PIL import Image, PngImagePlugin
 
 from command.files import atomic_write, make_folder
+from command.names import canonical
 from datasets.labels import IGNORED
 from datasets.objects import BORDER
 from images.formats import write_png
@@ -193,7 +194,7 @@ class WeightMaps:
         label_path, numbered: as for `read`.  read_label: a function that gives the label.  It is
         called where this process has not verified the map in this file before.
         """
-        path = Path(self.folder) / f"{Path(label_path).stem}.npy"
+        path = Path(self.folder) / f"{canonical(Path(label_path).stem)}.npy"
         state = _state_of(path)  # before the map is verified: a later change is seen
         if state is not None and self.verified.get(path) == state:
             with suppress(OSError, ValueError):  # gone since
@@ -217,7 +218,7 @@ class WeightMaps:
         a damaged map is computed again.  Returns (H, W) float32.  Raises ValueError as
         `compute_weight_map`, and DataError where the folder cannot be written.
         """
-        label, stem = np.asarray(label), Path(label_path).stem
+        label, stem = np.asarray(label), canonical(Path(label_path).stem)
         array_path, picture_path = (Path(self.folder) / f"{stem}{suffix}"
                                     for suffix in (".npy", ".png"))
         key = _key_of(label, self.w0, self.sigma, numbered)

@@ -11,6 +11,7 @@ import numpy as np
 
 from command.bars import progress_bar
 from command.errors import DataError
+from command.names import canonical
 from datasets.class_colours import CLASS_TABLE, list_classes
 from datasets.entries import Entry
 from datasets.folders import CONVERTED_SUFFIXES, check_no_copies, say_conversions
@@ -101,6 +102,7 @@ def find_drawings(source_format, place, images, remarks):
         drawings = _find_files(source_format, place)
     by_stem = {}
     for name, drawing in drawings.items():
+        name = canonical(name)
         stem = next((stem for stem in (name, Path(name).stem) if stem in images), None)
         if stem is None:
             where = f"{place}: {name}" if source_format.one_for_all else drawing

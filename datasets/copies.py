@@ -7,6 +7,7 @@ from pathlib import Path
 
 from command.errors import DataError
 from command.files import atomic_write, parse_json
+from command.names import canonical_path, find_file
 from datasets.pairs import pair_by_name
 
 MANIFEST = "augmentation_manifest.jsonl"
@@ -24,7 +25,7 @@ class Manifest:
     A line is {"folder": "image" or "label", "file": a name, "sha256": of the file's bytes}.
 
     path: of the manifest, in the image folder; folders: {"image": Path, "label": Path};
-    hashes: {Path of a file: the set of all hashes that it ever had}.
+    hashes: {canonical_path of a file: the set of all hashes that it ever had}.
     """
 
     def __init__(self, image_folder, label_folder):
@@ -53,15 +54,25 @@ class Manifest:
             digest = entry["sha256"]
             if not OUTPUT_NAME.fullmatch(name):
                 raise ValueError(name)
-            self.hashes.setdefault(folder / name, set()).add(digest)
+            self.hashes.setdefault(canonical_path(folder / name), set()).add(digest)
         except (KeyError, TypeError, ValueError):
             raise DataError(f"{self.path}: line {count} names no file made here; "
                             "delete this line") from None
 
+    def lists(self, path):
+        """Whether a file of this path was made here, changed since or not."""
+        return canonical_path(path) in self.hashes
+
+    def listed_files(self):
+        """The paths of the files that are there and were made here, changed since or not: a set."""
+        return {path for folder in self.folders.values() if self.hashes and folder.is_dir()
+                for path in folder.iterdir() if self.lists(path) and path.is_file()}
+
     def own_files(self):
         """The paths of the files that are still as they were made: a set."""
-        return {path for path, hashes in self.hashes.items()
-                if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() in hashes}
+        return {path for path in self.listed_files()
+                if hashlib.sha256(path.read_bytes()).hexdigest()
+                in self.hashes[canonical_path(path)]}
 
     def original_pairs(self, own):
         """The (image, label) paths that were not made here: a list sorted by name.
@@ -71,7 +82,7 @@ class Manifest:
         """
         for partner in sorted(own):
             is_image = partner.parent == self.folders["image"]
-            path = self.folders["label" if is_image else "image"] / partner.name
+            path = find_file(self.folders["label" if is_image else "image"] / partner.name)
             if path.exists() and path not in own:
                 raise DataError(f"{path}: changed since it was made here, its partner {partner} "
                                 "was not; move it away or rename both")
@@ -85,7 +96,7 @@ class Manifest:
         lines = ""
         for kind, path, content in zip(self.folders, paths, contents):
             digest = hashlib.sha256(content).hexdigest()
-            if digest not in self.hashes.get(path, ()):
+            if digest not in self.hashes.get(canonical_path(path), ()):
                 line = {"folder": kind, "file": path.name, "sha256": digest}
                 lines += json.dumps(line) + "\n"
         if self.damaged:

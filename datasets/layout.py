@@ -5,6 +5,7 @@ from typing import Callable, NamedTuple
 import numpy as np
 
 from command.errors import DataError
+from command.names import canonical
 from datasets.entries import Entry, write_set
 from datasets.pairs import SPLITS
 from datasets.splits import group_of, split_groups
@@ -55,7 +56,7 @@ def lay_out(sources, folder, rule, more=()):
     in_test = split_groups([*groups.values()], rule.test_fraction, rule.seed)
     entries = [*more]
     for source in sources:
-        paths = tuple(folder / SPLITS[groups[stem] in in_test] / kind / (stem + suffix)
+        paths = tuple(folder / SPLITS[groups[stem] in in_test] / kind / (canonical(stem) + suffix)
                       for stem in source.stems
                       for kind, suffix in zip(("imgs", "labels"), source.suffixes))
         entries.append(Entry(paths, source.make))

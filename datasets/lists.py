@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from command.errors import DataError
 from command.files import atomic_write, make_folder, parse_json
+from command.names import canonical, find_file
 from datasets.pairs import SPLITS, find_pairs
 
 KINDS = ("image", "label")
@@ -104,7 +105,7 @@ def check_names(pairs, folder):
     for paths in zip(*pairs):
         named = {}
         for path in paths:
-            other = named.setdefault(path.stem, path)
+            other = named.setdefault(canonical(path.stem), path)
             if other != path:
                 raise DataError(f"{folder}: an edited list names {other} and {path}, of one name; "
                                 "leave one of the two out")
@@ -122,7 +123,7 @@ def read_list(datatxt_directory, split):
         if not path.is_file():
             raise DataError(f"{path}: no such list; write it with `python MakeTxt.py`")
         lines = path.read_bytes().decode("utf-8", "surrogateescape").split("\n")
-        columns.append([Path(line.rstrip("\r")) for line in lines if line.strip()])
+        columns.append([find_file(line.rstrip("\r")) for line in lines if line.strip()])
         for listed in columns[-1]:
             if not listed.is_file():
                 raise DataError(f"{listed}: listed in {path} but not there; {RENEW}")

@@ -6,6 +6,7 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from command.errors import DataError
+from command.names import canonical
 from datasets.copies import Manifest, original_of
 
 
@@ -23,13 +24,14 @@ class HeldBack(NamedTuple):
 
 
 def group_of(path, pattern):
-    """What the first group of the expression `pattern` matches in a file's stem.
+    """What the first group of the expression `pattern` matches in a file's `canonical` stem.
 
     The stem itself without a pattern.  Raises DataError where it does not match.
     """
+    stem = canonical(path.stem)
     if pattern is None:
-        return path.stem
-    match = re.search(pattern, path.stem)
+        return stem
+    match = re.search(canonical(pattern), stem)
     if not match or match[1] is None:
         raise DataError(f"{path}: --group {pattern} does not match its name; "
                         "change the expression")
@@ -56,8 +58,9 @@ def hold_back(pairs, fraction, seed, pattern=None):
     its original is held back.  Copies choose nothing.  Raises DataError where there is only one
     group.
     """
-    made = Manifest(*(path.parent for path in pairs[0])).hashes
-    originals = {image.stem: group_of(image, pattern) for image, _ in pairs if image not in made}
+    made = Manifest(*(path.parent for path in pairs[0]))
+    originals = {canonical(image.stem): group_of(image, pattern) for image, _ in pairs
+                 if not made.lists(image)}
     if len(set(originals.values())) < 2:
         what = "group" if pattern else "image"
         raise DataError(f"{pairs[0][0].parent}: only one {what}, nothing to hold back; "
@@ -65,7 +68,7 @@ def hold_back(pairs, fraction, seed, pattern=None):
     held = split_groups(list(originals.values()), fraction, seed)
 
     def is_held(image):
-        stem = original_of(image.stem) if image in made else image.stem
-        return originals.get(stem) in held
+        stem = canonical(image.stem)
+        return originals.get(original_of(stem) if made.lists(image) else stem) in held
     return HeldBack([pair for pair in pairs if not is_held(pair[0])],
-                    [pair for pair in pairs if is_held(pair[0]) and pair[0] not in made])
+                    [pair for pair in pairs if is_held(pair[0]) and not made.lists(pair[0])])

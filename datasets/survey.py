@@ -18,6 +18,7 @@ import numpy as np
 from command.bars import progress_bar
 from command.errors import DataError, describe_failure
 from command.files import atomic_write, parse_json
+from command.names import canonical
 from datasets.facts import ImageFacts, LabelFacts, examine_image, examine_label
 from datasets.label_values import LabelKind, classes_in, total_values
 from datasets.pairs import check_sizes
@@ -232,6 +233,6 @@ def digest_of_set(survey, pairs):
     """A digest of the names and contents of all files of pairs."""
     contents = []
     for image, label in pairs:
-        contents += [(image.name, survey.image(image).content),
-                     (label.name, survey.label(label).content)]
+        contents += [(canonical(image.name), survey.image(image).content),
+                     (canonical(label.name), survey.label(label).content)]
     return hashlib.sha256(json.dumps(contents).encode()).hexdigest()

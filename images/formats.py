@@ -14,6 +14,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from command.errors import DataError, say_once
 from command.files import atomic_write
+from command.names import canonical
 from images.channels import has_colours
 
 MAX_PIXELS = 2 ** 28  # 16,384 x 16,384: a larger file is taken for a decompression bomb
@@ -50,7 +51,7 @@ def find_reader(path):
 
 # ---------------------------------------------------------------------------- folders and sizes
 def list_images(folder, ignore=frozenset(), suffixes=IMAGE_SUFFIXES):
-    """The image files of a folder, sorted by name: {stem: Path}.
+    """The image files of a folder, sorted by name: {stem, in the spelling of `canonical`: Path}.
 
     Hidden files, files with other suffixes and the paths in `ignore` are left out.
     Raises DataError where the folder is missing or has two images of one stem, as a.png and a.tif.
@@ -59,16 +60,17 @@ def list_images(folder, ignore=frozenset(), suffixes=IMAGE_SUFFIXES):
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
     found = {}
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.iterdir(), key=lambda each: (canonical(each.name), each)):
         is_hidden = path.name.startswith(".")
         if is_hidden or path.suffix.lower() not in suffixes or not path.is_file():
             continue
         if path in ignore:
             continue
-        if path.stem in found:
-            raise DataError(f"{path}: {found[path.stem].name} has the same name; "
+        stem = canonical(path.stem)
+        if stem in found:
+            raise DataError(f"{path}: {found[stem].name} has the same name; "
                             "keep one of the two")
-        found[path.stem] = path
+        found[stem] = path
     return found
 
 

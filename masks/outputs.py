@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from command.errors import DataError, describe_failure, say_once
+from command.names import canonical
 from images.formats import list_images
 from images.pages import LARGE, ImageFile, examine_file
 
@@ -43,10 +44,10 @@ def find_images(inputs, result_directory):
         found.update((file.resolve(), file) for file in files)
     by_stem = {}
     for file in found.values():
-        if file.stem in by_stem:
-            raise DataError(f"{file}: its predictions would be named as those of "
-                            f"{by_stem[file.stem]}; rename one")
-        by_stem[file.stem] = file
+        other = by_stem.setdefault(canonical(file.stem), file)
+        if other != file:
+            raise DataError(f"{file}: its predictions would be named as those of {other}; "
+                            "rename one")
     return list(found.values())
 
 

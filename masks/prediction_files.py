@@ -13,6 +13,7 @@ from PIL import Image
 
 from command.errors import DataError, say_once
 from command.files import atomic_write
+from command.names import find_file
 from datasets.labels import IGNORED, load_label, load_test_label
 from images.formats import list_images, read_label
 from masks.objects import connected_components
@@ -20,7 +21,7 @@ from masks.objects import connected_components
 
 class PredictedPair(NamedTuple):
     """The files of one image."""
-    stem: str
+    stem: str         # in the spelling of `canonical`
     prediction: Path
     label: Path
 
@@ -57,6 +58,11 @@ def pair_predictions(prediction_directory, label_directory):
     return [PredictedPair(stem, predictions[stem], path) for stem, path in labels.items()]
 
 
+def stem_of_prediction(path):
+    """The stem of the image that a prediction `<stem>_pred.*` or `<stem>.*` is of."""
+    return path.stem.removesuffix("_pred")
+
+
 def _list_masks(folder):
     return {stem: path for stem, path in list_images(folder).items()
             if not stem.endswith("_instances")}
@@ -73,8 +79,9 @@ def read_answers(pair, n_classes, ignore_label=None, with_instances=False, with_
     check_shape(pair.prediction, classes.shape, pair.label, true_classes.shape)
     instances = true_instances = probability = None
     if with_instances:
-        instances = read_instances(pair.prediction, pair.stem, classes, n_classes)
-        true_instances = read_instances(pair.label, pair.stem, true_classes, n_classes)
+        stem = stem_of_prediction(pair.prediction)
+        instances = read_instances(pair.prediction, stem, classes, n_classes)
+        true_instances = read_instances(pair.label, pair.label.stem, true_classes, n_classes)
         true_instances[true_classes == IGNORED] = IGNORED
     if with_probability:
         probability = read_probability(probability_path(pair), true_classes.shape, n_classes)
@@ -106,7 +113,7 @@ def check_shape(path, shape, other, wanted):
 # -------------------------------------------------------------------------------- the probabilities
 def probability_path(pair):
     """Where the probabilities of a PredictedPair lie, if there are any."""
-    return pair.prediction.with_name(f"{pair.stem}_prob.npy")
+    return find_file(pair.prediction.with_name(f"{stem_of_prediction(pair.prediction)}_prob.npy"))
 
 
 def read_probability(path, shape, n_classes):
@@ -149,7 +156,7 @@ def read_instances(path, stem, classes, n_classes):
     places = [path.with_name(f"{stem}_instances.tif")]
     if path.parent.name == "labels":
         places.append(path.parent.with_name("instances") / f"{stem}.png")
-    for numbered in places:
+    for numbered in map(find_file, places):
         if numbered.exists():
             objects = read_label(numbered)
             check_shape(numbered, objects.shape, path, classes.shape)

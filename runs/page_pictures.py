@@ -5,6 +5,7 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
+from command.names import canonical
 from datasets.copies import Manifest, original_of
 from images.figures import figure
 from images.formats import png_bytes
@@ -156,8 +157,9 @@ def show_training(loader):
 def find_example(dataset):
     """(the index of a training pair, [those of its first augmented copies])."""
     images = [image for image, _ in dataset.pairs]
-    made = Manifest(*(path.parent for path in dataset.pairs[0])).hashes
-    original = next((index for index, image in enumerate(images) if image not in made), 0)
+    made = Manifest(*(path.parent for path in dataset.pairs[0]))
+    original = next((index for index, image in enumerate(images) if not made.lists(image)), 0)
+    stem = canonical(images[original].stem)
     copies = [index for index, image in enumerate(images)
-              if image in made and original_of(image.stem) == images[original].stem]
+              if made.lists(image) and original_of(canonical(image.stem)) == stem]
     return original, copies[:COPIES]
