@@ -1,0 +1,172 @@
+"""Decoded images and labels on disk, so that a crop of a large image reads its own pixels alone.
+
+Each is an uncompressed .npy file in `<Datatxt_directory>/decoded/`, which is memory-mapped.  Its
+name is a digest of the file's content and of how that was read: what has changed has another name.
+It is written whole or not at all.  What does not fit is decoded again for each crop.
+
+A process that uses the folder holds a shared lock on it until it ends, however it ends.  At its
+start it removes the files that are none of its own, but only where no other process has the lock.
+"""
+import fcntl
+import hashlib
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Callable, NamedTuple
+
+import numpy as np
+
+from command.bars import progress_bar
+from command.files import atomic_write
+from datasets.survey import WORKERS
+from images.formats import read_image, read_label
+from images.windows import open_array
+
+DECODED_VERSION = 1     # part of the names: raise it when reading a file gives other values
+GIGABYTE = 10 ** 9      # bytes
+SPARE = GIGABYTE        # bytes that stay free on the disk, for checkpoints and results
+HEADER = 128            # bytes before the values in an .npy file
+SLOW = "each of their crops decodes the whole file, which is slow"
+
+
+class Source(NamedTuple):
+    """A file to decode."""
+    path: Path
+    name: str       # of its decoded file
+    size: int       # bytes of that
+    read: Callable  # a function without arguments that decodes it: an array
+
+
+def sources_of(survey, pairs, n_channels):
+    """The Sources of [(image path, label path)], with images as `read_image` gives them."""
+    sources = []
+    for image, label in pairs:
+        facts, values = survey.image(image), survey.label(label).values
+        pixels = facts.height * facts.width
+        dtype = np.min_scalar_type(max(values))  # the smallest that holds all values
+        sources += [
+            Source(image, _name_of(f"image of {n_channels} channels", image, facts.content),
+                   HEADER + pixels * n_channels * np.dtype(facts.dtype).itemsize,
+                   lambda path=image: read_image(path, grayscale=n_channels == 1)),
+            Source(label, _name_of("label", label, survey.label(label).content),
+                   HEADER + pixels * dtype.itemsize,
+                   lambda path=label, dtype=dtype: read_label(path).astype(dtype))]
+    return sources
+
+
+def _name_of(kind, path, content):
+    text = f"{DECODED_VERSION} {kind} {path.suffix.lower()} {content}"
+    return f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npy"
+
+
+class DecodedFiles:
+    """The decoded files of a data set; `open(path)` gives the values of one that is kept."""
+
+    def __init__(self, folder, limit):
+        """folder: where they lie.  limit: GB of all files there; 0: none is kept."""
+        self.folder, self.limit, self.names = Path(folder), limit, {}
+        self.lock = None  # an open file: the lock ends with it
+
+    def __getstate__(self):
+        return {**vars(self), "lock": None}  # for other ranks; this process keeps the lock
+
+    def open(self, path):
+        """The values of a decoded file, a read-only array of which parts are read when used.
+
+        None where they are not kept.
+        """
+        if path in self.names:
+            with suppress(OSError, ValueError):  # removed or cut off by somebody
+                return open_array(self.folder / self.names[path])
+        return None
+
+    def keep(self, sources):
+        """Decode the Sources that are not there yet, with progress; returns what to say of it.
+
+        A list of lines: none where there is nothing to keep.  What cannot be written is named
+        there.  Raises what a Source's `read` raises.
+        """
+        if not self.limit:
+            sources = []
+        if not sources and not self.folder.exists():
+            return []
+        try:
+            self._take_folder({source.name for source in sources})
+            there = self._sizes()
+            planned, reason = self._plan(sources, there)
+        except OSError as error:
+            return [f"{self.folder}: {error.strerror or error}; large images are not kept decoded "
+                    "there"] if sources else []
+        missing = [source for source in planned if source.name not in there]
+        failures = self._write(missing)
+        there = self._sizes()
+        self.names = {source.path: source.name for source in planned if source.name in there}
+        return self._describe(sources, missing, failures or [reason]) if sources else []
+
+    # ------------------------------------------------------------------------------- step by step
+    def _take_folder(self, wanted):
+        """Lock the folder; remove files that are not `wanted` where nobody else uses the folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        no_link = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self.lock = os.fdopen(os.open(self.folder / ".lock", no_link, 0o666), "r+")
+        with suppress(BlockingIOError):
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for path in self.folder.glob("*.npy"):  # those that were cut off among them
+                if path.name not in wanted:
+                    path.unlink()
+        fcntl.flock(self.lock, fcntl.LOCK_SH)
+
+    def _sizes(self):
+        """{name: bytes} of all files in the folder."""
+        with os.scandir(self.folder) as entries:
+            return {entry.name: entry.stat().st_size for entry in entries}
+
+    def _plan(self, sources, there):
+        """(the Sources that fit, why others do not); there: {name: bytes}."""
+        by_limit = self.limit * GIGABYTE - sum(there.values())
+        by_disk = shutil.disk_usage(self.folder).free - SPARE
+        room, planned = min(by_limit, by_disk), []
+        for source in sources:
+            needed = 0 if source.name in there else source.size
+            if needed <= room:
+                planned.append(source)
+                room -= needed
+        reason = f"--cache_size {self.limit:g} GB" if by_limit < by_disk else "the disk is full"
+        return planned, reason
+
+    def _write(self, missing):
+        """Decode and write Sources; returns what went wrong, a list of texts."""
+        failures = []
+
+        def write(source):
+            if failures:
+                return
+            values = source.read()
+            try:
+                with atomic_write(self.folder / source.name) as temporary:
+                    np.save(temporary, values, allow_pickle=False)
+            except OSError as error:
+                failures.append(error.strerror or "the disk is full")
+
+        pool = ThreadPoolExecutor(WORKERS)
+        try:
+            for _ in progress_bar(pool.map(write, missing), "decoding large images", len(missing),
+                                  unit="file", leave=True):
+                pass
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return failures
+
+    def _describe(self, sources, missing, reasons):
+        """The line that says what is kept and what is not."""
+        kept = [source for source in sources if source.path in self.names]
+        total, new = (sum(source.size for source in each) / GIGABYTE
+                      for each in (kept, [source for source in missing if source in kept]))
+        line = (f"Large images are kept decoded in {self.folder}/: {total:.2f} GB, {new:.2f} GB of "
+                "them written now")
+        if len(kept) < len(sources):
+            left = len(sources) - len(kept)
+            line += f"; {left} of {len(sources)} files are not ({reasons[0]}): {SLOW}"
+        return [line]
