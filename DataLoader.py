@@ -34,8 +34,8 @@ class Batch(NamedTuple):
 
 class Sample(NamedTuple):
     """One image of a batch, before it is brought to the batch's size."""
-    image: np.ndarray   # (C, H, W) float32, normalised: the whole image, or a warped crop and
-                        # what the net sees around it
+    image: object       # (C, H, W) float32, normalised: the whole image as Windows, or a warped
+                        # crop and what the net sees around it as an array
     label: np.ndarray   # (h, w) int32
     weight: np.ndarray  # (h, w) float32
     corner: tuple       # (row, column) in the image of the label's first pixel
@@ -89,7 +89,8 @@ class TrainingLoader:
         self.draws = [Draw(index, number)
                       for index, count in enumerate(crops or [1] * len(dataset))
                       for number in range(count)]
-        self.class_weights = {}  # {index: weight of each class}, of objects that are warped
+        # of whole images, for their warped crops: looked at once in a run
+        self.lights, self.class_weights = {}, {}  # {index: what it looks like}
 
     def __len__(self):
         return -(-len(self.draws) // self.batch_size)
@@ -129,7 +130,7 @@ class TrainingLoader:
     def weight_map(self, index, target):
         """The weights of the pixels of `dataset.target(index)`, (H, W) float32."""
         if self.maps is None:
-            return (target != IGNORED).astype(np.float32)
+            return _count_known(target)
         return self.maps.read(self.dataset.pairs[index][1], target, self.dataset.are_objects)
 
     def epoch(self, epoch, start=0):
@@ -200,26 +201,48 @@ class TrainingLoader:
     def sample(self, index, epoch):
         """The Sample of one of `draws` in an epoch."""
         draw = self.draws[index]
-        index, warps_objects = draw.index, self.dataset.are_objects and self.augment is not None
-        pixels = self.dataset.pixels(index)
-        label = self.dataset.objects(index) if warps_objects else self.dataset.target(index)
-        if pixels.shape[1:] != label.shape:
-            raise DataError(f"{self.dataset.pairs[index][1]}: not of its image's size")
+        image = self.dataset.image_windows(draw.index)
+        label = self.dataset.label_windows(draw.index)
+        if image.shape[1:] != label.shape:
+            raise DataError(f"{self.dataset.pairs[draw.index][1]}: not of its image's size")
         rng = self._generator(draw, epoch)
         crop = self._draw_crop(rng, *label.shape)
-        if warps_objects:
-            return self._warp_objects(index, pixels, label, rng, crop)
-        weight = self.weight_map(index, label)
         if self.augment is None:
-            here = crop.pixels
-            return Sample(normalise(pixels, self.dataset.statistics),
-                          self.dataset.classes_of(label[here]), weight[here],
-                          (crop.top, crop.left))
-        warped = self.augment(pixels, label, weight, rng, crop, self._around)
-        return Sample(normalise(warped.image, self.dataset.statistics), warped.label,
-                      warped.weight_map, self._corner_of(warped.label))
+            return self._cut(draw.index, image, label, crop)
+        if self.dataset.are_objects:
+            return self._warp_objects(draw.index, image, label, rng, crop)
+        weights = self._stored_weights(draw.index)
+        warped = self.augment(image, label, weights, rng, crop, self._around,
+                              lights=self._lights_of(draw.index, image))
+        weight = warped.weight_map if weights is not None else _count_known(warped.label)
+        return self._finish(warped.image, warped.label, weight)
 
-    def _warp_objects(self, index, pixels, objects, rng, crop):
+    def _cut(self, index, image, label, crop):
+        """The Sample of a crop as it is, with all of the image around it."""
+        target, weights = self.dataset.target_part(label, *crop.pixels), self._stored_weights(index)
+        weight = _count_known(target) if weights is None else weights[crop.pixels]
+        normalised = image.then(lambda part: normalise(part, self.dataset.statistics))
+        return Sample(normalised, self.dataset.classes_of(target), weight, (crop.top, crop.left))
+
+    def _finish(self, image, classes, weight):
+        """The Sample of a warped crop: image, with what is around the crop; classes; weight."""
+        corner = tuple(self._around(length)[0] for length in classes.shape)
+        return Sample(normalise(image, self.dataset.statistics), classes, weight, corner)
+
+    def _stored_weights(self, index):
+        """The weight map on disk, (H, W) float32, of which parts are read when used; or None."""
+        if self.maps is None:
+            return None
+        return self.maps.open(self.dataset.pairs[index][1], lambda: self.dataset.target(index),
+                              self.dataset.are_objects)
+
+    def _lights_of(self, index, image):
+        """The Lights of a whole image, which is looked at once in a run."""
+        if index not in self.lights:
+            self.lights[index] = self.augment.look_at(image)
+        return self.lights[index]
+
+    def _warp_objects(self, index, image, objects, rng, crop):
         """The Sample of a crop of an image and its numbered objects, warped.
 
         The separation border and the weight map are made from the warped numbers.  They look a
@@ -228,16 +251,16 @@ class TrainingLoader:
         margin = BORDER
         if self.maps is not None:
             margin += min(self.maps.reach, max(objects.shape))
-        warped = self.augment(pixels, objects, None, rng, crop, self._around, margin)
+        warped = self.augment(image, objects, None, rng, crop, self._around, margin,
+                              self._lights_of(index, image))
         inner = np.s_[margin:-margin, margin:-margin]
         target = training_target(warped.label)
         classes = self.dataset.classes_of(target)[inner]
-        weight = (classes != IGNORED).astype(np.float32)
+        weight = _count_known(classes)
         if self.maps is not None:
             border = border_weights(target, self.maps.w0, self.maps.sigma, numbered=True)
             weight *= self._class_weights(index)[classes] + border[inner]
-        return Sample(normalise(warped.image, self.dataset.statistics), classes, weight,
-                      self._corner_of(classes))
+        return self._finish(warped.image, classes, weight)
 
     def _class_weights(self, index):
         """`weights_of_counts` of a whole image's target, which is looked at once in a run."""
@@ -247,10 +270,11 @@ class TrainingLoader:
                                                                       minlength=2))
         return self.class_weights[index]
 
-    def _corner_of(self, label):
-        """Where the first pixel of a warped label lies in its image, which has more around it."""
-        return tuple(self._around(length)[0] for length in label.shape)
-
     def _around(self, length):
         """How many pixels before and after a crop's side are warped with it."""
         return self.tile.context(self.geometry, length)
+
+
+def _count_known(target):
+    """Weight 1 for each pixel that is not IGNORED: (H, W) float32."""
+    return (target != IGNORED).astype(np.float32)

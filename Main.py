@@ -21,16 +21,18 @@ from command.errors import DataError
 from command.files import lock_folder, make_folder
 from command.last_words import last_words
 from DataLoader import Data, SegmentationSet, TrainingLoader
+from datasets.decoded import WORTH_KEEPING, DecodedFiles, sources_of
 from datasets.label_kinds import decide_kind, describe_border, object_facts
 from datasets.lists import current_pairs
 from datasets.mixtures import check_mixtures, describe_mixture
 from datasets.splits import HeldBack, hold_back
-from datasets.survey import SetFacts, Survey, digest_of_set, facts_of_set, statistics_of
+from datasets.survey import (SetFacts, Survey, digest_of_set, facts_of_set, size_of,
+                             statistics_of)
 from Loss import LOSSES
 from masks.pixel_scores import baselines_of_counts
 from MirrorPadding import Reference, Tiles, Whole, tiling
 from nets.checkpoint import assign
-from runs.choices import Choice, Device, check_label_values, check_memory, complete
+from runs.choices import Choice, Device, check_label_values, check_memory, complete, crops_of
 from runs.flags import make_parser
 from runs.greeting import greet
 from runs.guard import TrainingFailed
@@ -121,9 +123,10 @@ def load_data(settings, survey, split, pairs, digest):
     mixture = describe_mixture(survey, images, data.n_channels)
     remarks = [*pairs.remarks, mixture] if mixture else list(pairs.remarks)
     statistics = statistics_of(survey, [image for image, _ in split.train], data.n_channels)
+    decoded = DecodedFiles(settings.run.Datatxt_directory / "decoded", settings.run.cache_size)
     train_set, held_set, test_set = (
         SegmentationSet(each, data.n_channels, data.n_classes, statistics, data.ignore_label,
-                        data.label_kind)
+                        data.label_kind, decoded)
         for each in (split.train, split.held, pairs.test))
     train_set.check_labels(survey)
     held_set.check_labels(survey)
@@ -134,8 +137,11 @@ def load_data(settings, survey, split, pairs, digest):
     maps = None
     if LOSSES[training.loss].wants_weight_map:
         maps = WeightMaps(settings.run.Weight_directory, training.Loss_w0, training.Loss_sigma)
-    crops = [training.tile.crops(facts.height, facts.width, training.crops_per_image)
-             for facts in (survey.image(image) for image, _ in split.train)]
+    sizes = [size_of(survey.image(image)) for image, _ in split.train]
+    crops = [crops_of(training.tile, training.crops_per_image, *size) for size in sizes]
+    large = [pair for pair, size in zip(split.train, sizes)
+             if training.tile.areas(*size) > WORTH_KEEPING]
+    remarks = [*remarks, *decoded.keep(sources_of(survey, large, data.n_channels))]
     augment = augmentation(training.augment, statistics.is_scaled)
     loader = TrainingLoader(train_set, settings.net.geometry, training.tile, training.Batch_size,
                             training.seed, maps, augment, crops=crops)

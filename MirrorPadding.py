@@ -27,7 +27,6 @@ from nets.tiles import blended_parts, forward_in_batches, read_rows
 
 WHOLE = 2 ** 21  # pixels, 1,448 x 1,448: a net without exact tiles takes such images whole
 WINDOW = 1024    # px: the side of the tiles that larger images are cut into
-MANY_CROPS = 16  # areas of crops: of a larger image training takes several crops an epoch
 
 
 # -------------------------------------------------------------------------------------- mirroring
@@ -128,12 +127,9 @@ class Whole:
         """The height and width (px) that a training step takes of an image of this size."""
         return height, width
 
-    def crops(self, height, width, wanted):
-        """How many samples an epoch takes of an image of this size.
-
-        wanted: a number, or "auto": as many as cover a large image once.
-        """
-        return 1
+    def areas(self, height, width):
+        """How many times what a training step takes of it an image of this size is."""
+        return 1.0
 
     def input_sides(self, geometry, height, width):
         """The height and width (px) of the net's input for these `sides`."""
@@ -192,11 +188,8 @@ class Tiles(Whole):
     def sides(self, height, width):
         return min(self.side, height), min(self.side, width)
 
-    def crops(self, height, width, wanted):
-        if wanted != "auto":
-            return wanted
-        covering = height * width / self.side ** 2
-        return round(covering) if covering > MANY_CROPS else 1
+    def areas(self, height, width):
+        return height * width / self.side ** 2
 
     def context(self, geometry, length):
         return geometry.around(length, length)

@@ -149,15 +149,21 @@ class Augmentation:
         """
         self.recipe, self.is_scaled = recipe, is_scaled
 
+    def look_at(self, image):
+        """The Lights of a whole image: all that changes of its values need of it."""
+        return intensity.find_lights(intensity.thin_out(image), self.is_scaled)
+
     def __call__(self, image, label, weight_map, rng, crop=None, context=lambda length: (0, 0),
-                 margin=0):
+                 margin=0, lights=None):
         """Augment a pair, or its crop: an Augmented.
 
-        image: (C, H, W) float32; label: (H, W) int32; weight_map: (H, W) float32, or None.
+        image: (C, H, W) float32; label: (H, W) int32; weight_map: (H, W) float32, or None.  Each
+        is an array or images.windows.Windows, of which the crop alone is computed.
         crop: a Crop, by default the whole image.  context: a function from a side of the result, in
         px, to (pixels before it, pixels after it) that only the image has, not label and map.
-        margin: px around the crop, on each side, that label and map have.  A crop that is not
-        square can be turned: then its height and width change places.
+        margin: px around the crop, on each side, that label and map have.  lights: of `look_at` the
+        image, where that is known.  A crop that is not square can be turned: then its height and
+        width change places.
         """
         top, left, height, width = crop or Crop(0, 0, *label.shape)
         matrix, sides = self._draw_symmetry(height, width, rng)
@@ -173,7 +179,7 @@ class Augmentation:
             rows, columns = (slice(most - before, most + length + after)
                              for (most, _), (before, after), length in zip(around, ends, sides))
             return coordinates[:, rows, columns]
-        lights = intensity.find_lights(image, self.is_scaled)
+        lights = lights or self.look_at(image)
         pixels = warp.sample_linear(image, part_of_field(seen))
         inner = part_of_field([(margin, margin)] * 2)
         return Augmented(self._change_values(pixels, lights, rng),

@@ -24,6 +24,7 @@ from datasets.survey import WORKERS
 from images.formats import read_image, read_label
 from images.windows import open_array
 
+WORTH_KEEPING = 4       # crops' areas: of an image that is larger, crops are read from the disk
 DECODED_VERSION = 1     # part of the names: raise it when reading a file gives other values
 GIGABYTE = 10 ** 9      # bytes
 SPARE = GIGABYTE        # bytes that stay free on the disk, for checkpoints and results

@@ -15,7 +15,14 @@ def load_label(path, n_classes, ignore_label=None):
 
     Pixels of the stored value `ignore_label` become IGNORED.  Raises DataError as `check_label`.
     """
-    stored = read_label(path)
+    return as_classes(path, read_label(path), n_classes, ignore_label)
+
+
+def as_classes(path, stored, n_classes, ignore_label=None):
+    """What `load_label` makes of stored values, (H, W) unsigned integers: a label or a part of it.
+
+    path: of their file, for the message.
+    """
     classes = (stored > 0 if n_classes == 2 else stored).astype(np.int32)
     if ignore_label is not None:
         classes[stored == ignore_label] = IGNORED
@@ -28,7 +35,11 @@ def load_objects(path, ignore_label=None):
 
     Pixels of the stored value `ignore_label` become IGNORED.  Raises DataError as `check_objects`.
     """
-    stored = read_label(path)
+    return as_objects(path, read_label(path), ignore_label)
+
+
+def as_objects(path, stored, ignore_label=None):
+    """What `load_objects` makes of stored values; arguments as for `as_classes`."""
     is_ignored = np.zeros(stored.shape, bool)
     if ignore_label is not None:
         is_ignored = stored == ignore_label

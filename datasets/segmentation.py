@@ -1,10 +1,13 @@
 """A data set's pairs as arrays: images, classes, numbered objects, what is trained on."""
 import numpy as np
 
-from datasets.labels import (IGNORED, check_label, check_objects, check_some_counts, load_label,
-                             load_objects)
-from datasets.objects import training_target
+from datasets.labels import (IGNORED, as_classes, as_objects, check_label, check_objects,
+                             check_some_counts, load_label, load_objects)
+from datasets.objects import BORDER, training_target
+from images.channels import as_planes
+from images.formats import read_image, read_label
 from images.values import load_image, normalise
+from images.windows import Windows, window_of
 
 
 class SegmentationSet:
@@ -18,10 +21,11 @@ class SegmentationSet:
     """
 
     def __init__(self, pairs, n_channels, n_classes, statistics, ignore_label=None,
-                 label_kind="classes"):
+                 label_kind="classes", decoded=None):
+        """decoded: datasets.decoded.DecodedFiles, or None."""
         self.pairs, self.n_channels, self.n_classes = pairs, n_channels, n_classes
         self.statistics, self.ignore_label = statistics, ignore_label
-        self.label_kind = label_kind
+        self.label_kind, self.decoded = label_kind, decoded
 
     def __len__(self):
         return len(self.pairs)
@@ -49,6 +53,42 @@ class SegmentationSet:
 
     def target(self, index):
         return training_target(self.objects(index)) if self.are_objects else self.label(index)
+
+    # -------------------------------------------------------------------------- parts of a pair
+    def _open(self, path):
+        """The values of a file that is kept decoded, or None."""
+        return None if self.decoded is None else self.decoded.open(path)
+
+    def image_windows(self, index):
+        """The image before it is normalised: Windows, as an array (C, H, W) float32."""
+        path = self.pairs[index][0]
+        stored = self._open(path)
+        if stored is None:
+            stored = read_image(path, grayscale=self.n_channels == 1)
+        return Windows(stored, as_planes, self.n_channels)
+
+    def label_windows(self, index):
+        """The classes, or the numbers of objects, as given: Windows, as an array (H, W) int32."""
+        path = self.pairs[index][1]
+        stored = self._open(path)
+        if stored is None:
+            stored = read_label(path)
+        if self.are_objects:
+            return Windows(stored, lambda part: as_objects(path, part, self.ignore_label))
+        return Windows(stored, lambda part: as_classes(path, part, self.n_classes,
+                                                       self.ignore_label))
+
+    def target_part(self, label, rows, columns):
+        """The target's rows and columns, two slices: (h, w) int32; label: of `label_windows`."""
+        margin = BORDER if self.are_objects else 0  # a border depends on pixels so far away
+        spans = [np.arange(max(0, part.start - margin), min(length, part.stop + margin))
+                 for part, length in zip((rows, columns), label.shape)]
+        part = window_of(label, *spans)
+        if self.are_objects:
+            part = training_target(part)
+        inside = [slice(part.start - span[0], part.stop - span[0])
+                  for part, span in zip((rows, columns), spans)]
+        return part[tuple(inside)]
 
     def classes_of(self, target):
         """The class indices of a target, (H, W) int32."""

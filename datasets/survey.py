@@ -83,8 +83,8 @@ class Survey:
         finally:
             self.save()
         for image, label in pairs:
-            check_same_size(image, _size_of(self.image(image)),
-                            label, _size_of(self.label(label)))
+            check_same_size(image, size_of(self.image(image)),
+                            label, size_of(self.label(label)))
 
     def _read_all(self, asked):
         pool = ThreadPoolExecutor(WORKERS)
@@ -210,15 +210,16 @@ def facts_of_set(survey, train_pairs, held_pairs, test_pairs, ignore_label,
     n_classes, test_classes = (
         classes_in(values_of(survey, [label for _, label in pairs], ignore_label), label_kind.kind)
         for pairs in (training, test_pairs))
-    sizes = [tuple(_size_of(survey.image(image)) for image, _ in pairs)
+    sizes = [tuple(size_of(survey.image(image)) for image, _ in pairs)
              for pairs in (train_pairs, held_pairs or test_pairs)]
     return SetFacts(*sizes,
                     max(facts.height for facts in images), max(facts.width for facts in images),
                     needed_channels(images), n_classes, test_classes,
-                    frozenset(map(_size_of, images)), label_kind)
+                    frozenset(map(size_of, images)), label_kind)
 
 
-def _size_of(facts):
+def size_of(facts):
+    """(height, width) in px of a file, by its facts."""
     return facts.height, facts.width
 
 

@@ -8,7 +8,8 @@ import numpy as np
 class Windows:
     """What is computed from stored pixels, for each part when it is asked for.
 
-    As an array it has a `shape`, (C, H, W) or (H, W).  `window_of` gives a part.
+    As an array (C, H, W) it has a `shape` and gives slices: [:, top:bottom], [:, ::9, ::9].
+    `window_of` gives any part of it, also of values without channels, (H, W).
     """
 
     def __init__(self, stored, compute, channels=None):
@@ -20,6 +21,13 @@ class Windows:
         self.stored, self.compute = stored, compute
         self.shape = stored.shape[:2] if channels is None else (channels, *stored.shape[:2])
 
+    def __getitem__(self, place):
+        return self.compute(self.stored[place[1:]])
+
+    def then(self, function):
+        """The Windows of what `function` makes of these values, (channels, h, w) as they are."""
+        return Windows(self.stored, lambda part: function(self.compute(part)), self.shape[0])
+
 
 def open_array(path):
     """The array in an .npy file, of which no part is read before it is used.
@@ -27,7 +35,10 @@ def open_array(path):
     It must not be written into.  The file stays open for as long as the array is used.
     Raises OSError or ValueError for a file that is missing, cut off or no array.
     """
-    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    try:
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except EOFError as error:  # an empty file
+        raise ValueError(str(error)) from None
 
 
 def window_of(values, rows, columns):

@@ -24,6 +24,7 @@ CROPS = 10_000       # that a run sees, copies that DataAugmentation.py made amo
 EPOCHS = (10, 2500)  # fewest and most: with four images or more, and up to a thousand, that many
 TESTED = 0.25        # share of the epochs that are tested, the last ones; and most images in these
                      # tests for each crop that is trained on (a large image counts as its crops)
+MANY_CROPS = 16      # crops' areas: of an image that is larger, an epoch takes several crops
 BASE_CHANNELS = {"cpu": 16, "cuda": 64}
 LARGEST_SHARE = 0.5  # of the memory that is free, for a batch that is left to choose
 
@@ -76,8 +77,8 @@ def complete(settings, facts, device, crop):
     if values["Time_budget"]:
         settle("Total_epochs", ENDLESS, "the time ends the run")
         settle("Val_epochs", 0, "tests take a tenth of the time")
-    crops, tested = (sum(values["tile"].crops(*size, values["crops_per_image"]) for size in sizes)
-                     for sizes in (facts.training_sizes, facts.tested_sizes))
+    crops, tested = (sum(crops_of(values["tile"], values["crops_per_image"], *size)
+                         for size in sizes) for sizes in (facts.training_sizes, facts.tested_sizes))
     epochs = int(np.clip(round(CROPS / crops), *EPOCHS))
     epochs = max(epochs, (values["Val_epochs"] or 0) + 1)
     settle("Total_epochs", epochs, f"{epochs * crops:,} crops, {crops:,} an epoch")
@@ -85,6 +86,17 @@ def complete(settings, facts, device, crop):
     tested = math.ceil(TESTED * total * min(1, crops / tested))
     settle("Val_epochs", total - tested, f"the last {tested} are tested")
     return Choice(settings.replace(**values), reasons)
+
+
+def crops_of(tile, wanted, height, width):
+    """How many crops an epoch takes of an image of this size.
+
+    tile: of the training.  wanted: a number, or "auto": as many as cover a large image once.
+    """
+    if wanted != "auto":
+        return wanted
+    areas = tile.areas(height, width)
+    return round(areas) if areas > MANY_CROPS else 1
 
 
 def check_label_values(settings, facts, train_folder, test_folder):

@@ -21,7 +21,7 @@ OUTPUT_FOLDERS = tuple(each.name for each in dataclasses.fields(RunSettings)
                        if each.name.endswith("_directory"))
 NOT_KEPT = (*OUTPUT_FOLDERS, "resume", "force", "is_grayscale")  # n_channels says the last
 FREE_TO_CHANGE = {*NOT_KEPT, "Data_directory", "Total_epochs", "Val_epochs", "Time_budget",
-                  "device", "save_every"}
+                  "device", "cache_size", "save_every"}
 # what runs had before these flags were there: {flag: texts}
 BEFORE = {"label_kind": ["classes"], "crops_per_image": ["1"]}
 RECORD = {"epoch": is_count, "skipped": is_count, "epoch_time": is_number,

@@ -104,6 +104,7 @@ class RunSettings:
     Result_directory: Path
     Weight_directory: Path
     device: str
+    cache_size: float             # GB
     save_every: Every
     resume: bool
     force: bool

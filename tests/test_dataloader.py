@@ -440,8 +440,8 @@ def test_a_label_of_another_size(tmp_path):
 
 def test_leaving_an_epoch_early_leaves_no_work_and_no_thread(tmp_path, monkeypatch):
     loader = make_loader(tmp_path, [(8, 8)] * 30, workers=3)
-    read, load = [], SegmentationSet.pixels
-    monkeypatch.setattr(SegmentationSet, "pixels",
+    read, load = [], SegmentationSet.image_windows
+    monkeypatch.setattr(SegmentationSet, "image_windows",
                         lambda self, index: read.append(index) or load(self, index))
     before = set(threading.enumerate())
     batches = loader.epoch(0)
