@@ -21,7 +21,7 @@ from command.errors import DataError
 from command.files import lock_folder, make_folder
 from command.last_words import last_words
 from DataLoader import Data, SegmentationSet, TrainingLoader
-from datasets.decoded import WORTH_KEEPING, DecodedFiles, sources_of
+from datasets.decoded import WORTH_KEEPING, DecodedFiles, decoding_tasks
 from datasets.label_kinds import decide_kind, describe_border, object_facts
 from datasets.lists import current_pairs
 from datasets.mixtures import check_mixtures, describe_mixture
@@ -134,22 +134,29 @@ def load_data(settings, survey, split, pairs, digest):
     if train_set.are_objects:
         labels = [label for _, label in split.train]
         remarks += describe_border(object_facts(survey, labels, data.ignore_label))
-    maps = None
-    if LOSSES[training.loss].wants_weight_map:
-        maps = WeightMaps(settings.run.Weight_directory, training.Loss_w0, training.Loss_sigma)
-    sizes = [size_of(survey.image(image)) for image, _ in split.train]
-    crops = [crops_of(training.tile, training.crops_per_image, *size) for size in sizes]
-    large = [pair for pair, size in zip(split.train, sizes)
-             if training.tile.areas(*size) > WORTH_KEEPING]
-    remarks = [*remarks, *decoded.keep(sources_of(survey, large, data.n_channels))]
-    augment = augmentation(training.augment, statistics.is_scaled)
-    loader = TrainingLoader(train_set, settings.net.geometry, training.tile, training.Batch_size,
-                            training.seed, maps, augment, crops=crops)
-    loader.prepare(survey)
+    loader, kept = build_loader(settings, survey, train_set)
     choosing = held_set if split.held else test_set
     baselines, test_baselines = (baselines_of_counts(each.class_counts(survey))
                                  for each in (choosing, test_set))
-    return Data(loader, choosing, test_set, baselines, test_baselines, statistics, digest, remarks)
+    return Data(loader, choosing, test_set, baselines, test_baselines, statistics, digest,
+                [*remarks, *kept])
+
+
+def build_loader(settings, survey, dataset):
+    """(the TrainingLoader of a run, lines about decoded files), once maps and files are on disk."""
+    data, training, maps = settings.data, settings.training, None
+    if LOSSES[training.loss].wants_weight_map:
+        maps = WeightMaps(settings.run.Weight_directory, training.Loss_w0, training.Loss_sigma)
+    sizes = [size_of(survey.image(image)) for image, _ in dataset.pairs]
+    large = [pair for pair, size in zip(dataset.pairs, sizes)
+             if training.tile.areas(*size) > WORTH_KEEPING]
+    kept = dataset.decoded.keep(decoding_tasks(survey, large, data.n_channels))
+    loader = TrainingLoader(
+        dataset, settings.net.geometry, training.tile, training.Batch_size, training.seed, maps,
+        augmentation(training.augment, dataset.statistics.is_scaled),
+        crops=[crops_of(training.tile, training.crops_per_image, *size) for size in sizes])
+    loader.prepare(survey)
+    return loader, kept
 
 
 # ------------------------------------------------------------------------------------- the training

@@ -32,7 +32,7 @@ HEADER = 128            # bytes before the values in an .npy file
 SLOW = "each of their crops decodes the whole file, which is slow"
 
 
-class Source(NamedTuple):
+class DecodingTask(NamedTuple):
     """A file to decode."""
     path: Path
     name: str       # of its decoded file
@@ -40,21 +40,21 @@ class Source(NamedTuple):
     read: Callable  # a function without arguments that decodes it: an array
 
 
-def sources_of(survey, pairs, n_channels):
-    """The Sources of [(image path, label path)], with images as `read_image` gives them."""
-    sources = []
+def decoding_tasks(survey, pairs, n_channels):
+    """The DecodingTasks of [(image path, label path)], with images as `read_image` gives them."""
+    tasks = []
     for image, label in pairs:
-        facts, values = survey.image(image), survey.label(label).values
+        facts, label_facts = survey.image(image), survey.label(label)
         pixels = facts.height * facts.width
-        dtype = np.min_scalar_type(max(values))  # the smallest that holds all values
-        sources += [
-            Source(image, _name_of(f"image of {n_channels} channels", image, facts.content),
-                   HEADER + pixels * n_channels * np.dtype(facts.dtype).itemsize,
-                   lambda path=image: read_image(path, grayscale=n_channels == 1)),
-            Source(label, _name_of("label", label, survey.label(label).content),
-                   HEADER + pixels * dtype.itemsize,
-                   lambda path=label, dtype=dtype: read_label(path).astype(dtype))]
-    return sources
+        size = HEADER + pixels * n_channels * np.dtype(facts.dtype).itemsize
+        name = _name_of(f"image of {n_channels} channels", image, facts.content)
+        tasks.append(DecodingTask(image, name, size, lambda path=image: read_image(
+            path, grayscale=n_channels == 1)))
+        dtype = np.min_scalar_type(max(label_facts.values))  # the smallest that holds all values
+        tasks.append(DecodingTask(
+            label, _name_of("label", label, label_facts.content), HEADER + pixels * dtype.itemsize,
+            lambda path=label, dtype=dtype: read_label(path).astype(dtype)))
+    return tasks
 
 
 def _name_of(kind, path, content):
@@ -83,28 +83,28 @@ class DecodedFiles:
                 return open_array(self.folder / self.names[path])
         return None
 
-    def keep(self, sources):
-        """Decode the Sources that are not there yet, with progress; returns what to say of it.
+    def keep(self, tasks):
+        """Decode and write what is not there yet, with progress; returns what to say of it.
 
-        A list of lines: none where there is nothing to keep.  What cannot be written is named
-        there.  Raises what a Source's `read` raises.
+        tasks: DecodingTasks.  Returns a list of lines: none where there is nothing to keep.  What
+        cannot be written is named there.  Raises what a task's `read` raises.
         """
         if not self.limit:
-            sources = []
-        if not sources and not self.folder.exists():
+            tasks = []
+        if not tasks and not self.folder.exists():
             return []
         try:
-            self._take_folder({source.name for source in sources})
+            self._take_folder({task.name for task in tasks})
             there = self._sizes()
-            planned, reason = self._plan(sources, there)
+            planned, reason = self._plan(tasks, there)
         except OSError as error:
             return [f"{self.folder}: {error.strerror or error}; large images are not kept decoded "
-                    "there"] if sources else []
-        missing = [source for source in planned if source.name not in there]
+                    "there"] if tasks else []
+        missing = [task for task in planned if task.name not in there]
         failures = self._write(missing)
         there = self._sizes()
-        self.names = {source.path: source.name for source in planned if source.name in there}
-        return self._describe(sources, missing, failures or [reason]) if sources else []
+        self.names = {task.path: task.name for task in planned if task.name in there}
+        return self._describe(tasks, missing, failures or [reason]) if tasks else []
 
     # ------------------------------------------------------------------------------- step by step
     def _take_folder(self, wanted):
@@ -124,29 +124,29 @@ class DecodedFiles:
         with os.scandir(self.folder) as entries:
             return {entry.name: entry.stat().st_size for entry in entries}
 
-    def _plan(self, sources, there):
-        """(the Sources that fit, why others do not); there: {name: bytes}."""
+    def _plan(self, tasks, there):
+        """(the tasks that fit, why others do not); there: {name: bytes}."""
         by_limit = self.limit * GIGABYTE - sum(there.values())
         by_disk = shutil.disk_usage(self.folder).free - SPARE
         room, planned = min(by_limit, by_disk), []
-        for source in sources:
-            needed = 0 if source.name in there else source.size
+        for task in tasks:
+            needed = 0 if task.name in there else task.size
             if needed <= room:
-                planned.append(source)
+                planned.append(task)
                 room -= needed
         reason = f"--cache_size {self.limit:g} GB" if by_limit < by_disk else "the disk is full"
         return planned, reason
 
     def _write(self, missing):
-        """Decode and write Sources; returns what went wrong, a list of texts."""
+        """Decode and write tasks; returns what went wrong, a list of texts."""
         failures = []
 
-        def write(source):
+        def write(task):
             if failures:
                 return
-            values = source.read()
+            values = task.read()
             try:
-                with atomic_write(self.folder / source.name) as temporary:
+                with atomic_write(self.folder / task.name) as temporary:
                     np.save(temporary, values, allow_pickle=False)
             except OSError as error:
                 failures.append(error.strerror or "the disk is full")
@@ -160,14 +160,14 @@ class DecodedFiles:
             pool.shutdown(cancel_futures=True)
         return failures
 
-    def _describe(self, sources, missing, reasons):
+    def _describe(self, tasks, missing, reasons):
         """The line that says what is kept and what is not."""
-        kept = [source for source in sources if source.path in self.names]
-        total, new = (sum(source.size for source in each) / GIGABYTE
-                      for each in (kept, [source for source in missing if source in kept]))
+        kept = [task for task in tasks if task.path in self.names]
+        total, new = (sum(task.size for task in each) / GIGABYTE
+                      for each in (kept, [task for task in missing if task in kept]))
         line = (f"Large images are kept decoded in {self.folder}/: {total:.2f} GB, {new:.2f} GB of "
                 "them written now")
-        if len(kept) < len(sources):
-            left = len(sources) - len(kept)
-            line += f"; {left} of {len(sources)} files are not ({reasons[0]}): {SLOW}"
+        if len(kept) < len(tasks):
+            left = len(tasks) - len(kept)
+            line += f"; {left} of {len(tasks)} files are not ({reasons[0]}): {SLOW}"
         return [line]

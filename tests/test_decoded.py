@@ -11,7 +11,7 @@ from helpers import ROOT
 from PIL import Image
 
 from datasets import decoded
-from datasets.decoded import DecodedFiles, sources_of
+from datasets.decoded import DecodedFiles, decoding_tasks
 from datasets.survey import Survey
 from images.formats import write_png
 
@@ -33,7 +33,7 @@ def make_pairs(folder, count=2, channels=3, seed=0, side=40):
 def keep(folder, pairs, limit=1.0, n_channels=3):
     """(the DecodedFiles of pairs, the lines that it said)."""
     files = DecodedFiles(folder / "decoded", limit)
-    return files, files.keep(sources_of(Survey(folder), pairs, n_channels))
+    return files, files.keep(decoding_tasks(Survey(folder), pairs, n_channels))
 
 
 @pytest.fixture(autouse=True)
@@ -66,12 +66,12 @@ def test_sizes_are_known_before_anything_is_decoded(tmp_path):
     deep = (np.arange(600).reshape(20, 30) * 100).astype(np.uint16)
     for path in pairs[1]:
         write_png(path, deep)
-    sources = sources_of(Survey(tmp_path), pairs[:1], 3) + sources_of(Survey(tmp_path),
+    tasks = decoding_tasks(Survey(tmp_path), pairs[:1], 3) + decoding_tasks(Survey(tmp_path),
                                                                       pairs[1:], 1)
     keep(tmp_path, pairs[:1])
-    DecodedFiles(tmp_path / "deep", 1).keep(sources)
-    for source, size in zip(sources, (40 * 50 * 3, 40 * 50, 1200, 1200)):
-        assert source.size == size + 128 == (tmp_path / "deep" / source.name).stat().st_size
+    DecodedFiles(tmp_path / "deep", 1).keep(tasks)
+    for task, size in zip(tasks, (40 * 50 * 3, 40 * 50, 1200, 1200)):
+        assert task.size == size + 128 == (tmp_path / "deep" / task.name).stat().st_size
 
 
 def test_label_values_need_no_more_than_they_have(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 import DataLoader
 from DataLoader import SegmentationSet, TrainingLoader
-from datasets.decoded import DecodedFiles, sources_of
+from datasets.decoded import DecodedFiles, decoding_tasks
 from datasets.labels import IGNORED
 from datasets.objects import BORDER, training_target
 from datasets.survey import Survey, statistics_of
@@ -34,7 +34,7 @@ def make_loader(folder, channels, geometry, augment, kind, with_maps, dtype=np.u
     """A TrainingLoader of one image that is kept decoded; None among its labels' values is 3."""
     pairs, survey = make_pair(folder, channels, dtype), Survey(folder)
     decoded = DecodedFiles(folder / "decoded", 1)
-    decoded.keep(sources_of(survey, pairs, channels))
+    decoded.keep(decoding_tasks(survey, pairs, channels))
     statistics = statistics_of(survey, [pairs[0][0]], channels)
     dataset = SegmentationSet(pairs, channels, 2 if kind == "objects" else 3, statistics, 3, kind,
                               decoded)
@@ -128,7 +128,7 @@ def test_a_small_image_in_a_batch_of_crops_is_mirrored_as_before(tmp_path):
     write_png(tmp_path / "narrow_label.png", narrow[..., 0] % 3)
     pairs.append((tmp_path / "narrow.png", tmp_path / "narrow_label.png"))
     decoded, survey = DecodedFiles(tmp_path / "decoded", 1), Survey(tmp_path)
-    decoded.keep(sources_of(survey, pairs, 3))
+    decoded.keep(decoding_tasks(survey, pairs, 3))
     dataset = SegmentationSet(pairs, 3, 4, statistics_of(survey, [pairs[0][0]], 3), decoded=decoded)
     loader = TrainingLoader(dataset, UNET_BILINEAR, tiling(str(SIDE)), 2)
     batch = loader.batch([0, 1], 0)
