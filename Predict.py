@@ -27,7 +27,8 @@ from images.pages import Bands, page_writer, pages_of
 from images.values import NormalisedRows
 from masks.answers import assemble, average_of_eight, class_bands, mask_pixels
 from masks.colours import overlay
-from masks.objects import instances
+from masks.object_bands import fill_bands
+from masks.objects import instances, whole_objects
 from masks.outputs import EXTRAS, plan_outputs
 from masks.saliency import saliency_input, saliency_map
 from MirrorPadding import WHOLE, tiling
@@ -58,7 +59,8 @@ def build_parser():
     add("--overlay", action="store_true",
         help="write <name>_overlay.png: the image with contours")
     add("--instances", action="store_true",
-        help="write <name>_instances.tif: numbered objects, parted where they touch")
+        help="write <name>_instances.tif: numbered objects, parted where they touch (of a net that "
+             "was trained on objects: its components)")
     add("--overwrite", action="store_true", help="write outputs again that are there already")
     add("--tta", type=int, choices=(1, 8), default=1,
         help="8: average the probabilities over flips and rotations")
@@ -163,6 +165,8 @@ class Predictor:
         if file.is_large:
             seen = set()
             bands = noted(class_bands(self.parts(file, pixels, levels.white), file.width), seen)
+            if self.net.label_kind == "objects":
+                bands = fill_bands(bands, self.net.border)
             masks = (mask_pixels(band, self.net.n_classes) for band in bands)
             add["pred"](Bands(masks, file.height, file.width))
             return len(seen) == 1
@@ -173,7 +177,12 @@ class Predictor:
         else:
             class_map, probability = assemble(self.parts(file, pixels, levels.white), file.height,
                                               file.width, "prob" in add)
-        regions = instances(class_map) if self.args.instances else class_map
+        regions = class_map
+        if self.net.label_kind == "objects":
+            regions = whole_objects(class_map, self.net.border)
+            class_map = (regions > 0).astype(np.uint8)
+        elif self.args.instances:
+            regions = instances(class_map)
         depth = np.uint16 if regions.max() < 2 ** 16 else np.uint32
         make = {"pred": lambda: mask_pixels(class_map, self.net.n_classes),
                 "prob": lambda: probability,

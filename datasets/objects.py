@@ -4,6 +4,7 @@ Ronneberger et al. 2015, section 3: "The separation border is computed using mor
 operations."  A net learns the foreground without this border, so that no two objects touch.  Its
 answer's components are the objects, and they get the border's pixels back.
 """
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -58,11 +59,10 @@ def give_back_border(components, width=BORDER):
     for number in numbers:
         np.copyto(nearest, number, where=nearest == 0)
     is_between = np.zeros(len(rows), bool)
-    for step, number in zip(steps, numbers):
-        is_nearest = (number == nearest) & (number > 0)
-        for other, another in zip(steps, numbers):
-            if _line_passes(step, other, reach + 1):
-                is_between |= is_nearest & (another > 0) & (another != nearest)
+    is_nearest = [(number == nearest) & (number > 0) for number in numbers]
+    is_other = [(number != nearest) & (number > 0) for number in numbers]
+    for first, last in _lines_across(reach):
+        is_between |= is_nearest[first] & is_other[last]
     whole = components.copy()
     whole[rows[is_between], columns[is_between]] = nearest[is_between]
     return whole
@@ -74,11 +74,20 @@ class Step(NamedTuple):
     columns: int  # px to the right
 
 
+@lru_cache(maxsize=4)
 def _steps(reach):
-    """The Steps to all pixels up to `reach` px away, the nearest first."""
+    """The Steps to all pixels up to `reach` px away, the nearest first.  Do not write into it."""
     sides = range(-reach, reach + 1)
     steps = [Step(row, column) for row in sides for column in sides if row or column]
     return sorted(steps, key=lambda step: (max(map(abs, step)), step.rows ** 2 + step.columns ** 2))
+
+
+@lru_cache(maxsize=4)
+def _lines_across(reach):
+    """The pairs of indices of `_steps` whose line goes through the pixel in between: a list."""
+    steps = list(enumerate(_steps(reach)))
+    return [(k, m) for k, first in steps for m, last in steps
+            if _line_passes(first, last, reach + 1)]
 
 
 def _line_passes(first, last, longest):

@@ -2,6 +2,8 @@
 import numpy as np
 import scipy  # its parts load when they are first used: so --help stays fast
 
+from datasets.objects import give_back_border
+
 NECK = 0.75       # two objects touch where one narrows to less than this share of its own width
 WIDTH_OFFSET = 3  # px, added to half widths: so the pixels' steps along a thin object are no necks
 
@@ -30,6 +32,15 @@ def instances(class_map):
         found += watershed(-distance, markers, connectivity=2, mask=inside).astype(np.int32)
         count += n
     return found
+
+
+def whole_objects(class_map, border):
+    """Number the objects of a class map without their separation border: (H, W) -> (H, W) int32.
+
+    class_map: classes above 0 are objects, `border` px smaller where they touch.  An object is an
+    8-connected component, with the border's pixels given back.
+    """
+    return give_back_border(connected_components(class_map > 0), border)
 
 
 def connected_components(mask):
