@@ -12,10 +12,17 @@ import sys
 from pathlib import Path
 from typing import Callable, NamedTuple
 
+import numpy as np
+
 from backend import ranks
 from command.errors import run
 from command.files import make_folder
 from command.flags import Parser, number, picture
+from datasets.label_kinds import decide_kind
+from datasets.label_values import KINDS_OF_LABELS
+from datasets.labels import load_objects
+from datasets.objects import training_target
+from datasets.survey import Survey
 from images.figures import figure
 from images.formats import read_label
 from WeightMap import border_weights, class_weights
@@ -107,31 +114,39 @@ def deep_supervision_loss(side_logits, label, weight_map, loss=weighted_cross_en
 
 
 # ------------------------------------------------------------------------------------ the picture
-def draw_weights(label, w0, sigma, path):
+def draw_weights(label, w0, sigma, path, numbered=False):
     """Draw label, class weights, border weights and their sum side by side, into a PNG file.
 
-    label: (H, W) integer classes; w0, sigma: as for WeightMap.compute_weight_map.
+    label, w0, sigma, numbered: as for WeightMap.compute_weight_map.
     """
-    class_part, border_part = class_weights(label), border_weights(label, w0, sigma)
+    class_part = class_weights(np.minimum(label, 1) if numbered else label)
+    border_part = border_weights(label, w0, sigma, numbered)
+    title, colours = "label", "gray"
+    if numbered:  # neighbours often have neighbouring numbers: in colours that differ
+        title, colours = "objects without their border", "nipy_spectral"
+        label = np.where(label > 0, 3 + 7 * (label % 17) % 17, label)
     panels = {
-        "label": label,
+        title: label,
         "class weights $w_c$": class_part,
         f"border weights ($w_0$ = {w0:g}, $\\sigma$ = {sigma:g})": border_part,
         "weight map": class_part + border_part,
     }
     with figure(path, 1, len(panels), size=(18, 4.2)) as axes:
         for axis, (title, values) in zip(axes.flat, panels.items()):
-            drawn = axis.imshow(values, cmap="gray" if values is label else "viridis", vmin=0,
+            drawn = axis.imshow(values, cmap=colours if values is label else "viridis", vmin=0,
                                 interpolation="nearest")
             axis.set_title(title)
             axis.set_axis_off()
-            axis.figure.colorbar(drawn, ax=axis, shrink=0.85)
+            if values is not label or not numbered:
+                axis.figure.colorbar(drawn, ax=axis, shrink=0.85)
 
 
 def build_parser():
     parser = Parser("Draw the weights that the loss gives to a label's pixels.")
     parser.add_argument("--label", type=Path, required=True,
-                        help="label file; each grey value is a class, 0 is the background")
+                        help="label file; 0 is the background")
+    parser.add_argument("--label_kind", choices=KINDS_OF_LABELS,
+                        help="what its values are, as for Main.py (default: as they look)")
     parser.add_argument("--output", type=picture,
                         help="picture to write (default: <label>_weights.png, here)")
     parser.add_argument("--Loss_w0", type=number(float, 0, 1e6), default=10.0,
@@ -144,9 +159,16 @@ def build_parser():
 def main():
     options = build_parser().parse_args()
     path = options.output or Path(f"{options.label.stem}_weights.png")
-    label = read_label(options.label)
+    kind, reason = decide_kind(Survey(), [options.label], options.label_kind)
+    if reason:
+        print(f"{options.label}: {kind}: {reason}")
+    are_objects = kind == "objects"
+    if are_objects:
+        label = training_target(load_objects(options.label))
+    else:
+        label = read_label(options.label)
     make_folder(path.parent)
-    draw_weights(label, options.Loss_w0, options.Loss_sigma, path)
+    draw_weights(label, options.Loss_w0, options.Loss_sigma, path, are_objects)
     print(f"Wrote {path}")
 
 

@@ -133,7 +133,7 @@ def load_data(settings, survey, split, pairs, digest):
     test_set.check_labels(survey, to_score_against=True)
     if train_set.are_objects:
         labels = [label for _, label in split.train]
-        remarks += describe_border(object_facts(survey, labels, data.ignore_label))
+        remarks.append(describe_border(object_facts(survey, labels, data.ignore_label)))
     loader, kept = build_loader(settings, survey, train_set)
     choosing = held_set if split.held else test_set
     baselines, test_baselines = (baselines_of_counts(each.class_counts(survey))

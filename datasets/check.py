@@ -241,7 +241,7 @@ def check_set(folder, survey, n_channels=None, n_classes=None, ignore_label=None
         problems += bad
         training = [pair.label_path for pair in pairs if pair.split == SPLITS[0]]
         if training and not bad:
-            warnings += describe_border(object_facts(survey, training, ignore_label))
+            print(describe_border(object_facts(survey, training, ignore_label)))
     warnings += doubtful_labels(pairs, expected)
     for line, is_leak in find_duplicates(pairs):
         (problems if is_leak else warnings).append(line)

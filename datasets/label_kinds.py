@@ -87,8 +87,9 @@ def count_objects(objects):
 
 
 def describe_border(facts):
-    """Yield a line about the objects of ObjectFacts that the border takes or cuts, if any."""
+    """What the border takes from the objects of ObjectFacts, in one line."""
+    line = f"{facts.all:,} objects to train on; where two touch, each loses {BORDER} px"
     if facts.vanished or facts.parted:
-        yield (f"{facts.all:,} objects to train on: the border between touching ones, {BORDER} px "
-               f"on each side, leaves nothing of {facts.vanished:,} and cuts {facts.parted:,} into "
-               "pieces")
+        line += (f": nothing is left of {facts.vanished:,}, and {facts.parted:,} fall into more "
+                 "pieces")
+    return line

@@ -178,8 +178,9 @@ def test_check_names_what_the_border_takes(nuclei, capsys):
     label[10, 10] = 7
     write_png(nuclei / "set/train/labels/0.png", label)
     assert check_set(nuclei / "set", Survey(), label_kind="objects").is_sound
-    line, = (line for line in capsys.readouterr().out.splitlines() if line.startswith("warning"))
-    assert "leaves nothing of 1 and cuts 0 into pieces" in line
+    line, = (line for line in capsys.readouterr().out.splitlines() if "objects to train" in line)
+    assert line.endswith("where two touch, each loses 1 px: nothing is left of 1, and 0 fall into "
+                         "more pieces")
 
 
 def prepared(folder, *flags):
@@ -202,6 +203,9 @@ def test_main_chooses_as_check_says(nuclei):
     target = found.data.loader.dataset.target(0)
     assert (target != found.data.loader.dataset.objects(0)).any()
     assert len(list((nuclei / "weights").glob("*.npy"))) == 3
+    assert found.data.remarks == [
+        f"{sum(ellipses(k, 96, (6, 10)).max() for k in range(3))} objects to train on; where two "
+        "touch, each loses 1 px"]
     as_classes = prepared(nuclei, "--label_kind", "classes", "--n_classes", 2)
     assert as_classes.choice.settings.data.label_kind == "classes"
     assert set(np.unique(as_classes.data.loader.dataset.target(0))) == {0, 1}

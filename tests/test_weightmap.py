@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nuclei import ellipses
 from PIL import Image
 from scipy import ndimage
 
 import WeightMap
 from command.errors import DataError
+from images.formats import write_png
 from WeightMap import WeightMaps, border_weights, class_weights, compute_weight_map
 
 ROOT = Path(WeightMap.__file__).resolve().parent
@@ -284,6 +286,18 @@ def test_draws_without_jittor(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "Wrote cells_weights.png\n", "")
     with Image.open(tmp_path / "cells_weights.png") as picture:
         assert picture.width > 3 * picture.height
+
+
+def test_draws_numbered_objects(tmp_path):
+    write_png(tmp_path / "cells.png", ellipses(1, 128).astype(np.uint16))
+    pictures = []
+    for flags, says in (((), True), (("--label_kind", "objects"), False),
+                        (("--label_kind", "classes"), False)):
+        done = draw("--label", "cells.png", *flags, folder=tmp_path)
+        assert done.returncode == 0 and done.stdout.endswith("Wrote cells_weights.png\n")
+        assert ("--label_kind classes" in done.stdout) is says
+        pictures.append((tmp_path / "cells_weights.png").read_bytes())
+    assert pictures[0] == pictures[1] != pictures[2]
 
 
 @pytest.mark.parametrize("arguments, code, words", [
