@@ -41,7 +41,8 @@ from command.processes import process_pool
 from datasets.copies import Manifest
 from datasets.pairs import check_folders_differ, check_pair
 from images.figures import figure
-from images.formats import list_images, png_bytes, read_image, read_label
+from images.formats import list_images, png_bytes
+from images.reading import read_image, read_label
 from images.warp import gaussian_smooth, spline_weights, spread_vectors
 from Transforms import GRID_SIGMA, GRID_SIZE
 

@@ -17,7 +17,7 @@ from command.names import canonical
 from datasets.labels import IGNORED
 from datasets.objects import BORDER, training_target
 from datasets.segmentation import SegmentationSet
-from images.formats import image_size
+from images.reading import image_size
 from images.values import Statistics, normalise
 from MirrorPadding import Whole
 from Transforms import Crop

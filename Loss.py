@@ -24,7 +24,7 @@ from datasets.labels import load_objects
 from datasets.objects import training_target
 from datasets.survey import Survey
 from images.figures import figure
-from images.formats import read_label
+from images.reading import read_label
 from WeightMap import border_weights, class_weights
 
 

@@ -18,7 +18,7 @@ from command.files import make_folder
 from command.flags import Parser, csv_file, number, picture
 from datasets.label_values import check_classes, classes_in, count_label_values
 from datasets.labels import IGNORED
-from images.formats import read_label
+from images.reading import read_label
 from masks.object_scores import at_best_threshold, instance_scores, isbi_scores
 from masks.pixel_scores import (CHOOSING, DISTINCT, SCORES, average_defined, average_precision,
                                 class_scores, confusion_matrix, mean_scores, precision_at_recalls,

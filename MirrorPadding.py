@@ -18,8 +18,8 @@ from command.errors import DataError, run
 from command.files import make_folder
 from command.flags import Parser, number, picture
 from images.figures import figure
-from images.formats import read_image
 from images.mirror import mirrored
+from images.reading import read_image
 from images.windows import window_of
 from nets.geometry import UNET_BILINEAR, Geometry, Part, exact_axis, exact_spans
 from nets.quadrants import REFERENCE_SIDE, reference_blocks, stitch_reference

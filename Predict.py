@@ -23,8 +23,9 @@ from command.files import make_folder
 from command.flags import Parser, boolean, number
 from command.last_words import last_words
 from images.channels import to_channels
-from images.pages import Bands, page_writer, pages_of
+from images.reading import pages_of
 from images.values import NormalisedRows
+from images.writing import Bands, page_writer
 from masks.answers import assemble, average_of_eight, class_bands, mask_pixels
 from masks.colours import overlay
 from masks.object_bands import fill_bands
@@ -142,7 +143,7 @@ class Predictor:
     def predict(self, job):
         """Write the outputs of a Job; all or none of them."""
         file, uniform, levels = job.file, 0, None
-        count = len(file.numbers)
+        count = len(file.pages)
         pixels_in_all = count * file.height * file.width
         with contextlib.ExitStack() as stack:
             add = {kind: stack.enter_context(page_writer(path, count, file.height, file.width))

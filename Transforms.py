@@ -36,7 +36,8 @@ from images import intensity, warp
 from images.channels import as_pixels, as_planes, is_scaled
 from images.composite import Shades, find_shades, show_pixels
 from images.figures import figure
-from images.formats import check_same_size, read_image, read_label
+from images.formats import check_same_size
+from images.reading import read_image, read_label
 from images.stains import is_stained, jitter_stains
 
 # U-Net, section 3.1: "a coarse 3 by 3 grid", "10 pixels standard deviation"

@@ -10,7 +10,8 @@ from DataAugmentation import augment_pair
 from DataLoader import SegmentationSet, TrainingLoader
 from datasets.drawn import make_pair
 from datasets.survey import Survey, statistics_of
-from images.formats import read_image, write_png
+from images.formats import write_png
+from images.reading import read_image
 from nets.geometry import UNET_BILINEAR
 from WeightMap import WeightMaps, compute_weight_map
 

@@ -19,7 +19,8 @@ from datasets.json_shapes import read_coco, read_geojson, read_labelme
 from datasets.layout import Source, content_of, lay_out, suffix_in_set, suffix_of_label
 from datasets.roi_shapes import read_rois
 from datasets.shapes import Drawing, draw_shapes
-from images.formats import IMAGE_SUFFIXES, check_same_size, list_images, read_image
+from images.formats import IMAGE_SUFFIXES, check_same_size, list_images
+from images.reading import read_image
 
 MOST_LINES = 20  # about one kind of thing; the rest is counted
 

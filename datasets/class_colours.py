@@ -10,7 +10,7 @@ from command.bars import progress_bar
 from command.errors import DataError
 from command.files import atomic_write
 from images.channels import to_channels
-from images.formats import LOSSY_SUFFIXES, read_image
+from images.reading import is_lossy, read_image
 
 CLASS_TABLE = "classes.csv"   # the name of the table in the set's folder
 MOST_COLOURS = 256            # beyond which masks are no masks: their edges are smooth
@@ -90,7 +90,7 @@ def _check_table(path, rows):
 # ------------------------------------------------------------------------------ masks in colours
 def read_packed(path):
     """A mask's colours, (H, W) int64, a number for each colour; errors as `read_image`."""
-    if path.suffix.lower() in LOSSY_SUFFIXES:
+    if is_lossy(path):
         raise DataError(f"{path}: JPEG changes colours; store masks as PNG or TIFF")
     red, green, blue = np.moveaxis(to_channels(read_image(path), 3).astype(np.int64), -1, 0)
     return (red << 32) + (green << 16) + blue

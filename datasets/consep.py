@@ -15,7 +15,8 @@ from command.bars import progress_bar
 from command.errors import DataError, say_once
 from datasets.entries import Entry, write_set
 from datasets.pairs import pair_by_name
-from images.formats import check_same_size, read_image
+from images.formats import check_same_size
+from images.reading import read_image
 
 CONSEP_HOME = "https://warwick.ac.uk/fac/cross_fac/tia/data/hovernet"
 CONSEP_TILE = 512  # px: side of the pieces of --layout tiles
@@ -93,7 +94,7 @@ def make_pieces(image_path, label_path, layout, labels):
     for an image that is smaller than a tile.
     """
     with contextlib.redirect_stderr(io.StringIO()):  # their alpha channels mean nothing
-        image = read_image(image_path, grayscale=False)
+        image = read_image(image_path, 3)
     height, width, _ = image.shape
     if layout == "tiles" and min(height, width) < CONSEP_TILE:
         raise DataError(f"{image_path}: {height} x {width} px, smaller than a tile of "

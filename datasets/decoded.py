@@ -21,7 +21,7 @@ import numpy as np
 from command.bars import progress_bar
 from command.files import atomic_write
 from datasets.survey import WORKERS
-from images.formats import read_image, read_label
+from images.reading import read_image, read_label
 from images.windows import open_array
 
 WORTH_KEEPING = 4       # crops' areas: of an image that is larger, crops are read from the disk
@@ -49,7 +49,7 @@ def decoding_tasks(survey, pairs, n_channels):
         size = HEADER + pixels * n_channels * np.dtype(facts.dtype).itemsize
         name = _name_of(f"image of {n_channels} channels", image, facts.content)
         tasks.append(DecodingTask(image, name, size, lambda path=image: read_image(
-            path, grayscale=n_channels == 1)))
+            path, n_channels)))
         dtype = np.min_scalar_type(max(label_facts.values))  # the smallest that holds all values
         tasks.append(DecodingTask(
             label, _name_of("label", label, label_facts.content), HEADER + pixels * dtype.itemsize,

@@ -9,7 +9,8 @@ import numpy as np
 from command.bars import progress_bar
 from command.errors import DataError
 from command.files import atomic_write, make_folder
-from images.formats import IMAGE_SUFFIXES, list_images, read_image, read_label, write_png
+from images.formats import IMAGE_SUFFIXES, list_images, write_png
+from images.reading import read_image, read_label
 
 
 class Entry(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 from command.errors import DataError
 from datasets.label_values import count_values
 from images.channels import as_planes, count_channels, describe_kind, has_colours, to_channels
-from images.formats import read_image, read_label
+from images.reading import read_image, read_label
 
 
 @dataclass(frozen=True)

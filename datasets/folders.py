@@ -11,7 +11,8 @@ from datasets.copies import MANIFEST
 from datasets.entries import Entry
 from datasets.layout import Source, content_of, lay_out, suffix_in_set
 from datasets.pairs import check_folders_differ, check_pair
-from images.formats import IMAGE_SUFFIXES, check_same_size, list_images, read_image, read_label
+from images.formats import IMAGE_SUFFIXES, check_same_size, list_images
+from images.reading import read_image, read_label
 
 # what Pillow reads and the other commands do not
 CONVERTED_SUFFIXES = (".gif", ".pbm", ".pgm", ".pnm", ".ppm", ".webp")

@@ -11,7 +11,7 @@ from datasets.label_values import MOST_USUAL, LabelKind, foreground_of
 from datasets.labels import load_objects
 from datasets.objects import BORDER, border_loss, count_pieces
 from datasets.survey import WORKERS, values_of
-from images.formats import LOSSY_SUFFIXES
+from images.reading import is_lossy
 
 FEWEST = 3     # values above 0 that may number objects
 MOSTLY = 0.95  # least share of a set's objects that are one piece
@@ -38,7 +38,7 @@ def decide_kind(survey, labels, label_kind=None, n_classes=None, ignore_label=No
     labels = without_copies(survey, labels)
     counts = values_of(survey, labels, ignore_label)
     values = sum(value > 0 for value in counts)
-    is_lossy = any(path.suffix.lower() in LOSSY_SUFFIXES for path in labels)
+    is_lossy = any(map(is_lossy, labels))
     if (n_classes not in (None, 2) or values < FEWEST or foreground_of(counts).is_certain
             or is_lossy):
         return LabelKind("classes")

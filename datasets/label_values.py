@@ -6,7 +6,7 @@ import numpy as np
 
 from command.bars import progress_bar
 from command.errors import DataError
-from images.formats import read_label
+from images.reading import read_label
 
 MOST_CLASSES = 32  # label values beyond which these are rather numbers of objects
 MOST_USUAL = 8     # and beyond which they may be

@@ -1,11 +1,9 @@
 """A label file as class indices, or as numbered objects."""
-from pathlib import Path
-
 import numpy as np
 
 from command.errors import DataError
 from datasets.objects import LARGEST_NUMBER
-from images.formats import LOSSY_SUFFIXES, read_label
+from images.reading import is_lossy, read_label
 
 IGNORED = -1  # in a class map: a pixel that counts nowhere
 
@@ -61,7 +59,7 @@ def check_label(path, largest, n_classes, ignore_label):
     `ignore_label`.
     """
     exact = n_classes > 2 or ignore_label is not None
-    if exact and Path(path).suffix.lower() in LOSSY_SUFFIXES:
+    if exact and is_lossy(path):
         raise DataError(f"{path}: JPEG changes class numbers; store labels as PNG or TIFF")
     if largest >= n_classes:
         raise DataError(f"{path}: has the value {largest}, but --n_classes {n_classes} allows "
@@ -70,7 +68,7 @@ def check_label(path, largest, n_classes, ignore_label):
 
 def check_objects(path, largest):
     """Raise DataError for a label that cannot number objects: a lossy file, too large a number."""
-    if Path(path).suffix.lower() in LOSSY_SUFFIXES:
+    if is_lossy(path):
         raise DataError(f"{path}: JPEG changes the numbers of objects; store labels as PNG or TIFF")
     if largest > LARGEST_NUMBER:
         raise DataError(f"{path}: has the value {largest}, but objects have numbers up to "

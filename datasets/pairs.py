@@ -2,8 +2,8 @@
 from pathlib import Path
 
 from command.errors import DataError
-from images.formats import (IMAGE_SUFFIXES, check_same_size, image_size, list_images, read_image,
-                            read_label)
+from images.formats import IMAGE_SUFFIXES, check_same_size, list_images
+from images.reading import image_size, read_image, read_label
 
 SPLITS = ("train", "test")
 NO_SUCH_FOLDER = ("no such folder; `python MakeData.py sample` makes ./data/sample (then "

@@ -5,7 +5,7 @@ from datasets.labels import (IGNORED, as_classes, as_objects, check_label, check
                              check_some_counts, load_label, load_objects)
 from datasets.objects import BORDER, training_target
 from images.channels import as_planes
-from images.formats import read_image, read_label
+from images.reading import read_image, read_label
 from images.values import load_image, normalise
 from images.windows import Windows, window_of
 
@@ -64,7 +64,7 @@ class SegmentationSet:
         path = self.pairs[index][0]
         stored = self._open(path)
         if stored is None:
-            stored = read_image(path, grayscale=self.n_channels == 1)
+            stored = read_image(path, self.n_channels)
         return Windows(stored, as_planes, self.n_channels)
 
     def label_windows(self, index):

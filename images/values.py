@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from images.channels import as_planes, is_scaled, to_channels
-from images.formats import read_image
+from images.reading import read_image
 
 
 @dataclass(frozen=True)
@@ -75,4 +75,4 @@ def load_image(path, n_channels):
 
     RGB is read as grey for 1 channel, grey as RGB for 3.  Raises DataError as `read_image`.
     """
-    return as_planes(read_image(path, grayscale=n_channels == 1))
+    return as_planes(read_image(path, n_channels))

@@ -12,7 +12,7 @@ from datasets.labels import IGNORED
 from images.channels import stored_channels
 from images.composite import show_pixels
 from images.figures import figure, import_matplotlib
-from images.formats import read_image
+from images.reading import read_image
 from masks.prediction_files import read_prediction
 
 CONTOURS = ((255, 212, 0), (0, 220, 255), (255, 60, 200),

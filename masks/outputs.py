@@ -5,7 +5,8 @@ from typing import NamedTuple
 from command.errors import DataError, describe_failure, say_once
 from command.names import canonical
 from images.formats import list_images
-from images.pages import LARGE, ImageFile, examine_file
+from images.pages import LARGE, ImageFile
+from images.reading import examine_file
 
 EXTRAS = ("probabilities", "overlay", "instances")  # what can be made besides masks
 
@@ -53,7 +54,7 @@ def find_images(inputs, result_directory):
 
 def name_outputs(file, folder, extras):
     """{kind: path} of all that is asked for of an ImageFile; extras: some of EXTRAS."""
-    stack = len(file.numbers) > 1
+    stack = len(file.pages) > 1
     picture = ".tif" if stack else ".png"
     suffixes = {"pred": ".tif" if file.is_large else picture}
     if not file.is_large:

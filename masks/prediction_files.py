@@ -15,7 +15,8 @@ from command.errors import DataError, say_once
 from command.files import atomic_write
 from command.names import find_file
 from datasets.labels import IGNORED, load_label, load_test_label
-from images.formats import list_images, read_label
+from images.formats import list_images
+from images.reading import read_label
 from masks.objects import connected_components
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from command.errors import say_once
 from images.channels import count_channels
 from images.composite import Shades
-from images.pages import pages_of, row_bands
+from images.reading import pages_of, row_bands
 from images.values import white_of
 
 
@@ -29,7 +29,7 @@ def find_levels(file, pixels, net):
                      "as the microscope stored them; an export in 8 bits does not say how "
                      "bright they were")
         return Levels(full, Shades(0, full))
-    every = [pixels] if len(file.numbers) == 1 else pages_of(file)
+    every = [pixels] if len(file.pages) == 1 else pages_of(file)
     largest = max(int(band.max()) for page in every for band in row_bands(page))
     white = white_of(largest, pixels.dtype, net.statistics)
     if white != full:

@@ -126,8 +126,8 @@ CASES = {  # name: (change of the folder, command, exit code, words of the line)
     "NaN TIFF": (
         both(removed(IMAGE), file("set/train/imgs/cell_0.tif", saved(
             Image.fromarray(np.full((64, 64), np.nan, np.float32)), "TIFF"))),
-        MAIN, 1, "set/train/imgs/cell_0.tif: values of 32 bits, or with a sign; "
-                 "convert it to 8 or 16 bits"),
+        MAIN, 1, "set/train/imgs/cell_0.tif: 4,096 of its values are NaN or infinite; "
+                 "replace them"),
     "label of another size": (file(LABEL, grey(64, 60)), MAIN, 1,
                               f"{LABEL}: 64 x 60 px .*, but its image {IMAGE} has 64 x 64 px"),
     "label of another size, augmented": (file(LABEL, grey(64, 60)), WARP, 1,
@@ -394,10 +394,10 @@ def test_there_are_sixty():
 
 
 @pytest.mark.parametrize("name, image, words", [
-    ("palette", grey().convert("P"), "mode P read as RGB"),
-    ("CMYK", Image.merge("CMYK", [grey()] * 4), "mode CMYK read as RGB"),
-    ("alpha", Image.merge("RGBA", [grey()] * 4), "mode RGBA read as RGB"),
-    ("grey and alpha", Image.merge("LA", [grey()] * 2), "mode LA read as L"),
+    ("palette", grey().convert("P"), "palette colours are read as RGB"),
+    ("CMYK", Image.merge("CMYK", [grey()] * 4), "CMYK colours are read as RGB"),
+    ("alpha", Image.merge("RGBA", [grey()] * 4), "alpha channels are left out"),
+    ("grey and alpha", Image.merge("LA", [grey()] * 2), "alpha channels are left out"),
     ("16 bits", Image.fromarray(np.asarray(grey()).astype(np.uint16) * 257), "")])
 def test_what_can_be_read_is_read(folder, no_jittor, name, image, words):
     (folder / IMAGE).unlink()

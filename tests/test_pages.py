@@ -1,5 +1,5 @@
-"""images/pages.py: rows of TIFF files against the array that was written, pages against Pillow."""
-import importlib.util
+"""Images in several pages, or too large for memory: against the array that was written."""
+import contextlib
 
 import numpy as np
 import pytest
@@ -7,8 +7,11 @@ import tifffile
 from PIL import Image
 
 from command.errors import DataError
-from images import formats, pages
-from images.pages import Bands, TiffRows, examine_file, page_writer, pages_of, row_bands
+from images import formats, pages, tiff
+from images.arrays import Array
+from images.reading import (LargePage, examine_file, image_size, pages_of, read_image, read_label,
+                            row_bands)
+from images.writing import Bands, page_writer
 
 
 def noise(shape, dtype=np.uint8, seed=0):
@@ -32,8 +35,12 @@ PLANAR = [{"planarconfig": "separate"}, {"planarconfig": "separate", "rowsperstr
           {"planarconfig": "separate", "tile": (32, 32), "compression": "zlib"}]
 
 
+def rows_of(path):
+    return LargePage(examine_file(path), (0,))
+
+
 def check_rows(path, wanted):
-    rows = TiffRows(path, 0)
+    rows = rows_of(path)
     assert rows.shape == wanted.shape and rows.dtype == wanted.dtype
     height = wanted.shape[0]
     for top, bottom in ((0, height), (0, 1), (5, 60), (height - 1, height), (17, 34), (63, 65)):
@@ -50,7 +57,7 @@ def test_rows_of_every_layout(tmp_path, all_large, shape, dtype):
         kind = "rgb" if colour else "minisblack"
         tifffile.imwrite(tmp_path / "image.tif", stored, photometric=kind, **layout)
         file = examine_file(tmp_path / "image.tif")
-        assert (file.height, file.width) == shape[:2] and file.by_tifffile and file.is_large
+        assert (file.height, file.width) == shape[:2] and file.by_rows and file.is_large
         check_rows(file.path, pixels[..., :3] if colour else pixels)
 
 
@@ -59,7 +66,7 @@ def test_rows_of_every_layout(tmp_path, all_large, shape, dtype):
 def test_rows_of_what_pillow_writes(tmp_path, all_large, mode, compression):
     pixels = noise((150, 77) if mode == "L" else (150, 77, 3))
     Image.fromarray(pixels).save(tmp_path / "image.tif", compression=compression)
-    assert examine_file(tmp_path / "image.tif").by_tifffile
+    assert examine_file(tmp_path / "image.tif").by_rows
     check_rows(tmp_path / "image.tif", pixels)
 
 
@@ -69,18 +76,18 @@ def test_white_may_be_zero(tmp_path):
                      rowsperstrip=7)
     with Image.open(tmp_path / "image.tif") as image:
         check_rows(tmp_path / "image.tif", np.asarray(image))
-    assert np.array_equal(TiffRows(tmp_path / "image.tif", 0)[:], 255 - noise((100, 30)))
+    assert np.array_equal(rows_of(tmp_path / "image.tif")[:], 255 - noise((100, 30)))
 
 
 def test_only_the_strips_asked_for_are_read(tmp_path, monkeypatch):
     tifffile.imwrite(tmp_path / "image.tif", noise((200, 100)), rowsperstrip=10, compression="zlib")
-    asked, decode = [], pages._decode_segment
+    asked, decode = [], tiff.decode_segment
 
     def noting(file, page, index):
         asked.append(index)
         return decode(file, page, index)
-    monkeypatch.setattr(pages, "_decode_segment", noting)
-    assert TiffRows(tmp_path / "image.tif", 0)[35:60].shape == (25, 100) and asked == [3, 4, 5]
+    monkeypatch.setattr(tiff, "decode_segment", noting)
+    assert rows_of(tmp_path / "image.tif")[35:60].shape == (25, 100) and asked == [3, 4, 5]
 
 
 def test_strips_that_were_never_written_are_black(tmp_path):
@@ -91,37 +98,29 @@ def test_strips_that_were_never_written_are_black(tmp_path):
 
 
 @pytest.mark.parametrize("pixels, options, reason", [
-    (np.zeros((20, 20), np.float32), {}, "its values are float32; save it with 8 or 16 bits"),
-    (np.zeros((20, 20, 2), np.uint8), {"planarconfig": "contig", "photometric": "minisblack"},
-     "it has 2 channels of kind MINISBLACK"),
-    (np.zeros((20, 20), np.uint8),
-     {"photometric": "palette", "colormap": np.zeros((3, 256), np.uint16)},
-     "it has 1 channels of kind PALETTE; save it as grey or RGB")])
+    (np.zeros((20, 30), np.uint8), {"extratags": [(274, 3, 1, 6, True)]},
+     "its orientation swaps rows and columns"),
+    (np.zeros((20, 30, 4), np.float32), {"metadata": {"axes": "YXC"}, "photometric": "minisblack"},
+     "its pages are no images")])
 def test_what_can_be_read_neither_by_rows_nor_whole(tmp_path, all_large, monkeypatch, pixels,
                                                     options, reason):
     tifffile.imwrite(tmp_path / "image.tif", pixels, **options)
     file = examine_file(tmp_path / "image.tif")
-    assert not file.by_tifffile, "small enough for Pillow, which may know it"
+    assert not file.by_rows, "small enough to be read whole"
     monkeypatch.setattr(pages, "MAX_PIXELS", 300)
-    with pytest.raises(DataError, match=f"image.tif: 20 x 20 px is too large .*: {reason}"):
+    with pytest.raises(DataError, match=f"larger than 300 pixels, and by rows .*: {reason}; cut"):
         examine_file(tmp_path / "image.tif")
 
 
 @pytest.mark.parametrize("mode, compression", [
     ("L", "tiff_lzw"), ("RGB", "tiff_lzw"), ("YCbCr", "jpeg")])
-def test_a_compression_that_needs_a_further_package(tmp_path, all_large, monkeypatch, mode,
-                                                    compression):
+def test_rows_of_further_compressions(tmp_path, all_large, monkeypatch, mode, compression):
     monkeypatch.setattr(pages, "MAX_PIXELS", 300)
     path = tmp_path / "image.tif"
     Image.fromarray(noise((100, 20, 3))).convert(mode).save(path, compression=compression)
-    if importlib.util.find_spec("imagecodecs"):
-        with Image.open(path) as image:
-            wanted = np.asarray(image.convert("L" if mode == "L" else "RGB"))
-        check_rows(examine_file(path).path, wanted)
-    else:
-        advice = "`pip install imagecodecs`, or save it uncompressed or with deflate"
-        with pytest.raises(DataError, match=advice):
-            examine_file(path)
+    with Image.open(path) as image:
+        wanted = np.asarray(image.convert("L" if mode == "L" else "RGB"))
+    check_rows(examine_file(path).path, wanted)
 
 
 # -------------------------------------------------------------------------------------------- pages
@@ -131,7 +130,7 @@ def test_one_page(tmp_path, name, shape, dtype):
     pixels = noise(shape, dtype)
     Image.fromarray(pixels).save(tmp_path / name, format="TIFF" if name == "image.dat" else None)
     file = examine_file(tmp_path / name)
-    assert (file.numbers, file.height, file.width, file.is_large) == ((0,), 12, 31, False)
+    assert (file.pages, file.height, file.width, file.is_large) == (((0,),), 12, 31, False)
     (page,) = pages_of(file)
     assert np.array_equal(page, pixels)
 
@@ -143,12 +142,12 @@ def test_a_stack(tmp_path, shape, dtype, monkeypatch):
     kind = "rgb" if len(shape) == 4 else "minisblack"
     tifffile.imwrite(tmp_path / "stack.tif", stack, photometric=kind)
     file = examine_file(tmp_path / "stack.tif")
-    assert (file.numbers, file.height, file.width) == ((0, 1, 2, 3, 4), 12, 31)
+    assert (file.pages, file.height, file.width) == (((0,), (1,), (2,), (3,), (4,)), 12, 31)
     for page, wanted in zip(pages_of(file), stack):
         assert isinstance(page, np.ndarray) and page.dtype == dtype and np.array_equal(page, wanted)
     monkeypatch.setattr(pages, "LARGE", 100)
     for page, wanted in zip(pages_of(examine_file(file.path)), stack):
-        assert isinstance(page, TiffRows) and np.array_equal(page[3:7], wanted[3:7])
+        assert isinstance(page, LargePage) and np.array_equal(page[3:7], wanted[3:7])
 
 
 def test_thumbnails_and_pyramids_are_left_out(tmp_path, capsys):
@@ -158,7 +157,7 @@ def test_thumbnails_and_pyramids_are_left_out(tmp_path, capsys):
         for pixels, kind in ((first, 0), (smaller, 0), (reduced, 1), (last, 0)):
             file.write(pixels, subfiletype=kind, metadata=None)
     file = examine_file(tmp_path / "slide.tif")
-    assert file.numbers == (0, 3) and all(map(np.array_equal, pages_of(file), (first, last)))
+    assert file.pages == ((0,), (3,)) and all(map(np.array_equal, pages_of(file), (first, last)))
     assert capsys.readouterr().err.startswith(f"{tmp_path}/slide.tif: 2 of its pages are left out")
 
 
@@ -172,14 +171,17 @@ def test_pages_of_different_depths(tmp_path, monkeypatch, large):
                 file.write(page, photometric="minisblack", metadata=None)
         message = "stack.tif: (page 2 has (uint16|float32) values|values of 32 bits)"
         with pytest.raises(DataError, match=message):
-            list(pages_of(examine_file(tmp_path / "stack.tif")))
+            [page[:5] for page in pages_of(examine_file(tmp_path / "stack.tif"))]
 
 
 def test_a_stack_that_hides_its_pages(tmp_path):
     """ImageJ's own form for files of over 4 GB: one page, the others behind it."""
-    tifffile.imwrite(tmp_path / "stack.tif", noise((3, 20, 20)), imagej=True, truncate=True)
-    with pytest.raises(DataError, match="stack.tif: an ImageJ stack"):
-        examine_file(tmp_path / "stack.tif")
+    stack = noise((3, 20, 20))
+    tifffile.imwrite(tmp_path / "stack.tif", stack, imagej=True, truncate=True,
+                     metadata={"axes": "ZYX"})
+    file = examine_file(tmp_path / "stack.tif")
+    assert len(file.pages) == 3 and file.axes == "Z"
+    assert all(map(np.array_equal, pages_of(file), stack))
 
 
 @pytest.mark.parametrize("content", [b"", b"II*\0", b"II*\0\x08\0\0\0", b"\x89PNG\r\n", b"text"])
@@ -195,10 +197,10 @@ def test_what_is_no_image(tmp_path, name, content):
 def test_a_file_cut_short(tmp_path, options):
     path = tmp_path / "image.tif"
     tifffile.imwrite(path, noise((100, 50)), metadata=None, **options)
-    rows, content = TiffRows(path, 0), path.read_bytes()
+    rows, content = rows_of(path), path.read_bytes()
     assert rows[:].shape == (100, 50)
     path.write_bytes(content[:-1000])
-    with pytest.raises(DataError, match="image.tif: not a readable TIFF"):
+    with pytest.raises(DataError, match="image.tif: cut short"):
         rows[:]
 
 
@@ -209,32 +211,30 @@ def test_row_bands():
 
 
 # ----------------------------------------------------------------------------------- a row a format
-def open_npy(path):
-    return Image.fromarray(np.load(path))
+@contextlib.contextmanager
+def open_plain(path):
+    """A made-up format: b"PLAIN", then the height, the width and the values, a byte each."""
+    height, width, *values = path.read_bytes()[5:]
+    yield Array(path, np.array(values, np.uint8).reshape(height, width))
 
 
 def test_a_format_is_a_row(tmp_path, monkeypatch):
     """With its row, a format is read as every other one: pixels, sizes, labels, pages."""
-    row = formats.Reader((".npy",), is_lossy=False, open=open_npy)
+    row = formats.Reader((".plain",), (b"PLAIN",), open_plain)
     monkeypatch.setattr(formats, "READERS", (*formats.READERS, row))
-    for pixels in (noise((12, 31)), noise((12, 31), np.uint16), noise((12, 31, 3))):
-        np.save(tmp_path / "image.npy", pixels)
-        path = tmp_path / "image.npy"
-        assert formats.find_reader(path) is row and formats.image_size(path) == (12, 31)
-        assert np.array_equal(formats.read_image(path), pixels)
-        (page,) = pages_of(examine_file(path))
-        assert np.array_equal(page, pixels)
-        if pixels.ndim == 2:
-            assert np.array_equal(formats.read_label(path), pixels)
-    path.write_bytes(b"text")
-    with pytest.raises(DataError, match="image.npy: not a readable image"):
-        formats.read_image(path)
+    path, pixels = tmp_path / "image.plain", noise((12, 31))
+    path.write_bytes(b"PLAIN" + bytes(pixels.shape) + pixels.tobytes())
+    assert formats.find_reader(path) is row and image_size(path) == (12, 31)
+    assert np.array_equal(read_image(path), pixels) and np.array_equal(read_label(path), pixels)
+    (page,) = pages_of(examine_file(path))
+    assert np.array_equal(page, pixels)
+    path.write_bytes(b"PLAINtext")
+    with pytest.raises(DataError, match="image.plain: not a readable image"):
+        read_image(path)
 
 
 def test_suffixes_follow_from_the_rows():
-    assert formats.IMAGE_SUFFIXES == (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
-    assert formats.LOSSY_SUFFIXES == (".jpg", ".jpeg")
-    assert formats.find_reader("a.JPG").is_lossy and not formats.find_reader("a.dat").is_lossy
+    assert formats.IMAGE_SUFFIXES == (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".npy")
 
 
 # ------------------------------------------------------------------------------------------ writing

@@ -16,7 +16,7 @@ import Predict
 from backend import start
 from command import errors
 from command.errors import DataError, say_once
-from images import formats
+from images import formats, reading
 from images import pages as image_pages
 from images.channels import VALUE_DTYPES, to_channels
 from images.composite import Shades
@@ -474,8 +474,8 @@ def test_a_large_tiff_by_windows_is_the_whole_image(predict, ours, monkeypatch, 
     stack = noise((pages, 300, 500, 3) if "photometric" in layout else (pages, 300, 500))
     tifffile.imwrite("large.tif", stack, metadata=None, **layout)
     monkeypatch.setattr(image_pages, "LARGE", 2 ** 16)
-    read_rows, asked = image_pages.TiffRows.__getitem__, []
-    monkeypatch.setattr(image_pages.TiffRows, "__getitem__",
+    read_rows, asked = reading.LargePage.__getitem__, []
+    monkeypatch.setattr(reading.LargePage, "__getitem__",
                         lambda self, rows: (asked.append(rows.stop - rows.start),
                                             read_rows(self, rows))[1])
     code, _, err = predict("--Checkpoint", "ours.safetensors", "--Input", "large.tif",

@@ -12,7 +12,8 @@ from PIL import Image
 import Predict
 from command.errors import DataError
 from datasets.objects import give_back_border, training_target
-from images.formats import read_label, write_png
+from images.formats import write_png
+from images.reading import read_label
 from images.values import Statistics
 from masks.object_bands import fill_bands
 from masks.object_scores import instance_scores
