@@ -38,9 +38,8 @@ def decide_kind(survey, labels, label_kind=None, n_classes=None, ignore_label=No
     labels = without_copies(survey, labels)
     counts = values_of(survey, labels, ignore_label)
     values = sum(value > 0 for value in counts)
-    is_lossy = any(map(is_lossy, labels))
     if (n_classes not in (None, 2) or values < FEWEST or foreground_of(counts).is_certain
-            or is_lossy):
+            or any(map(is_lossy, labels))):
         return LabelKind("classes")
     facts = object_facts(survey, labels, ignore_label)
     look_alike = facts.whole >= MOSTLY * facts.all
