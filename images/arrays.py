@@ -6,7 +6,7 @@ import numpy as np
 from command.errors import DataError
 from images import pages
 from images.channels import MOST_CHANNELS
-from images.pages import ImageFile, Stored, squeeze_channel, common_dtype, to_common
+from images.pages import ImageFile, Stored, common_dtype, squeeze_channel, to_common
 
 
 @contextlib.contextmanager

@@ -12,7 +12,8 @@ from PIL import ImageFile as PillowFile
 
 from command.errors import DataError
 from images import pages
-from images.pages import ALPHA, ImageFile, Stored, squeeze_channel, orient, palette_values, say_change
+from images.pages import (ALPHA, ImageFile, Stored, orient, palette_values, say_change,
+                          squeeze_channel)
 
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "PPM", "WEBP", "JPEG2000", "AVIF")
 LOSSY_FORMATS = ("JPEG", "MPO", "AVIF")

@@ -8,8 +8,8 @@ import numpy as np
 
 from command.errors import DataError, say_once
 from images import pages
-from images.pages import (ALPHA, ImageFile, Stored, squeeze_channel, common_dtype, orient, palette_values,
-                          say_change, to_common)
+from images.pages import (ALPHA, ImageFile, Stored, common_dtype, orient, palette_values,
+                          say_change, squeeze_channel, to_common)
 from images.tiff_axes import find_layout, images_of_array, shape_of_array
 
 SEGMENT = 2 ** 30  # bytes of a strip or a tile that is decoded for some of its rows
@@ -245,7 +245,9 @@ class Tiff:
             pages.check_fits(self.path, self.header.height, self.header.width, self.header.bytes)
         if self.layout.array:
             values = images_of_array(self.layout.array)[entry[0]]
-            return Stored(squeeze_channel(values), None) if as_label else squeeze_channel(to_common(values))
+            if as_label:
+                return Stored(squeeze_channel(values), None)
+            return squeeze_channel(to_common(values))
         parts = [self._read_page(number, as_label, rows) for number in entry]
         if as_label:
             return parts[0]
