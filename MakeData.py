@@ -66,12 +66,16 @@ def make_consep(options):
     from datasets.consep import CONSEP_MERGED, import_consep
     import_consep(options.Source_directory, options.Data_directory, options.layout, options.labels)
     classes = CONSEP_MERGED.max() + 1 if options.labels == "typed" else 2
-    print_next(options.Data_directory, n_channels=3, n_classes=classes)
+    label_kind = "objects" if options.labels == "objects" else None
+    print_next(options.Data_directory, 3, classes, label_kind=label_kind)
 
 
 def make_folders(options):
     """Lay out two folders of images and labels, and check the new set; returns the exit code."""
-    from datasets.folders import import_folders, propose_colours
+    if options.colours and options.split_pages:
+        build_parser().error("--colours and --split_pages do not go together; split the pages of "
+                             "the stacks first")
+    from datasets.folders import FoldersWish, import_folders, propose_colours
     from datasets.splits import SplitRule
     if options.colours and not options.colours.exists():
         propose_colours(options.images, options.labels, options.colours)
@@ -80,7 +84,7 @@ def make_folders(options):
         return 1
     rule = SplitRule(options.test_fraction, options.seed, options.group)
     classes = import_folders(options.images, options.labels, options.Data_directory, rule,
-                             options.colours)
+                             FoldersWish(options.colours, options.split_pages))
     classes = classes and max(2, 1 + max(classes - {options.ignore_label}))
     return report_set(options, n_classes=classes)
 
@@ -92,7 +96,8 @@ def make_annotations(options):
     rule = SplitRule(options.test_fraction, options.seed, options.group)
     n_classes = import_annotations(options.images, options.annotations, options.format,
                                    options.Data_directory, rule, options.label_kind)
-    return report_set(options, n_classes=n_classes)
+    label_kind = "objects" if options.label_kind == "objects" else None
+    return report_set(options, n_classes=n_classes, label_kind=label_kind)
 
 
 def check_folder(options):
@@ -185,9 +190,9 @@ def add_consep_flags(add):
     add("--layout", choices=("tiles", "whole"), default="tiles",
         help="tiles: four tiles of 512 x 512 px, one at each corner of an image; "
              "whole: the images as they are")
-    add("--labels", choices=("binary", "typed"), default="binary",
+    add("--labels", choices=("binary", "typed", "objects"), default="binary",
         help="binary: 0 and 255 (nuclei); typed: 0, 1 other, 2 inflammatory, 3 epithelial, "
-             "4 spindle-shaped")
+             "4 spindle-shaped; objects: 0 and the nuclei's numbers")
 
 
 def add_folders_flags(add):
@@ -199,6 +204,9 @@ def add_folders_flags(add):
         help="table of the classes that colours of the labels stand for, with the columns name, r, "
              "g, b, and a row for each class from 0 on (or a column class); without such a file "
              "one is written, to be edited, and no set")
+    add("--split_pages", action="store_true",
+        help="make an image of each page of a stack: <name>_z003_t001 by the axes of the file, or "
+             "<name>_p003; the pages of a stack stay in one split unless --group says otherwise")
     add_flags_of_split(add)
     add_flags_of_facts(add)
 

@@ -16,10 +16,10 @@ from datasets.class_colours import CLASS_TABLE, list_classes
 from datasets.entries import Entry
 from datasets.folders import CONVERTED_SUFFIXES, check_no_copies, say_conversions
 from datasets.json_shapes import read_coco, read_geojson, read_labelme
-from datasets.layout import Source, content_of, lay_out, suffix_in_set, suffix_of_label
+from datasets.layout import Source, content_of, lay_out, suffix_in_set
 from datasets.roi_shapes import read_rois
 from datasets.shapes import Drawing, draw_shapes
-from images.formats import IMAGE_SUFFIXES, check_same_size, list_images
+from images.formats import IMAGE_SUFFIXES, check_same_size, list_images, pixels_suffix
 from images.reading import read_image
 
 MOST_LINES = 20  # about one kind of thing; the rest is counted
@@ -70,6 +70,7 @@ class Remarks:
 class Labelled(NamedTuple):
     """An image with the shapes that its label shows."""
     image: Path
+    suffix: str                # of its name in the set
     size: tuple                # (height, width) in pixels
     shapes: list               # of Shape
     classes: Optional[list]    # the class number of each shape; None: they are objects
@@ -135,12 +136,11 @@ def _read_one_for_all(source_format, path, remarks):
 
 
 def _find_files(source_format, folder):
-    """{name without the format's suffix: Path} of a folder's annotation files."""
+    """{name without the format's suffix: Path} of a folder's annotation files, as `list_images`."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; --from {source_format.name} reads a folder "
                         "with one file for each image")
-    return {path.stem: path for path in list_images(
-        folder, suffixes=source_format.suffixes).values()}
+    return list_images(folder, suffixes=source_format.suffixes)
 
 
 # ------------------------------------------------------------------------------------- the labels
@@ -151,7 +151,8 @@ def choose_shapes(image, drawing, classes, remarks):
     a number is left out.  Errors and what is odd go to the `remarks`.
     """
     try:
-        height, width, *_ = read_image(image).shape
+        pixels = read_image(image)
+        height, width, *_ = pixels.shape
         if drawing and drawing.size:
             check_same_size(image, (height, width), drawing.path, drawing.size)
     except DataError as error:
@@ -172,7 +173,7 @@ def choose_shapes(image, drawing, classes, remarks):
         else:
             shapes.append(shape)
     numbers = None if classes is None else [classes[shape.name] for shape in shapes]
-    return Labelled(image, (height, width), shapes, numbers)
+    return Labelled(image, suffix_in_set(image, pixels), (height, width), shapes, numbers)
 
 
 def check_drawn(labelled, path, remarks):
@@ -232,7 +233,7 @@ def draw_sources(images, drawings, classes, remarks):
         if drawn:
             is_empty = is_empty and not drawn.label.any()
             contested += [drawn.contested] if drawn.contested else []
-            suffixes = [suffix_in_set(image), suffix_of_label(drawn.label)]
+            suffixes = [labelled.suffix, pixels_suffix(drawn.label)]
             sources.append(Source(image, (stem,), suffixes, partial(make_labelled, labelled)))
     if contested:
         remarks.add("overlaps", f"{sum(contested):,} pixels in {len(contested)} images lie in "
@@ -260,7 +261,7 @@ def import_annotations(image_folder, place, format_name, folder, rule, label_kin
     classes, tables = None, []
     if label_kind == "classes" and drawings:
         classes = number_classes(drawings.values(), place)
-        tables = [Entry((folder / CLASS_TABLE,), lambda: [list_classes(classes)])]
+        tables = [Entry((folder / CLASS_TABLE,), lambda: [list_classes(classes)], count=0)]
     sources = draw_sources(images, drawings, classes, remarks)
     remarks.show()
     say_conversions(images.values())

@@ -9,7 +9,6 @@ import numpy as np
 from command.bars import progress_bar
 from command.errors import DataError
 from command.files import atomic_write
-from images.channels import to_channels
 from images.reading import is_lossy, read_image
 
 CLASS_TABLE = "classes.csv"   # the name of the table in the set's folder
@@ -92,7 +91,10 @@ def read_packed(path):
     """A mask's colours, (H, W) int64, a number for each colour; errors as `read_image`."""
     if is_lossy(path):
         raise DataError(f"{path}: JPEG changes colours; store masks as PNG or TIFF")
-    red, green, blue = np.moveaxis(to_channels(read_image(path), 3).astype(np.int64), -1, 0)
+    pixels = read_image(path, n_channels=3)
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"{path}: values of {pixels.dtype}; store colours with 8 or 16 bits")
+    red, green, blue = np.moveaxis(pixels.astype(np.int64), -1, 0)
     return (red << 32) + (green << 16) + blue
 
 

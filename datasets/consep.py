@@ -100,7 +100,9 @@ def make_pieces(image_path, label_path, layout, labels):
         raise DataError(f"{image_path}: {height} x {width} px, smaller than a tile of "
                         f"{CONSEP_TILE} x {CONSEP_TILE} px; choose --layout whole")
     instances, types = read_nuclei(label_path, image_path, (height, width))
-    if labels == "typed":
+    if labels == "objects":
+        label = instances
+    elif labels == "typed":
         label = CONSEP_MERGED[types]
     else:
         label = np.where(instances > 0, 255, 0).astype(np.uint8)
@@ -112,7 +114,8 @@ def import_consep(source, folder, layout, labels):
     """Write CoNSeP's images, labels and instance maps.
 
     source: the folder of Train and Test; folder: of the new set; layout: see `cut_pieces`.
-    labels: "binary" gives 0 and 255 (nucleus), "typed" gives the paper's classes 0 ... 4.
+    labels: "binary" gives 0 and 255 (nucleus), "typed" gives the paper's classes 0 ... 4,
+    "objects" gives the numbers of the nuclei.
     Raises DataError as `make_pieces` and `write_set`.
     """
     entries, counts = [], []

@@ -9,7 +9,7 @@ import numpy as np
 from command.bars import progress_bar
 from command.errors import DataError
 from command.files import atomic_write, make_folder
-from images.formats import IMAGE_SUFFIXES, list_images, write_png
+from images.formats import IMAGE_SUFFIXES, list_images, write_pixels
 from images.reading import read_image, read_label
 
 
@@ -17,8 +17,9 @@ class Entry(NamedTuple):
     """Files of a data set that are made together, such as an image and its label."""
     paths: tuple    # of Path: where the files go
     make: Callable  # without arguments; a list of their contents, in the same order
-    # A content is pixels, (H, W) uint8 or uint16 or (H, W, 3) uint8, that are written as PNG,
-    # or the Path of a file that is copied, or a text.
+    count: int = 1  # of the things that the description of `write_set` counts
+    # A content is pixels, which `write_pixels` writes, or the Path of a file that is copied, or a
+    # text.
 
 
 def has_content(path, content):
@@ -70,7 +71,7 @@ def check_no_others(own):
 def write_content(path, content):
     """Write a content of an Entry, whole or not at all."""
     if isinstance(content, np.ndarray):
-        write_png(path, content)
+        write_pixels(path, content)
         return
     with atomic_write(path) as temporary:
         if isinstance(content, str):
@@ -82,7 +83,8 @@ def write_content(path, content):
 def write_set(entries, description):
     """Write the files of the Entries that are missing.
 
-    Prints one line: `description`, and how many Entries are new.  Errors as `missing_entries`.
+    Prints one line: `description`, and how many of what it counts are new.  Errors as
+    `missing_entries`.
     """
     missing = missing_entries(entries)
     for entry in progress_bar(missing, "writing", unit="entry"):
@@ -91,5 +93,6 @@ def write_set(entries, description):
                 continue
             make_folder(path.parent)
             write_content(path, content)
-    done = f"{len(missing)} of them new" if missing else "all there already: used as they are"
+    new = sum(entry.count for entry in missing)
+    done = f"{new} of them new" if missing else "all there already: used as they are"
     print(f"{description}, {done}")

@@ -2,6 +2,8 @@
 import os
 from collections import Counter
 from functools import partial
+from pathlib import Path
+from typing import NamedTuple, Optional
 
 from command.bars import progress_bar
 from command.errors import DataError
@@ -10,8 +12,9 @@ from datasets.class_colours import (CLASS_TABLE, list_colours, read_classes, rea
 from datasets.copies import MANIFEST
 from datasets.entries import Entry
 from datasets.layout import Source, content_of, lay_out, suffix_in_set
-from datasets.pairs import check_folders_differ, check_pair
-from images.formats import IMAGE_SUFFIXES, check_same_size, list_images
+from datasets.pairs import check_folders_differ
+from datasets.stacks import StackPair
+from images.formats import IMAGE_SUFFIXES, check_same_size, list_images, pixels_suffix
 from images.reading import read_image, read_label
 
 # what Pillow reads and the other commands do not
@@ -54,7 +57,7 @@ def pair_folders(image_folder, label_folder):
 
 
 def convert_pair(pair):
-    """The contents of an Entry: the paths of a pair, or the pixels of what is to become PNG."""
+    """The contents of an Entry: the paths of a pair, or the pixels of what becomes another file."""
     return [content_of(path, read) for path, read in zip(pair, (read_image, read_label))]
 
 
@@ -71,7 +74,7 @@ def check_no_copies(image_folder):
 
 
 def say_conversions(paths):
-    """Print how many of the files become PNG."""
+    """Print how many of the files become PNG, or TIFF where PNG does not hold their values."""
     for suffix, count in Counter(path.suffix for path in paths).items():
         if suffix.lower() in CONVERTED_SUFFIXES:
             print(f"{count} {suffix} files become PNG")
@@ -83,29 +86,59 @@ def propose_colours(image_folder, label_folder, table):
     write_template([label for _, label in pairs], table)
 
 
-def import_folders(image_folder, label_folder, folder, rule, colours=None):
+class FoldersWish(NamedTuple):
+    """What the labels of two folders are, and what becomes of their files."""
+    colours: Optional[Path]   # table of the classes that colours of the labels stand for
+    split_pages: bool         # whether each page of a stack becomes an image
+
+
+def import_folders(image_folder, label_folder, folder, rule, wish):
     """Write the pairs of two folders into the set `folder`, split by the SplitRule.
 
-    colours: None, or the table of the classes that colours of the labels stand for (see
-    datasets.class_colours); it is written into the set.  Returns its class numbers, or None.
-    Raises DataError as `pair_folders`, `check_pair`, `read_classes` and `lay_out`.
+    wish: a FoldersWish.  A table of colours is written into the set.  Returns its class numbers, or
+    None.  Raises DataError, before anything is written, for what is no data set.
     """
     pairs, ending = pair_folders(image_folder, label_folder)
-    rows = read_colours(colours) if colours else None
+    rows = read_colours(wish.colours) if wish.colours else None
     sources = []
     for image, label in progress_bar(pairs, "reading", unit="pair"):
-        if colours:
-            make = partial(recolour_pair, image, label, rows, colours)
-            check_same_size(image, read_image(image).shape[:2], label, make()[1].shape)
-            suffixes = [suffix_in_set(image), ".png"]
+        if wish.colours:
+            sources.append(colour_source(image, label, rows, wish.colours))
+        elif wish.split_pages:
+            sources.append(stack_source(image, label))
         else:
-            check_pair((image, label))
-            make = partial(convert_pair, (image, label))
-            suffixes = [suffix_in_set(path) for path in (image, label)]
-        sources.append(Source(image, (image.stem,), suffixes, make))
+            sources.append(pair_source(image, label))
     if ending:
         print(f"{label_folder}: the labels' common ending {ending} is left out of their names")
+    stacks = [source for source in sources if len(source.stems) > 1]
+    if stacks:
+        print(f"{len(stacks)} stacks become {sum(len(source.stems) for source in stacks)} images")
     say_conversions([path for pair in pairs for path in pair])
-    tables = [Entry((folder / CLASS_TABLE,), lambda: [list_colours(rows)])] if colours else []
+    tables = [Entry((folder / CLASS_TABLE,), lambda: [list_colours(rows)], count=0)] if rows else []
     lay_out(sources, folder, rule, tables)
-    return {row.number for row in rows} if colours else None
+    return {row.number for row in rows} if rows else None
+
+
+# --------------------------------------------------------------------------------- pairs as Sources
+def pair_source(image, label):
+    """The Source of an image and its label; errors as `read_image`, `read_label`."""
+    read = read_image(image), read_label(label)
+    check_same_size(image, read[0].shape[:2], label, read[1].shape)
+    suffixes = [suffix_in_set(path, pixels) for path, pixels in zip((image, label), read)]
+    return Source(image, (image.stem,), suffixes, partial(convert_pair, (image, label)))
+
+
+def stack_source(image, label):
+    """The Source of a stack and that of its labels, or of a pair; errors as StackPair."""
+    stack = StackPair(image, label)
+    if len(stack.stems) == 1:
+        return pair_source(image, label)
+    return Source(image, stack.stems, stack.suffixes(), stack.contents)
+
+
+def colour_source(image, label, rows, table):
+    """The Source of an image and a mask in colours; errors as `read_classes`."""
+    pixels, classes = read_image(image), read_classes(label, rows, table)
+    check_same_size(image, pixels.shape[:2], label, classes.shape)
+    suffixes = [suffix_in_set(image, pixels), pixels_suffix(classes)]
+    return Source(image, (image.stem,), suffixes, partial(recolour_pair, image, label, rows, table))

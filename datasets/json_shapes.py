@@ -6,6 +6,7 @@ import numpy as np
 
 from command.errors import DataError
 from command.files import parse_json
+from command.names import canonical
 from datasets.shapes import Bounds, Drawing, Ellipse, Polygon, Runs, Shape, ring_of
 
 
@@ -34,7 +35,7 @@ def read_labelme(path):
             if part is None:
                 left_out.append(f"{place} is a {kind}, which is not read: left out")
                 continue
-            name, group = str(stored["label"] or ""), stored.get("group_id")
+            name, group = canonical(str(stored["label"] or "")), stored.get("group_id")
             key = (name, count, None) if group is None else (name, None, group)
             known = shapes.get(key, Shape(name, (), place))
             shapes[key] = known._replace(parts=(*known.parts, part))
@@ -83,7 +84,7 @@ def read_geojson(path):
             if isinstance(kind_of_thing, dict):
                 kind_of_thing = kind_of_thing.get("name") or ": ".join(
                     kind_of_thing.get("names") or ())
-            shapes.append(Shape(str(kind_of_thing), tuple(parts), place))
+            shapes.append(Shape(canonical(str(kind_of_thing)), tuple(parts), place))
     return Drawing(path, shapes, left_out)
 
 
@@ -95,12 +96,13 @@ def read_coco(path):
     has no name.
     """
     with _content_of(path, "COCO") as content:
-        names = {each["id"]: str(each["name"]) for each in content.get("categories", ())}
+        names = {each["id"]: canonical(str(each["name"])) for each in content.get("categories", ())}
         found = {}
         for image in content["images"]:
             size = image.get("height"), image.get("width")
-            found[image["id"]] = (Path(str(image["file_name"]).replace("\\", "/")).name,
-                                  Drawing(path, [], [], size if all(size) else None))
+            found[image["id"]] = (
+                canonical(Path(str(image["file_name"]).replace("\\", "/")).name),
+                Drawing(path, [], [], size if all(size) else None))
         for count, stored in enumerate(content["annotations"], start=1):
             place = f"annotation {stored.get('id', count)}"
             _, drawing = found[stored["image_id"]]

@@ -2,14 +2,12 @@
 from pathlib import Path
 from typing import Callable, NamedTuple
 
-import numpy as np
-
 from command.errors import DataError
 from command.names import canonical
 from datasets.entries import Entry, write_set
 from datasets.pairs import SPLITS
 from datasets.splits import group_of, split_groups
-from images.formats import IMAGE_SUFFIXES
+from images.formats import IMAGE_SUFFIXES, pixels_suffix
 
 
 class Source(NamedTuple):
@@ -20,9 +18,9 @@ class Source(NamedTuple):
     make: Callable  # without arguments; the contents for an Entry: image, label, image, label, ...
 
 
-def suffix_in_set(path):
-    """The suffix that a file has in a set: its own, or .png where it is to become another one."""
-    return path.suffix if path.suffix.lower() in IMAGE_SUFFIXES else ".png"
+def suffix_in_set(path, pixels):
+    """The suffix that a file of these pixels has in a set: its own, or that of another format."""
+    return path.suffix if path.suffix.lower() in IMAGE_SUFFIXES else pixels_suffix(pixels)
 
 
 def content_of(path, read):
@@ -31,11 +29,6 @@ def content_of(path, read):
     read: `read_image` or `read_label`.
     """
     return path if path.suffix.lower() in IMAGE_SUFFIXES else read(path)
-
-
-def suffix_of_label(label):
-    """The suffix of the file that holds a label, (H, W) unsigned integers."""
-    return ".tif" if label.dtype == np.uint32 else ".png"
 
 
 def lay_out(sources, folder, rule, more=()):
@@ -47,19 +40,24 @@ def lay_out(sources, folder, rule, more=()):
     groups = {}
     for source in sources:
         for stem in source.stems:
+            if stem in groups:
+                raise DataError(f"{source.image}: two images would have the name {stem}; "
+                                "rename one of the files")
             path = source.image.with_name(stem + source.image.suffix)
             groups[stem] = group_of(path if rule.pattern else source.image, rule.pattern)
     if len(set(groups.values())) == 1:
-        what = "group" if rule.pattern else "image"
+        what, advice = "group" if rule.pattern else "image", ""
+        if len(groups) > 1 and not rule.pattern:
+            what, advice = "stack", " (--group '(.*)' lets each of its pages go by itself)"
         raise DataError(f"{sources[0].image.parent}: only one {what}, "
-                        "nothing to hold out for testing")
+                        f"nothing to hold out for testing{advice}")
     in_test = split_groups([*groups.values()], rule.test_fraction, rule.seed)
     entries = [*more]
     for source in sources:
         paths = tuple(folder / SPLITS[groups[stem] in in_test] / kind / (canonical(stem) + suffix)
                       for stem in source.stems
                       for kind, suffix in zip(("imgs", "labels"), source.suffixes))
-        entries.append(Entry(paths, source.make))
+        entries.append(Entry(paths, source.make, len(source.stems)))
     test = sum(group in in_test for group in groups.values())
     kept = ""
     if rule.pattern:

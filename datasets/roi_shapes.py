@@ -3,6 +3,7 @@ import logging
 import re
 
 from command.errors import DataError
+from command.names import canonical
 from datasets.shapes import Bounds, Drawing, Ellipse, Polygon, Shape, ring_of
 
 # What ImageJ, roifile and others call a region that nobody has named: numbers, or a UUID.
@@ -35,7 +36,7 @@ def read_rois(path):
                 left_out.append(f"{place} ({region.name}) is a {kind.name.lower()}, "
                                 "which has no area: left out")
                 continue
-            shapes.append(Shape(_class_of(region.name, names), (part,), place))
+            shapes.append(Shape(canonical(_class_of(region.name, names)), (part,), place))
     except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # noqa: BLE001 - roifile raises almost any for a damaged file

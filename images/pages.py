@@ -24,6 +24,7 @@ class ImageFile(NamedTuple):
     dtype: np.dtype   # of an image's values
     pages: tuple = ((0,),)   # an entry for each image: the numbers of its pages
     axes: str = ""           # what the images are: "T", "ZT" ...; "": pages without a meaning
+    lengths: tuple = ()      # how many there are along each of the axes
     is_lossy: bool = False   # whether its compression changes values
     by_rows: bool = False    # whether bands of it can be read alone
 

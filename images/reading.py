@@ -151,13 +151,26 @@ def read_label(path):
     """
     with _opened(path) as image:
         _check_one_image(image.header)
-        if image.header.is_lossy:
-            return _cut_lossy(path, image.read(image.header.pages[0]))
-        values, alpha = image.read(image.header.pages[0], as_label=True)
-        if alpha is not None and values.min() == values.max() and alpha.min() != alpha.max():
-            raise DataError(f"{path}: a label whose mask is in its alpha channel alone; store it "
-                            "as one grey channel")
-        return _whole_numbers(path, _one_channel(path, values))
+        return _read_label_page(path, image, image.header.pages[0])
+
+
+def label_pages_of(file):
+    """Yield each label of an ImageFile, as `read_label` gives it."""
+    for entry in file.pages:
+        with _opened(file.path) as image:
+            label = _read_label_page(file.path, image, entry)
+        yield label
+
+
+def _read_label_page(path, image, entry):
+    """The label of an entry of an opened image's pages."""
+    if image.header.is_lossy:
+        return _cut_lossy(path, image.read(entry))
+    values, alpha = image.read(entry, as_label=True)
+    if alpha is not None and values.min() == values.max() and alpha.min() != alpha.max():
+        raise DataError(f"{path}: a label whose mask is in its alpha channel alone; store it "
+                        "as one grey channel")
+    return _whole_numbers(path, _one_channel(path, values))
 
 
 def _cut_lossy(path, pixels):

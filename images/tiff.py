@@ -17,6 +17,7 @@ MINISWHITE, MINISBLACK, RGB, PALETTE, SEPARATED, YCBCR = 0, 1, 2, 3, 5, 6
 READ_AS_RGB = {PALETTE: "palette", SEPARATED: "CMYK"}
 JPEG = (6, 7, 33007, 34892)         # numbers of its compressions
 JPEG2000 = (33003, 33004, 33005, 34712)
+FAX = (2, 3, 4)                     # of one bit
 LOSSY_COMPRESSIONS = (*JPEG, 22610, 34934, 50001, 34927)  # and JPEG XR, WebP
 
 
@@ -128,7 +129,8 @@ def read_samples(file, page, rows=None):
     frame = page.keyframe
     check_segments(file, page)
     if rows is None:
-        values = page.asarray(maxworkers=1)
+        is_fax = int(frame.compression) in FAX
+        values = _decode_fax(file, page) if is_fax else page.asarray(maxworkers=1)
         if frame.planarconfig == 2 and values.ndim == 3:
             values = values.transpose(1, 2, 0)
         return values.reshape(frame.imagelength, frame.imagewidth, -1)
@@ -139,6 +141,15 @@ def read_samples(file, page, rows=None):
     else:
         values = _decode_rows(file, page, rows.start, rows.stop)
     return values.reshape(rows.stop - rows.start, frame.imagewidth, -1)
+
+
+def _decode_fax(file, page):
+    """The stored bits of a page, (H, W) bool, in a compression that Pillow has and tifffile not."""
+    from PIL import Image
+    with Image.open(file.filehandle.path) as image:
+        image.seek(page.index)
+        shown = np.asarray(image.convert("1"))
+    return shown != (page.keyframe.photometric == MINISWHITE)
 
 
 class Segment(NamedTuple):
@@ -202,7 +213,7 @@ class Tiff:
         if self.orientation in (5, 6, 7, 8):
             height, width = width, height
         self.header = ImageFile(path, height, width, channels, self.kind.dtype, images,
-                                self.layout.axes, self._is_lossy())
+                                self.layout.axes, self.layout.lengths, self._is_lossy())
         if self.header.is_large:
             self._decide_on_rows()
 

@@ -16,6 +16,7 @@ class Layout(NamedTuple):
     """The images of a TIFF file."""
     images: tuple     # for each the numbers of its pages, whose channels follow one another
     axes: str         # what the images are, such as "T" or "ZT"; "": nobody says
+    lengths: tuple    # how many there are along each of the axes
     left_out: int     # pages that are no images: thumbnails, levels of a pyramid
     array: object = None  # a tifffile.TiffPageSeries, where the pages themselves are no images
 
@@ -28,7 +29,7 @@ def find_layout(file):
     first = file.pages.first
     images = tuple((k,) for k, page in enumerate(file.pages)
                    if k == 0 or _is_alike(page.keyframe, first))
-    return Layout(images, "", len(file.pages) - len(images))
+    return Layout(images, "", (), len(file.pages) - len(images))
 
 
 def _is_alike(page, first):
@@ -41,14 +42,14 @@ def _layout_by_axes(file):
     """The Layout of a file that tells its axes."""
     first = file.series[0]
     if not _are_pages_images(first):
-        return Layout((), _axes_of_images(first), 0, first)
-    images, axes = [], ""
+        return Layout((), *_axes_of_images(first), 0, first)
+    images, axes = [], ("", ())
     for series in file.series:
         if _are_pages_images(series) and _is_alike(series.keyframe, first.keyframe):
             images += _images_of(series)
-            axes = axes or _axes_of_images(series)
+            axes = axes if axes[0] else _axes_of_images(series)
     used = {number for numbers in images for number in numbers}
-    return Layout(tuple(images), axes, len(file.pages) - len(used))
+    return Layout(tuple(images), *axes, len(file.pages) - len(used))
 
 
 def axes_of(series):
@@ -96,9 +97,11 @@ def _images_of(series):
 
 
 def _axes_of_images(series):
-    """The letters of the axes along which a file has several images, those without meaning not."""
-    return "".join(letter for letter, length in zip(axes_of(series), series.shape)
-                   if length > 1 and letter not in "YX" + CHANNELS + UNKNOWN)
+    """(letters, lengths) of the axes along which a file has several images, where they have a name.
+    """
+    axes = [(letter, length) for letter, length in zip(axes_of(series), series.shape)
+            if length > 1 and letter not in "YX" + CHANNELS + UNKNOWN]
+    return "".join(letter for letter, _ in axes), tuple(length for _, length in axes)
 
 
 def shape_of_array(series):

@@ -3,6 +3,8 @@ import builtins
 import json
 from fractions import Fraction
 from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from roifile import ROI_OPTIONS, ROI_SUBTYPE, ROI_TYPE, ImagejRoi, roiwrite
 
-from datasets.annotations import ANNOTATION_FORMATS
-from datasets.shapes import Bounds, Ellipse, Polygon, Shape, draw_shapes
+from datasets.annotations import ANNOTATION_FORMATS, Labelled
+from datasets.shapes import Bounds, Ellipse, Patch, Polygon, Shape, draw_shapes
+from images.formats import pixels_suffix
 
 HEIGHT, WIDTH = 24, 31
 
@@ -240,7 +243,7 @@ def test_every_format_gives_the_same_sound_set(annotations, masks, tmp_path, sna
         assert "--n_classes 3" in output.splitlines()[-1]
     else:
         assert not table.exists()
-        assert "--n_classes 2" in output.splitlines()[-1]
+        assert "--n_classes 2 --label_kind objects " in output.splitlines()[-1]
     before = snapshot(tmp_path / "set")
     code, output, _ = annotations(name, kind)
     assert code == 0 and "used as they are" in output and snapshot(tmp_path / "set") == before
@@ -431,6 +434,23 @@ def test_a_hidden_object_leaves_no_gap_in_the_numbers(annotations, tmp_path):
     assert code == 0 and output.count("lies whole under smaller shapes") == 5
     label = labels_in(tmp_path / "set")["a"]
     assert np.array_equal(label, IN_SQUARE * 1 + IN_HOLE * 1 + IN_TRIANGLE * 3)
+
+
+class Dot(NamedTuple):
+    """A part of a shape: one pixel."""
+    place: int  # in reading order
+
+    def fill(self, height, width):
+        return Patch(self.place // width, self.place % width, np.ones((1, 1), bool))
+
+
+@pytest.mark.parametrize("count, dtype, suffix", [(65535, np.uint16, ".png"),
+                                                  (65536, np.uint32, ".tif")])
+def test_more_objects_than_16_bits_number(count, dtype, suffix):
+    shapes = [Shape("", (Dot(place),), "") for place in range(count)]
+    label = Labelled(Path("a.png"), ".png", (257, 257), shapes, None).draw().label
+    assert label.dtype == dtype and pixels_suffix(label) == suffix
+    assert np.array_equal(label.ravel(), np.r_[1:count + 1, [0] * (257 ** 2 - count)])
 
 
 def test_many_lines_are_counted(make_data, tmp_path):

@@ -197,12 +197,13 @@ def consep(make_data, tmp_path):
                    "--Data_directory", tmp_path / "set")
 
 
-@pytest.mark.parametrize("labels, expected, classes", [
-    ("binary", [[0, 255, 255, 255], [255, 255, 255, 255]], 2),
-    ("typed", [[0, 1, 2, 3], [3, 4, 4, 4]], 5)])
-def test_consep_whole(consep, source, tmp_path, labels, expected, classes):
+@pytest.mark.parametrize("labels, expected, flags", [
+    ("binary", [[0, 255, 255, 255], [255, 255, 255, 255]], "--n_classes 2"),
+    ("typed", [[0, 1, 2, 3], [3, 4, 4, 4]], "--n_classes 5"),
+    ("objects", INSTANCES.tolist(), "--n_classes 2 --label_kind objects")])
+def test_consep_whole(consep, source, tmp_path, labels, expected, flags):
     code, output, error = consep("--layout", "whole", "--labels", labels)
-    flags = f"--n_channels 3 --n_classes {classes} --protocol fast"
+    flags = f"--n_channels 3 {flags} --protocol fast"
     assert code == 0 and output.splitlines()[-1].endswith(flags)
     for split, count in (("Train", 27), ("Test", 14)):
         assert f"{split}: 1 images, but CoNSeP has {count}" in error
@@ -214,7 +215,8 @@ def test_consep_whole(consep, source, tmp_path, labels, expected, classes):
         image, label, instances = (read(tmp_path / "set" / split / kind / f"{split}_1.png")
                                    for kind in ("imgs", "labels", "instances"))
         assert np.array_equal(image, COLOURS[..., :3])
-        assert label.dtype == np.uint8 and label.tolist() == expected
+        assert label.dtype == (np.uint16 if labels == "objects" else np.uint8)
+        assert label.tolist() == expected
         assert instances.max() > 255 and np.array_equal(instances, INSTANCES)
         with Image.open(tmp_path / "set" / split / "instances" / f"{split}_1.png") as file:
             assert file.mode == "I;16"
