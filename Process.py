@@ -15,11 +15,9 @@ from backend import ranks
 from backend.start import jt
 from backend.state import TrainingState
 from command.bars import progress_bar
-from datasets.labels import IGNORED
-from images.formats import png_bytes
 from Loss import LOSSES, deep_supervision_loss
-from masks.answers import Prediction, foreground_probability, mask_pixels
-from masks.pixel_scores import CHOOSING, mean_scores, scores
+from masks.assess import assess
+from masks.pixel_scores import mean_scores
 from MirrorPadding import Whole, overlap_tile
 from nets.checkpoint import OPTIMIZER
 from runs.clock import Forecast, RunClock
@@ -112,11 +110,7 @@ class Tester:
         """The Prediction of one image of a SegmentationSet."""
         image, geometry = dataset.image(index), self.loader.geometry
         tile = self.loader.tile.for_testing(geometry, *image.shape[1:])
-        logits = predict_image(self.model, image, geometry, tile)
-        classes, n_classes = logits.argmax(axis=0), dataset.n_classes
-        return Prediction(png_bytes(mask_pixels(classes, n_classes)),
-                          png_bytes(foreground_probability(logits)),
-                          scores(classes, dataset.label(index), n_classes, IGNORED))
+        return assess(predict_image(self.model, image, geometry, tile), dataset, index)
 
 
 # ---------------------------------------------------------------------------------------- the run
@@ -128,7 +122,7 @@ class Trainer(Tester):
         say(text)       tells the user something
         on_epoch(record)  after each epoch: {epoch, train_loss, scores where it was tested,
                         epoch_time (s, training alone), throughput (images/s), skipped (batches)}
-        on_best(epoch, scores, predictions)  after each epoch with a new best mean IoU;
+        on_best(epoch, scores, predictions)  after each epoch whose mean score is a new best;
                         predictions: {name: masks.answers.Prediction}
     """
     BAD_IN_A_ROW = 3  # after so many skipped batches the run goes back to the last good state
@@ -271,10 +265,11 @@ class Trainer(Tester):
             return {}
         self.clock.all_tests += self.clock.last_test
         mean = mean_scores([prediction.scores for prediction in predictions.values()])
-        if mean[CHOOSING] > self.progress.best_iou:
+        score = mean[self.settings.best_by]
+        if score > self.progress.best_score:
             # the files first: only an epoch whose files are on disk is the best one
             self.recorder.on_best(self.progress.epoch, mean, predictions)
-            self.progress.best_iou = mean[CHOOSING]
+            self.progress.best_score = score
         self.progress.tested = self.progress.epoch + 1
         return mean
 

@@ -85,7 +85,7 @@ def draw_alignment(path, what, comparison, baseline):
     for name, records in histories.items():
         best = best_record(records)
         rows.append([name, *(f"{best[key]:.4f}" for key in keys)])
-    with comparison_figure(path) as axes:
+    with comparison_figure(path, histories) as axes:
         steps = axes[0, 0]
         steps.plot(losses.ours, color=blue, linewidth=3, alpha=0.5, label="Jittor")
         steps.plot(losses.twin, color=red, linewidth=1, label="PyTorch")

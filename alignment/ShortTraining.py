@@ -5,7 +5,8 @@ from operator import itemgetter
 import numpy as np
 
 from command.bars import progress_bar
-from masks.pixel_scores import CHOOSING, DISTINCT, format_scores, mean_scores, scores
+from masks.pixel_scores import CHOOSING, DISTINCT, mean_scores, scores
+from masks.score_rows import format_scores
 from MirrorPadding import overlap_tile
 
 

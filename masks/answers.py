@@ -57,7 +57,7 @@ class Prediction(NamedTuple):
     """The result of a tested image, small enough to keep that of every image."""
     mask: bytes         # PNG of the predicted classes, as `mask_pixels` shows them
     probability: bytes  # PNG of `foreground_probability`
-    scores: dict        # what masks.pixel_scores.scores returns
+    scores: dict        # {key of masks.score_rows.ROWS: score}
 
 
 # --------------------------------------------------------------------------------- from its parts

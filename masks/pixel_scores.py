@@ -6,9 +6,9 @@
     class_scores(confusion_matrix(...))         of each class, background included
     average_precision(precision, recall)        from precision_recall_curve(probability, label)
 
-SCORES is the one table of scores.  The CSV's columns, the words of the log, TensorBoard's tags, the
-lines of the curves and the columns of the page all come from its rows.  A new score is a function
-of ClassCounts and a row.
+SCORES is the table of the scores of pixels.  The CSV's columns, the words of the log, TensorBoard's
+tags, the lines of the curves and the columns of the page all come from its rows.  A new score is a
+function of ClassCounts and a row.  Runs on numbered objects also have those of object_scores.py.
 """
 import math
 from collections.abc import Callable
@@ -65,12 +65,7 @@ SCORES = (
     Score("f1", "F1", f1_score, "scores/F1", "#9467bd", ""),
 )
 DISTINCT = tuple(score for score in SCORES if score.curve)  # where there is no room for repetition
-CHOOSING = "iou"  # the key of the score that chooses the best epoch and ranks the images
-
-
-def format_scores(values, rows=SCORES, separator="  "):
-    """A dict of scores as text: 'IoU 0.7000  Dice 0.8000  F1 0.8000'."""
-    return separator.join(f"{score.title} {values[score.key]:.4f}" for score in rows)
+CHOOSING = "iou"  # the key of the score that chooses, where nothing else is said
 
 
 # ---------------------------------------------------------------------------------- class by class

@@ -8,10 +8,10 @@ import numpy as np
 from command.files import make_folder
 from images.formats import png_bytes
 from masks.colours import show_test
-from masks.pixel_scores import SCORES
+from masks.score_rows import ROWS
 
 TAGS = {"train_loss": "train/loss", "throughput": "train/images_per_s",
-        **{score.key: score.tag for score in SCORES}}  # {key of a record: its tag}
+        **{score.key: score.tag for score in ROWS}}  # {key of a record: its tag}
 
 
 class EventLog:

@@ -3,8 +3,10 @@ from pathlib import Path
 
 from backend.optimizers import OPTIMIZERS
 from command.flags import Parser, boolean, expression, number
-from images.channels import MOST_CHANNELS
 from datasets.label_values import KINDS_OF_LABELS, MOST_USUAL
+from images.channels import MOST_CHANNELS
+from masks.pixel_scores import CHOOSING
+from masks.score_rows import CHOOSERS, OF_OBJECTS
 from nets.catalogue import CATALOGUE
 from runs.choices import BASE_CHANNELS, BATCH, CROPS, EPOCHS
 from runs.settings import Every, crop_count, save_every
@@ -17,7 +19,7 @@ def make_parser(defaults, protocols, tiling, losses, augmentations):
     losses, augmentations: the words of --loss and --augment.
     """
     parser = Parser("Train a net on a data set. Test it after each epoch from Val_epochs on, and "
-                    "keep the model with the best IoU. Epochs count from 0. The defaults are the "
+                    "keep the best model, by --best_by. Epochs count from 0. The defaults are the "
                     "U-Net paper's. --protocol fast is the modern recipe.")
     add = parser.add_argument
     add_data_flags(add)
@@ -128,6 +130,9 @@ def add_training_flags(add, protocols, tiling, losses, augmentations):
         help="augmentation while training; paper: the U-Net paper's; light: flips, quarter turns, "
              "grey values or stains; full: light, and other angles, zoom, elastic deformation, "
              "blur and noise (paper: paper; fast: light)")
+    add("--best_by", choices=CHOOSERS, default=CHOOSING,
+        help="the score, as a mean over the images, that chooses the best model; "
+             f"{' and '.join(OF_OBJECTS)} need numbered objects as labels")
     add("--seed", type=number(int, 0, 2 ** 31), default=0,
         help="seed of weights, order, crops, augmentation and dropout")
 

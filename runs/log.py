@@ -10,11 +10,19 @@ from pathlib import Path
 
 from command.errors import DataError, mute_output
 from command.files import atomic_write
-from masks.pixel_scores import CHOOSING, SCORES, format_scores
+from masks.pixel_scores import CHOOSING, SCORES
+from masks.score_rows import ROWS, format_scores, name_chooser, rows_of
 
 ENDLESS = 100_000  # epochs, where only the time ends a run
-SCORE_KEYS = tuple(score.key for score in SCORES)  # that the record of a tested epoch has
-CSV_COLUMNS = ("epoch", "train_loss", *SCORE_KEYS, "epoch_time", "throughput")
+ALWAYS = frozenset({"iou", "dice", "f1"})  # the scores that the tested epochs of every run have
+
+
+def csv_columns(rows):
+    """The CSV's columns, a tuple, for a run with these rows of scores."""
+    return ("epoch", "train_loss") + tuple(row.key for row in rows) + ("epoch_time", "throughput")
+
+
+CSV_COLUMNS = csv_columns(SCORES)  # where labels are classes
 
 
 # -------------------------------------------------------------------------------- words and records
@@ -36,9 +44,25 @@ def is_tested(record):
     return CHOOSING in record
 
 
-def best_of(records):
-    """The first tested record with the highest IoU, or None."""
-    return max(filter(is_tested, records), key=lambda record: record[CHOOSING], default=None)
+def best_of(records, key=CHOOSING):
+    """The first record with the highest score of this key, or None where none has it."""
+    return max((record for record in records if key in record), key=lambda record: record[key],
+               default=None)
+
+
+def find_lacking(records):
+    """The place of the first tested record without a score that it must have, or None.
+
+    It must have the scores of ALWAYS, and those of each tested record before it.  It may have more:
+    a run that began when there were fewer scores gets them once it is resumed.
+    """
+    wanted = ALWAYS
+    for place, record in enumerate(records):
+        found = {row.key for row in ROWS if row.key in record}
+        if found and not found >= wanted:
+            return place
+        wanted = found or wanted
+    return None
 
 
 def middle_mean(records, key):
@@ -48,9 +72,9 @@ def middle_mean(records, key):
 
 
 # ----------------------------------------------------------------------------------------- the logs
-def csv_row(record):
+def csv_row(record, columns):
     """One epoch's line of the CSV."""
-    return ",".join(f"{record[key]:.6g}" if key in record else "" for key in CSV_COLUMNS)
+    return ",".join(f"{record[key]:.6g}" if key in record else "" for key in columns)
 
 
 class RunLog:
@@ -58,16 +82,18 @@ class RunLog:
 
     It also knows where the run's curves, page and events belong.  `say` prints and logs a line.
     records: of the epochs before, where a run is resumed.  The CSV holds these and no later ones.
+    rows: of the run's scores.  best_by: the key of the score that chooses the best epoch.
     """
 
-    def __init__(self, folder, name, records=()):
+    def __init__(self, folder, name, records=(), rows=SCORES, best_by=CHOOSING):
         folder = Path(folder)
-        self.name = name
+        self.name, self.best_by, self.columns = name, best_by, csv_columns(rows)
         self.text_path, self.csv_path = folder / f"{name}.log", folder / f"{name}.csv"
         self.curves_path, self.page_path = folder / f"{name}.png", folder / f"report_{name}.html"
         self.events_folder = folder / name
         self.records = list(records)
-        lines = (",".join(CSV_COLUMNS), *map(csv_row, self.records))
+        lines = (",".join(self.columns),
+                 *(csv_row(record, self.columns) for record in self.records))
         with atomic_write(self.csv_path) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in lines))
 
@@ -97,7 +123,7 @@ class RunLog:
         """
         self.records.append(record)
         with open(self.csv_path, "a", encoding="utf-8") as file:
-            file.write(csv_row(record) + "\n")
+            file.write(csv_row(record, self.columns) + "\n")
         parts = [f"epoch {epoch_of(record['epoch'], total_epochs)}",
                  f"loss {record['train_loss']:.4f}"]
         if is_tested(record):
@@ -112,7 +138,8 @@ class RunLog:
     def closing_block(self):
         """Log the mean epoch time and throughput of the middle half, and the best epoch.
 
-        Returns the best epoch's record, or None.
+        Returns the best epoch's record, or None.  Where another score than IoU has chosen it, the
+        line names that score.
         """
         if not self.records:
             self.say("No epoch was finished.")
@@ -122,11 +149,11 @@ class RunLog:
         middle = f"(middle half of {len(self.records)} epochs)"
         self.say(f"Mean epoch time {middle}: {seconds:.4f} s")
         self.say(f"Mean throughput {middle}: {images:.4f} images/s")
-        best = best_of(self.records)
+        best = best_of(self.records, self.best_by)
         if best is None:
             self.say("No epoch was tested.")
             return None
-        self.say(f"Best epoch: {best['epoch']}  {format_scores(best)}  "
+        self.say(f"Best epoch{name_chooser(self.best_by)}: {best['epoch']}  {format_scores(best)}  "
                  f"loss {best['train_loss']:.4f}")
         return best
 
@@ -149,11 +176,15 @@ def run_name(mode, folder):
 
 
 def read_records(path):
-    """The records of a run's CSV.  Raises DataError where the file is not one."""
+    """The records of a run's CSV.  Raises DataError where the file is not one.
+
+    It has the columns of the run's scores: those of `masks.score_rows.ROWS`, or fewer.
+    """
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = csv.DictReader(file)
-            if tuple(rows.fieldnames or ()) != CSV_COLUMNS:
+            columns = csv_columns(rows_of(rows.fieldnames or ()))
+            if tuple(rows.fieldnames or ()) != columns or not ALWAYS <= set(columns):
                 raise DataError(f"{path}: not a run's CSV, whose first line is "
                                 f"{','.join(CSV_COLUMNS)}")
             records = [{key: float(text) for key, text in row.items() if text != ""}
@@ -163,7 +194,8 @@ def read_records(path):
                         "name a run's CSV, or its log without .log") from None
     except (ValueError, TypeError, csv.Error) as error:
         raise DataError(f"{path}: not a run's CSV ({error})") from None
-    for line, record in enumerate(records, start=2):
-        if set(CSV_COLUMNS) - record.keys() not in (set(), set(SCORE_KEYS)):
-            raise DataError(f"{path}: line {line} is not complete; delete this line")
+    others, lacking = set(columns) - {row.key for row in ROWS}, find_lacking(records)
+    for place, record in enumerate(records):
+        if others - record.keys() or place == lacking:
+            raise DataError(f"{path}: line {place + 2} is not complete; delete this line")
     return records

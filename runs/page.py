@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from command.files import atomic_write
-from masks.pixel_scores import CHOOSING, DISTINCT, SCORES, best_constant
+from masks.pixel_scores import CHOOSING, best_constant
+from masks.score_rows import distinct_rows, name_chooser, rows_of, title_of
 from runs.log import ENDLESS, best_of, duration, middle_mean
 from runs.page_pictures import (PROBABILITY_SCALE, choose_examples, draw_plots, explain_classes,
                                 explain_errors, rank_images, show_example, show_training)
@@ -38,6 +39,17 @@ class Run:
     data: object       # loader, choosing, test_set, baselines, test_baselines, holds_back of a run
     predictions: dict  # {name: answers.Prediction}: the test images at the best epoch, {} before
     test_scores: dict  # the best model's on the test images where others have chosen it, else {}
+    best_by: str = CHOOSING  # the key of the score that chooses the best epoch
+
+    @property
+    def rows(self):
+        """The rows of the scores that it has."""
+        return rows_of(*self.records, self.test_scores, *self.data.baselines.values())
+
+    @property
+    def best(self):
+        """The record of its best epoch, or None."""
+        return best_of(self.records, self.best_by)
 
 
 class PageTable(NamedTuple):
@@ -68,34 +80,36 @@ def page_content(run):
     data, test_set = run.data, run.data.test_set
     constant = best_constant(data.baselines)
     scored = "held-back training images" if data.holds_back else "test images"  # after each epoch
+    headline = distinct_rows(run.rows)
     return {
         "run": run, "written": time.strftime("%Y-%m-%d %H:%M"), "command": shlex.join(run.command),
         "training_images": len(data.loader.dataset), "test_images": len(test_set),
         "choosing_images": len(data.choosing), "scored": scored, "constant": constant[0],
-        "headline": " / ".join(score.title for score in DISTINCT), "epochs": count_epochs(run),
-        "best": best_of(run.records), "plots": draw_plots(run.records, run.loss_title, constant),
+        "headline": headline, "headline_titles": " / ".join(row.title for row in headline),
+        "chosen_by": name_chooser(run.best_by),
+        "epochs": count_epochs(run), "plots": draw_plots(run.records, run.loss_title, constant),
         "scores": tabulate_scores(run, scored), "test_scores": tabulate_test_scores(run),
         "epoch_scores": tabulate_epochs(run.records),
-        "image_scores": tabulate_images(run.predictions),
-        "ranked_by": next(score.title for score in SCORES if score.key == CHOOSING),
+        "image_scores": tabulate_images(run.predictions, run.best_by),
+        "ranked_by": title_of(run.best_by),
         "error_colours": explain_errors(test_set.n_classes, test_set.ignore_label),
         "class_colours": explain_classes(test_set.n_classes),
         "probability_scale": PROBABILITY_SCALE,
         "examples": [show_example(test_set, run.predictions[name], rank, name)
-                     for rank, name in choose_examples(run.predictions)],
+                     for rank, name in choose_examples(run.predictions, run.best_by)],
         "training": show_training(data.loader), "settings": tabulate_settings(run.settings),
         "machine": tabulate_machine(run)}
 
 
 # ------------------------------------------------------------------------------------------ numbers
-def format_short(scores):
-    """The scores of DISTINCT alone: '0.8123 / 0.9123'."""
-    return " / ".join(f"{scores[score.key]:.4f}" for score in DISTINCT)
+def format_short(scores, rows):
+    """The scores of these rows: '0.8123 / 0.9123'; a dash where there is none."""
+    return " / ".join(f"{scores[row.key]:.4f}" if row.key in scores else "-" for row in rows)
 
 
-def format_cells(scores, *more):
-    """The cells of a dict of scores: those of SCORES, then other keys.  Empty where it has none."""
-    keys = (*(score.key for score in SCORES), *more)
+def format_cells(scores, rows, *more):
+    """The cells of a dict of scores: those of the rows, then other keys.  Empty: it has none."""
+    keys = (*(row.key for row in rows), *more)
     return [f"{scores[key]:.4f}" if key in scores else "" for key in keys]
 
 
@@ -108,40 +122,45 @@ def count_epochs(run):
 
 
 # ------------------------------------------------------------------------------------------- tables
-def score_table(first, more, rows):
-    """A PageTable with a column for each score; first, more: titles of the columns around them."""
-    return PageTable([first, *(score.title for score in SCORES), *more], rows)
+def score_table(first, rows, more, cells):
+    """A PageTable with a column for each row of scores, and these cells.
+
+    first, more: titles of the columns before and behind the scores.
+    """
+    return PageTable([first, *(row.title for row in rows), *more], cells)
 
 
 def tabulate_scores(run, scored):
     """The best and the last epoch, beside the constant answers; scored: the images they are of."""
-    best, rows = best_of(run.records), []
-    if best:
-        rows.append([f"best epoch, {best['epoch']}", *format_cells(best, "train_loss")])
+    named = dict(run.data.baselines)
     if run.records:
         last = run.records[-1]
-        rows.append([f"last epoch, {last['epoch']}", *format_cells(last, "train_loss")])
-    rows += [[name, *format_cells(scores, "train_loss")]
-             for name, scores in run.data.baselines.items()]
-    return score_table(f"mean over {scored}", ["training loss"], rows)
+        named = {f"last epoch, {last['epoch']}": last, **named}
+    if run.best:
+        named = {f"best epoch{name_chooser(run.best_by)}, {run.best['epoch']}": run.best, **named}
+    return score_table(f"mean over {scored}", run.rows, ["training loss"],
+                       [[name, *format_cells(scores, run.rows, "train_loss")]
+                        for name, scores in named.items()])
 
 
 def tabulate_test_scores(run):
     """The best model on the test images, beside the constant answers."""
-    rows = {"best model": run.test_scores, **run.data.test_baselines}
-    return score_table("mean over test images, read once", [],
-                       [[name, *format_cells(scores)] for name, scores in rows.items()])
+    named = {"best model": run.test_scores, **run.data.test_baselines}
+    return score_table("mean over test images, read once", run.rows, [],
+                       [[name, *format_cells(scores, run.rows)] for name, scores in named.items()])
 
 
 def tabulate_epochs(records):
-    rows = [[str(record["epoch"]), *format_cells(record, "train_loss"),
-             f"{record['epoch_time']:.2f}", f"{record['throughput']:.4f}"] for record in records]
-    return score_table("epoch", ["training loss", "time (s)", "images/s"], rows)
+    rows = rows_of(*records)
+    cells = [[str(record["epoch"]), *format_cells(record, rows, "train_loss"),
+              f"{record['epoch_time']:.2f}", f"{record['throughput']:.4f}"] for record in records]
+    return score_table("epoch", rows, ["training loss", "time (s)", "images/s"], cells)
 
 
-def tabulate_images(predictions):
-    return score_table("image", [], [[name, *format_cells(predictions[name].scores)]
-                                     for name in rank_images(predictions)])
+def tabulate_images(predictions, best_by):
+    rows = rows_of(*(each.scores for each in predictions.values()))
+    return score_table("image", rows, [], [[name, *format_cells(predictions[name].scores, rows)]
+                                           for name in rank_images(predictions, best_by)])
 
 
 def tabulate_settings(settings):

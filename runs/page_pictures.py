@@ -11,7 +11,8 @@ from images.figures import figure
 from images.formats import png_bytes
 from masks.colours import (EXTRA, HIT, MISSED, PASSED_OVER, colour_values, show_image, show_label,
                            show_test, shrink)
-from masks.pixel_scores import CHOOSING, format_scores
+from masks.pixel_scores import CHOOSING
+from masks.score_rows import format_scores
 from runs.curves import plot_loss, plot_scores
 
 LONGEST = 512       # px: larger pictures are shrunk, so that the page stays small
@@ -92,14 +93,14 @@ def draw_plots(records, loss_title, constant):
 
 
 # -------------------------------------------------------------------------------------- test images
-def rank_images(predictions):
-    """The names of the predictions, best IoU first."""
-    return sorted(predictions, key=lambda name: -predictions[name].scores[CHOOSING])
+def rank_images(predictions, best_by=CHOOSING):
+    """The names of the predictions, the best first, by the score with the key `best_by`."""
+    return sorted(predictions, key=lambda name: -predictions[name].scores[best_by])
 
 
-def choose_examples(predictions):
+def choose_examples(predictions, best_by=CHOOSING):
     """[(rank, name)]: the best, the median and the worst, as far as these are different images."""
-    names = rank_images(predictions)
+    names = rank_images(predictions, best_by)
     if not names:
         return []
     ranks = {len(names) // 2: "Median", len(names) - 1: "Worst", 0: "Best"}

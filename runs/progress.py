@@ -27,6 +27,14 @@ def suits(cls, values):
                                              for name, kind in kinds.items())
 
 
+def renamed(values):
+    """The fields of a stored Progress under their names of today; values: a dict from a file."""
+    values = dict(values)
+    if "best_iou" in values:  # before another score could choose the best model
+        values["best_score"] = values.pop("best_iou")
+    return values
+
+
 @dataclass
 class Progress:
     """How far a run is."""
@@ -37,7 +45,7 @@ class Progress:
     epoch_seconds: float = 0.0    # this epoch's training
     skipped: int = 0              # batches left out in this epoch
     tested: int = 0               # epochs that were done at the last test
-    best_iou: float = -1.0        # by the score that chooses the best model
+    best_score: float = -1.0      # of the best model, by the score that chooses it
     bad_in_a_row: int = 0         # skipped batches
     good_in_a_row: int = 0        # accepted batches
     went_back: bool = False       # to the last good state, and has not proved itself since

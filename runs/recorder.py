@@ -12,8 +12,9 @@ from backend import ranks, start
 from command.errors import DataError
 from datasets.objects import BORDER
 from masks.colours import draw_overview
-from masks.pixel_scores import DISTINCT, best_constant, format_scores, mean_scores
+from masks.pixel_scores import best_constant, mean_scores
 from masks.prediction_files import write_predictions
+from masks.score_rows import distinct_rows, format_scores, rows_of, rows_of_kind
 from nets.checkpoint import assign_weights, load, save, state_arrays
 from runs.curves import draw_curves
 from runs.events import EventLog
@@ -46,8 +47,10 @@ class Recorder:
         self.folders, self.loss_title = settings.run, loss_title
         name = stored.log if stored else run_name(settings.net.mode, self.folders.Log_directory)
         records = stored.records if stored else []
+        kind = getattr(data.test_set, "label_kind", "classes")
         self.log = RunLog(self.folders.Log_directory, name,
-                          [{"train_loss": float("nan"), **record} for record in records])
+                          [{"train_loss": float("nan"), **record} for record in records],
+                          rows_of_kind(kind), settings.training.best_by)
         self.events, self.predictions = EventLog(self.log.events_folder), {}
         self.test_scores = {}  # of the best model, where the test images have not chosen it
         self.epoch_started = self.last_saved = time.monotonic()
@@ -184,7 +187,8 @@ class Recorder:
         self.say(describe_constant(self.data.baselines))
         if self.test_scores:
             scores, (name, constant) = self.test_scores, best_constant(self.data.test_baselines)
-            compared = ", ".join(f"{constant[score.key]:.4f}" for score in DISTINCT)
+            compared = ", ".join(f"{constant[row.key]:.4f}"
+                                 for row in distinct_rows(rows_of(constant)))
             self.say(f"Test images, read once: {format_scores(scores)}  ({name}: {compared})")
         self.say(f"Whole run: {duration(seconds)}")
         self.say(f"Log          {self.log.text_path} and .csv")
@@ -224,7 +228,7 @@ class Recorder:
 
         {} where that model is gone.
         """
-        best = best_of(self.log.records)
+        best = best_of(self.log.records, self.log.best_by)
         try:
             _, header = self.load_best()
         except DataError:
@@ -250,10 +254,12 @@ class Recorder:
             total_epochs=settings.training.Total_epochs, loss_title=self.loss_title,
             parameters=self.count_parameters(), device=start.device_name(),
             command=self.command(), seconds=seconds, outcome=outcome, data=self.data,
-            predictions=self.predictions, test_scores=self.test_scores))
+            predictions=self.predictions, test_scores=self.test_scores,
+            best_by=settings.training.best_by))
 
 
 def describe_constant(baselines):
     """What the best constant answer would score, in one line."""
     name, constant = best_constant(baselines)
-    return f"{name.capitalize()} would score: {format_scores(constant, DISTINCT)}"
+    rows = distinct_rows(rows_of(constant))
+    return f"{name.capitalize()} would score: {format_scores(constant, rows)}"

@@ -5,7 +5,7 @@ from backend import ranks
 from command.errors import DataError
 from datasets.label_values import refuse_label_kind
 from nets.catalogue import CATALOGUE
-from runs.resume import (LAST, StoredRun, find_contradictions, find_too_short, load_run,
+from runs.resume import (LAST, StoredRun, find_contradictions, find_too_short, judge_by, load_run,
                          parse_stored, resume_command)
 from runs.settings import Settings
 
@@ -55,6 +55,8 @@ def read_request(words, build_parser, protocols, crop):
     check_flags(settings, parser, crop)
     if stored:
         check_resumed(settings, kept, stored, parser)
+        if settings.training.best_by != kept["best_by"]:
+            judge_by(stored, settings.training.best_by)
     return Request(settings, frozenset(given), stored, resume_command(settings.run, defaults))
 
 

@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 from backend import ranks
 from command.errors import DataError
+from masks.score_rows import ROWS
 from nets.checkpoint import load
 from runs.choices import CHOSEN
-from runs.log import RUN_NAME, SCORE_KEYS
-from runs.progress import Progress, is_count, is_number, suits
+from runs.log import RUN_NAME, best_of, find_lacking
+from runs.progress import Progress, is_count, is_number, renamed, suits
 from runs.settings import RunSettings
 
 LAST, BEST = "last_model.safetensors", "best_model.safetensors"
@@ -23,7 +24,7 @@ NOT_KEPT = (*OUTPUT_FOLDERS, "resume", "force", "is_grayscale")  # n_channels sa
 FREE_TO_CHANGE = {*NOT_KEPT, "Data_directory", "Total_epochs", "Val_epochs", "Time_budget",
                   "device", "cache_size", "save_every"}
 # what runs had before these flags were there: {flag: texts}
-BEFORE = {"label_kind": ["classes"], "crops_per_image": ["1"]}
+BEFORE = {"best_by": ["iou"], "label_kind": ["classes"], "crops_per_image": ["1"]}
 RECORD = {"epoch": is_count, "skipped": is_count, "epoch_time": is_number,
           "whole_time": is_number, "throughput": is_number}
 
@@ -40,13 +41,13 @@ class StoredRun(NamedTuple):
 
 # ----------------------------------------------------------------------------------------- reading
 def is_record(record):
-    """Whether an epoch's record is whole: with all scores or with none.
+    """Whether an epoch's record is whole, its scores aside.
 
     A train_loss that is not finite is left out of it.
     """
-    more = set(record) - set(RECORD) - {"train_loss"}
+    known = {*RECORD, "train_loss", *(row.key for row in ROWS)}
     return (all(check(record.get(name)) for name, check in RECORD.items())
-            and all(map(is_number, record.values())) and more in (set(), set(SCORE_KEYS)))
+            and all(map(is_number, record.values())) and set(record) <= known)
 
 
 def are_texts(values):
@@ -55,16 +56,17 @@ def are_texts(values):
 
 def read_stored(arrays, run):
     """The StoredRun in a checkpoint's `run`; what is not as it should be raises some error."""
+    progress = renamed(run["progress"])
     sound = (all(are_texts(texts) for texts in run["settings"].values())
              and RUN_NAME.fullmatch(run["log"]) and type(run["data"]) is str
              and type(run["records"]) is list and all(map(is_record, run["records"]))
-             and suits(Progress, run["progress"]))
+             and find_lacking(run["records"]) is None and suits(Progress, progress))
     if not sound:
         raise ValueError
     settings = {**BEFORE, **run["settings"]}
     if settings.get("protocol") == ["default"]:  # before the paper's settings were the default
         settings["protocol"] = ["fast"]
-    return StoredRun(arrays, Progress(**run["progress"]), settings, run["data"],
+    return StoredRun(arrays, Progress(**progress), settings, run["data"],
                      run["records"], run["log"])
 
 
@@ -115,6 +117,12 @@ def parse_stored(settings, parser, source):
         if name not in settings:
             refuse(f"a run keeps --{name}")
     return {name: parsed[name] for name in settings}
+
+
+def judge_by(stored, best_by):
+    """Let another score choose the best model of a StoredRun, as --force may demand."""
+    best = best_of(stored.records, best_by)
+    stored.progress.best_score = best[best_by] if best else Progress.best_score
 
 
 # ---------------------------------------------------------------------------------------- checking

@@ -86,6 +86,7 @@ class TrainingSettings:
     Loss_w0: float
     Loss_sigma: float             # px
     augment: str
+    best_by: str                  # key of the score that chooses the best model
     Time_budget: Optional[float]  # minutes
     seed: int
 

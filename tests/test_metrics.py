@@ -15,8 +15,9 @@ from masks.object_scores import at_best_threshold, instance_scores, isbi_scores
 from masks.objects import connected_components
 from masks.pixel_scores import (CHOOSING, DISTINCT, SCORES, ClassCounts, average_precision,
                                 baselines_of_counts, best_constant, class_scores,
-                                confusion_matrix, constant_baselines, count_pixels, format_scores,
+                                confusion_matrix, constant_baselines, count_pixels,
                                 mean_scores, precision_at_recalls, precision_recall_curve, scores)
+from masks.score_rows import format_scores
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("--Prediction_directory", "results", "--Label_directory", "labels")

@@ -351,7 +351,7 @@ def test_a_run_learns_and_tests_from_val_epochs_on(jt, build, dataset, tmp_path)
                for record in trainer.records)
     best = max(trainer.records[10:], key=lambda record: record["iou"])
     assert trainer.bests[-1][0] == best["epoch"]
-    assert trainer.bests[-1][1]["iou"] == best["iou"] == trainer.progress.best_iou
+    assert trainer.bests[-1][1]["iou"] == best["iou"] == trainer.progress.best_score
 
 
 def test_only_a_new_best_is_reported(build, dataset, tmp_path):

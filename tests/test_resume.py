@@ -99,7 +99,7 @@ def test_the_page_of_a_resumed_run(unbroken, folder):
     path = folder / "checkpoints" / "last_model.safetensors"
     arrays, header = checkpoint.load(path)
     # no later epoch can be better
-    header["run"]["progress"]["best_iou"] = header["run"]["records"][1]["iou"] = 1.0
+    header["run"]["progress"]["best_score"] = header["run"]["records"][1]["iou"] = 1.0
     checkpoint.save(path, arrays, header)
     done = command("Main.py", "--resume", "--Total_epochs", "4", cwd=folder)
     assert done.returncode == 0 and "Best epoch: 1 " in done.stdout, done.stderr

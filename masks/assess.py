@@ -1,0 +1,31 @@
+"""A tested image's answer, and how well it matches the label.
+
+Where labels are numbered objects, the answer's 8-connected components are its objects.  They get
+back the separation border that the net has learnt to leave between them.  NumPy and SciPy only.
+"""
+import numpy as np
+
+from datasets.labels import IGNORED
+from datasets.objects import give_back_border
+from images.formats import png_bytes
+from masks.answers import Prediction, foreground_probability, mask_pixels
+from masks.object_scores import OBJECT_SCORES, instance_scores
+from masks.objects import connected_components
+from masks.pixel_scores import scores
+
+
+def assess(logits, dataset, index):
+    """The Prediction of an image of a DataLoader.SegmentationSet.
+
+    logits: (K, H, W) float32.  Its label counts as it was given, with all pixels of its objects.
+    """
+    class_map = logits.argmax(axis=0)
+    of_objects = {}
+    if getattr(dataset, "label_kind", "classes") == "objects":
+        objects = give_back_border(connected_components(class_map))
+        class_map = (objects > 0).astype(np.uint8)
+        found = instance_scores(objects, dataset.objects(index), IGNORED)
+        of_objects = {row.key: found[row.key] for row in OBJECT_SCORES}
+    of_pixels = scores(class_map, dataset.label(index), dataset.n_classes, IGNORED)
+    return Prediction(png_bytes(mask_pixels(class_map, dataset.n_classes)),
+                      png_bytes(foreground_probability(logits)), {**of_pixels, **of_objects})
