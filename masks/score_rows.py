@@ -56,8 +56,8 @@ def baselines_of_objects(sizes):
     """The mean object scores of a constant answer: of one object everywhere, and of none.
 
     Returns {"all foreground": scores, "all background": scores}, with the keys of OBJECT_SCORES.
-    sizes: for each image a list of pixel counts, of the background and of each object, without
-    ignored pixels.
+    sizes: for each image a list of pixel counts: of the background, and of each object, which has
+    one or more.  Ignored pixels are left out.
     """
     found = {"all foreground": [], "all background": []}
     for counts in map(np.asarray, sizes):

@@ -12,6 +12,7 @@ from scipy import ndimage
 from masks.object_scores import (THRESHOLDS, at_best_threshold, instance_scores, isbi_scores,
                                  rand_and_information, thin_borders)
 from masks.objects import connected_components
+from masks.score_rows import baselines_of_objects
 
 
 def blobs(seed, shape=(24, 21), smoothness=1.2, share=0.4):
@@ -283,6 +284,38 @@ def test_instance_scores_equal_sets_of_pixels(seed):
     dice = 2 * ((prediction > 0) & (label > 0)).sum() / ((prediction > 0).sum() + (label > 0).sum())
     assert label.max() > 6
     assert instance_scores(prediction.astype(np.uint16), label) == scores(aji, dq, sq, dice)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_large_numbers_are_names_too(seed):
+    """Numbers far above the count of pixels are sorted, small ones looked up in a table."""
+    label, prediction = (connected_components(blobs(seed + k, smoothness=1, share=0.6))
+                         for k in (0, 1))
+    expected = instance_scores(prediction, label)
+    assert 0 < expected["aji"] < 1
+    large = prediction.astype(np.int64) * 2 ** 33, label.astype(np.uint64) * 2 ** 40
+    for one, other in ((large[0], label), (prediction, large[1]), large):
+        assert instance_scores(one, other) == expected
+    mask = prediction > 0
+    assert instance_scores(mask, label) == instance_scores(mask.astype(int), label)
+
+
+def test_baselines_of_objects_are_scores_of_constant_answers():
+    """The labels: three objects, one of them most of the image; none; ignored pixels; only one."""
+    labels = [strip((1, 9), (0, 2), (2, 3), (9, 1)), strip((0, 5)), strip((4, 5), (-1, 3), (0, 3)),
+              strip((1, 4)), strip((-1, 4))]
+    sizes = [[(label == 0).sum(), *np.unique(label[label > 0], return_counts=True)[1]]
+             for label in labels]
+    found = baselines_of_objects(sizes)
+    assert list(found) == ["all foreground", "all background"]
+    for name, answer in (("all foreground", 1), ("all background", 0)):
+        each = [instance_scores(np.full_like(label, answer), label, -1) for label in labels]
+        for key in ("aji", "pq"):
+            assert found[name][key] == pytest.approx(np.mean([one[key] for one in each]))
+    # by hand: 13 of 3 x 15 px, and one match of three; 0; 5 of 8 px; all; nothing is left: 1
+    assert found["all foreground"]["aji"] == pytest.approx((13 / 45 + 0 + 5 / 8 + 1 + 1) / 5)
+    assert found["all foreground"]["pq"] == pytest.approx((9 / 15 / 2 + 0 + 5 / 8 + 1 + 1) / 5)
+    assert found["all background"] == {"aji": 0.4, "pq": 0.4}
 
 
 @pytest.mark.parametrize("prediction, label", [

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -28,9 +29,10 @@ from masks.colours import (EXTRA, HIT, MISSED, PASSED_OVER, colour_errors, draw_
                            show_image, show_label, show_test)
 from masks.pixel_scores import constant_baselines, scores
 from masks.prediction_files import write_predictions
+from masks.score_rows import ROWS
 from runs.curves import best_row, draw_curves
 from runs.events import EventLog
-from runs.log import CSV_COLUMNS, RunLog, duration, read_records, run_name
+from runs.log import CSV_COLUMNS, RunLog, duration, find_lacking, read_records, run_name
 from runs.page import Run, write_page
 from runs.page_pictures import choose_examples
 from WeightMap import WeightMaps, compute_weight_map
@@ -44,6 +46,11 @@ def record(epoch, iou=None, seconds=2.0, throughput=1.5, loss=0.25, skipped=0, w
     tested = {} if iou is None else {"iou": iou, "dice": iou + 0.1, "f1": iou + 0.05}
     return {"epoch": epoch, "train_loss": loss, "epoch_time": seconds, "throughput": throughput,
             "skipped": skipped, "whole_time": whole or seconds + 1, **tested}
+
+
+def of_objects(epoch, iou, aji, pq):
+    """The record of an epoch tested on numbered objects."""
+    return {**record(epoch, iou), "aji": aji, "pq": pq}
 
 
 @pytest.fixture
@@ -129,6 +136,47 @@ def test_epochs_in_log_and_csv(log):
         ["2", "0.25", "0.7", "0.8", "0.75", "2.34568", "12"], ["3", "0.25", "", "", "", "2", "1.5"]]
 
 
+def test_epochs_of_a_run_on_objects(tmp_path):
+    log = RunLog(tmp_path, "objects", rows=ROWS)
+    for each in (record(0), of_objects(1, 0.7, 0.51234567, 0.25)):
+        log.epoch(each, 2, 1)
+    assert lines(log)[1].startswith("epoch   1 (2/2)  loss 0.2500  IoU 0.7000  Dice 0.8000  "
+                                    "F1 0.7500  AJI 0.5123  PQ 0.2500  2.0 s")
+    assert log.csv_path.read_text().splitlines() == [
+        "epoch,train_loss,iou,dice,f1,aji,pq,epoch_time,throughput",
+        "0,0.25,,,,,,2,1.5", "1,0.25,0.7,0.8,0.75,0.512346,0.25,2,1.5"]
+    assert read_records(log.csv_path)[1]["aji"] == 0.512346
+
+
+@pytest.mark.parametrize("best_by, line", [
+    ("iou", "Best epoch: 1  IoU 0.9000  Dice 1.0000  F1 0.9500  AJI 0.4000  PQ 0.5000  "),
+    ("aji", "Best epoch by AJI: 2  IoU 0.8000  Dice 0.9000  F1 0.8500  AJI 0.6000  PQ 0.1000  "),
+    ("pq", "Best epoch by PQ: 1  IoU 0.9000  Dice 1.0000  F1 0.9500  AJI 0.4000  PQ 0.5000  ")])
+def test_the_closing_block_names_another_choosing_score(tmp_path, best_by, line):
+    log = RunLog(tmp_path, "objects", rows=ROWS, best_by=best_by)
+    for epoch, (iou, aji, pq) in enumerate([(0.7, 0.5, 0.4), (0.9, 0.4, 0.5), (0.8, 0.6, 0.1)]):
+        log.epoch(of_objects(epoch, iou, aji, pq), 3, 0)
+    assert log.closing_block() is log.records[int(line.split(":")[1].split()[0])]
+    assert lines(log)[-1].startswith(line)
+
+
+def test_a_run_gets_more_scores_but_loses_none():
+    less, more = record(0, 0.5), of_objects(0, 0.5, 0.5, 0.5)
+    for records, lacking in (([], None), ([record(0)], None), ([less, record(1), more, more], None),
+                             ([more, less], 1), ([less, more, record(2), less], 3),
+                             ([{"epoch": 0, "iou": 0.5}], 0)):
+        assert find_lacking(records) == lacking
+
+
+def test_a_resumed_run_of_fewer_scores_can_be_read(tmp_path):
+    log = RunLog(tmp_path, "resumed", [record(0, 0.5)], rows=ROWS)
+    log.epoch(record(1), 3, 0)
+    log.epoch(of_objects(2, 0.6, 0.4, 0.3), 3, 0)
+    found = read_records(log.csv_path)
+    assert [set(each) & {"iou", "aji"} for each in found] == [{"iou"}, set(), {"iou", "aji"}]
+    assert best_row("run", found[:1], ROWS)[-2:] == ["-", "-"]
+
+
 @pytest.mark.parametrize("count, middle", [
     (1, [0]), (2, [0, 1]), (3, [0, 1, 2]), (4, [1, 2]), (5, [1, 2, 3]), (8, [2, 3, 4, 5]),
     (11, [2, 3, 4, 5, 6, 7, 8])])
@@ -181,6 +229,22 @@ def test_draw_curves(tmp_path):
     draw_curves(records[:1], ("all background", BASELINE), path, "cross entropy")
     assert path.read_bytes() not in pictures, "the axis names the loss"
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
+
+
+def test_curves_of_objects(tmp_path):
+    """AJI and PQ have lines of their own colours, and so have the constant answer's."""
+    orange, brown = (0xff, 0x7f, 0x0e), (0x8c, 0x56, 0x4b)
+    path, counts = tmp_path / "curves.png", []
+    constant = {**BASELINE, "aji": 0.2, "pq": 0.1}
+    scores = [(0.5, 0.3, 0.4), (0.8, 0.6, 0.7), (0.9, 0.4, 0.5)]
+    tested = [of_objects(epoch, *each) for epoch, each in enumerate(scores)]
+    for records, baseline in (([record(0)], BASELINE), ([record(0)], constant),
+                              (tested, constant), (tested, BASELINE)):
+        draw_curves(records, ("all foreground", baseline), path, LOSS)
+        counts.append(shares(path, orange, brown)[1])
+    nothing, dotted, both, curves = counts
+    assert nothing == [0, 0] and min(*dotted, *curves) > 0
+    assert all(many > few for many, few in zip(both, dotted))
 
 
 def test_a_figure_that_fails_leaves_the_old_one(tmp_path):
@@ -573,6 +637,35 @@ def test_a_pages_numbers_are_the_csvs(page):
     assert facts in map(spaced, found.texts["p"])
 
 
+def test_a_page_of_objects(tmp_path):
+    """PQ chooses epoch and order of images; each table has the columns of all scores."""
+    log = RunLog(tmp_path, "Unet_now", rows=ROWS, best_by="pq")
+    for epoch, (iou, aji, pq) in enumerate([(0.7, 0.5, 0.6), (0.9, 0.4, 0.5)]):
+        log.epoch(of_objects(epoch, iou, aji, pq), 2, 0)
+    made = make_run(tmp_path, log, ["a", "b", "c"])
+    for name, pq in (("a", 0.2), ("b", 0.9), ("c", 0.4)):
+        made.predictions[name].scores.update(aji=0.1, pq=pq)
+    made.data.baselines["all foreground"].update(aji=0.125, pq=0.25)
+    made.data.baselines["all background"].update(aji=0.0, pq=0.0)
+    write_page(log.page_path, replace(made, best_by="pq"))
+    found = Page(log.page_path)
+    (verdict,) = [text for text in map(spaced, found.texts["p"]) if text.startswith("Best ")]
+    assert verdict == ("Best IoU / Dice / AJI / PQ by PQ: 0.7000 / 0.8000 / 0.5000 / 0.6000 at "
+                       "epoch 0 (all foreground 0.2500 / 0.4000 / 0.1250 / 0.2500, all background "
+                       "0.0000 / 0.0000 / 0.0000 / 0.0000); 2 of 5 epochs in 13 min.")
+    best, last, foreground, _ = found.table("mean over test images")
+    assert best == ["best epoch by PQ, 0", "0.7000", "0.8000", "0.7500", "0.5000", "0.6000",
+                    "0.2500"]
+    assert last[:1] == ["last epoch, 1"] and foreground[4:] == ["0.1250", "0.2500", ""]
+    assert [row[4:6] for row in found.table("epoch")] == [["0.5000", "0.6000"],
+                                                          ["0.4000", "0.5000"]]
+    assert [(row[0], row[5]) for row in found.table("image")] == [
+        ("b", "0.9000"), ("c", "0.4000"), ("a", "0.2000")]
+    captions = [text for text in found.texts["figcaption"] if "test image by" in text]
+    assert captions == [f"{rank} test image by PQ, " for rank in ("Best", "Median", "Worst")]
+    assert found.texts["b"][:3] == ["b", "c", "a"]
+
+
 def test_a_page_is_in_the_order_of_interest(page):
     assert page[0].texts["h2"] == [
         "Curves", "Scores", "Best, median and worst test image", "What the net learns from",
@@ -702,7 +795,27 @@ def test_runs_are_compared(tmp_path):
     assert min(shares(tmp_path / "new" / "细胞.png", *colours)[1]) > 100
 
 
+def test_runs_on_objects_beside_others(tmp_path):
+    """AJI and PQ get panels of their own, on which the run without them has no line."""
+    write_run(tmp_path, "classes", [0.3, 0.8])
+    log = RunLog(tmp_path, "objects", rows=ROWS)
+    for epoch, each in enumerate([(0.2, 0.3, 0.5), (0.6, 0.5, 0.4)]):
+        log.epoch(of_objects(epoch, *each), 2, 0)
+    done = report("--compare", "classes", "objects", "--picture", "both.png", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    size, _ = shares(tmp_path / "both.png")
+    assert size == (1125, 1100), "six panels: loss, four scores, a table"
+    assert report("--compare", "classes", "--picture", "one.png", cwd=tmp_path).returncode == 0
+    assert shares(tmp_path / "one.png")[0] == (750, 1100)
+    blue, orange = (0x1f, 0x77, 0xb4), (0xff, 0x7f, 0x0e)
+    pixels = np.asarray(Image.open(tmp_path / "both.png").convert("RGB"))
+    of_aji = pixels[375:750, 550:]
+    assert ((of_aji == orange).all(axis=2).sum() > 200
+            and (of_aji == blue).all(axis=2).sum() < (of_aji == orange).all(axis=2).sum() / 2)
+
+
 HEAD = ",".join(CSV_COLUMNS).encode() + b"\n"
+OF_OBJECTS = b"epoch,train_loss,iou,dice,f1,aji,pq,epoch_time,throughput\n"
 
 
 @pytest.mark.parametrize("content, message", [
@@ -714,7 +827,13 @@ HEAD = ",".join(CSV_COLUMNS).encode() + b"\n"
     (HEAD + b"0,0.5,,,,1,2\n1,bad,,,,1,2\n", "run.csv: not a run's CSV (could not convert"),
     (HEAD + b"0,0.5,,,,1,2\n1,0.4\n", "run.csv: not a run's CSV ("),
     (HEAD + b"0,0.5,,,,1,2\n1,0.4,0.5,,,1,2\n",
-     "run.csv: line 3 is not complete; delete this line")])
+     "run.csv: line 3 is not complete; delete this line"),
+    (OF_OBJECTS + b"0,0.5,.1,.1,.1,.1,.1,1,2\n1,0.4,.5,.5,.5,.5,,1,2\n",
+     "run.csv: line 3 is not complete; delete this line"),
+    (b"epoch,train_loss,iou,epoch_time,throughput\n0,0.5,0.5,1,2\n",
+     "run.csv: not a run's CSV, whose first line"),
+    (b"epoch,train_loss,aji,iou,dice,f1,epoch_time,throughput\n",
+     "run.csv: not a run's CSV, whose first line")])
 def test_what_is_no_run(tmp_path, content, message):
     if content is not None:
         (tmp_path / "run.csv").write_bytes(content)
