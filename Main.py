@@ -29,7 +29,7 @@ from datasets.splits import HeldBack, hold_back
 from datasets.survey import (SetFacts, Survey, digest_of_set, facts_of_set, size_of,
                              statistics_of)
 from Loss import LOSSES
-from masks.pixel_scores import baselines_of_counts
+from masks.score_rows import baselines_of_set
 from MirrorPadding import Reference, Tiles, Whole, tiling
 from nets.checkpoint import assign
 from runs.choices import Choice, Device, check_label_values, check_memory, complete, crops_of
@@ -136,8 +136,7 @@ def load_data(settings, survey, split, pairs, digest):
         remarks.append(describe_border(object_facts(survey, labels, data.ignore_label)))
     loader, kept = build_loader(settings, survey, train_set)
     choosing = held_set if split.held else test_set
-    baselines, test_baselines = (baselines_of_counts(each.class_counts(survey))
-                                 for each in (choosing, test_set))
+    baselines, test_baselines = (baselines_of_set(each, survey) for each in (choosing, test_set))
     return Data(loader, choosing, test_set, baselines, test_baselines, statistics, digest,
                 [*remarks, *kept])
 

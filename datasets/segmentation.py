@@ -114,3 +114,9 @@ class SegmentationSet:
         """The pixels of each class in each label: [(n_classes,) int64]."""
         return [survey.label(path).class_counts(self.n_classes, self.ignore_label)
                 for _, path in self.pairs]
+
+    def object_sizes(self, survey):
+        """The pixels of the background, then of each object, in each label: [list of counts]."""
+        values = [survey.label(path).values for _, path in self.pairs]
+        return [[found.get(0, 0), *(pixels for value, pixels in found.items()
+                                    if value not in (0, self.ignore_label))] for found in values]

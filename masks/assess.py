@@ -21,7 +21,7 @@ def assess(logits, dataset, index):
     """
     class_map = logits.argmax(axis=0)
     of_objects = {}
-    if getattr(dataset, "label_kind", "classes") == "objects":
+    if dataset.are_objects:
         objects = give_back_border(connected_components(class_map))
         class_map = (objects > 0).astype(np.uint8)
         found = instance_scores(objects, dataset.objects(index), IGNORED)

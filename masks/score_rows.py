@@ -3,14 +3,14 @@
     rows_of_kind(label_kind)     the rows that a run on such labels has
     rows_of(scores, ...)         the rows that some dicts of scores have
     format_scores(scores)        a dict of scores as text
-    baselines_of_objects(sizes)  what a constant answer would score on numbered objects
+    baselines_of_set(...)        what constant answers would score on a data set
 
 Log, CSV, curves, events and page ask here which scores there are.
 """
 import numpy as np
 
 from masks.object_scores import OBJECT_SCORES, Overlaps, scores_of_overlaps
-from masks.pixel_scores import CHOOSING, SCORES, mean_scores
+from masks.pixel_scores import CHOOSING, SCORES, baselines_of_counts, mean_scores
 
 ROWS = (*SCORES, *OBJECT_SCORES)  # all scores that a run may have, in the order of their columns
 
@@ -50,6 +50,19 @@ def format_scores(values, rows=None, separator="  "):
     rows: of the scores to name; None: all that the dict has.
     """
     return separator.join(f"{row.title} {values[row.key]:.4f}" for row in rows or rows_of(values))
+
+
+def baselines_of_set(dataset, survey):
+    """The mean scores of constant answers on a SegmentationSet.
+
+    Returns {"all foreground": scores, "all background": scores}; see `baselines_of_counts`, and
+    for numbered objects `baselines_of_objects`.  survey: a datasets.survey.Survey.
+    """
+    found = baselines_of_counts(dataset.class_counts(survey))
+    if dataset.are_objects:
+        for name, scores in baselines_of_objects(dataset.object_sizes(survey)).items():
+            found[name].update(scores)
+    return found
 
 
 def baselines_of_objects(sizes):

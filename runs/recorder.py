@@ -47,10 +47,9 @@ class Recorder:
         self.folders, self.loss_title = settings.run, loss_title
         name = stored.log if stored else run_name(settings.net.mode, self.folders.Log_directory)
         records = stored.records if stored else []
-        kind = getattr(data.test_set, "label_kind", "classes")
         self.log = RunLog(self.folders.Log_directory, name,
                           [{"train_loss": float("nan"), **record} for record in records],
-                          rows_of_kind(kind), settings.training.best_by)
+                          rows_of_kind(data.test_set.label_kind), settings.training.best_by)
         self.events, self.predictions = EventLog(self.log.events_folder), {}
         self.test_scores = {}  # of the best model, where the test images have not chosen it
         self.epoch_started = self.last_saved = time.monotonic()

@@ -4,19 +4,22 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from nuclei import nuclei_set
 from PIL import Image
 
 from datasets.labels import IGNORED
 from datasets.objects import training_target
+from datasets.survey import Survey
 from masks.assess import assess
-from masks.pixel_scores import scores
-from masks.score_rows import (CHOOSERS, OF_OBJECTS, ROWS, format_scores, name_chooser, rows_of,
-                              rows_of_kind)
+from masks.object_scores import instance_scores
+from masks.pixel_scores import mean_scores, scores
+from masks.score_rows import (CHOOSERS, OF_OBJECTS, ROWS, baselines_of_set, format_scores,
+                              name_chooser, rows_of, rows_of_kind)
 
 
 def make_set(*objects):
     """What `assess` asks of a SegmentationSet whose labels are these numbered objects."""
-    return SimpleNamespace(label_kind="objects", n_classes=2, objects=lambda k: objects[k],
+    return SimpleNamespace(are_objects=True, n_classes=2, objects=lambda k: objects[k],
                            label=lambda k: np.minimum(objects[k], 1))
 
 
@@ -86,7 +89,7 @@ def test_ignored_pixels_count_nowhere():
 def test_classes_are_scored_as_ever():
     label = np.minimum(two_touching(), 1)
     mask = training_target(two_touching()) > 0
-    dataset = SimpleNamespace(label_kind="classes", n_classes=2, label=lambda index: label)
+    dataset = SimpleNamespace(are_objects=False, n_classes=2, label=lambda index: label)
     found = assess(logits_of_mask(mask), dataset, 0)
     assert found.scores == scores(mask.astype(int), label)
     assert (mask_of(found) == 255 * mask).all(), "no border comes back"
@@ -102,3 +105,32 @@ def test_rows_of_scores():
     assert (name_chooser("iou"), name_chooser("pq")) == ("", " by PQ")
     found = {"epoch": 3, "pq": 0.25, "aji": 0.5, "iou": 0.75}
     assert format_scores(found) == "IoU 0.7500  AJI 0.5000  PQ 0.2500"
+
+
+# --------------------------------------------------------------------------------------- a data set
+def test_perfect_masks_of_touching_nuclei(tmp_path):
+    dataset = nuclei_set(tmp_path, count=3)
+    for index in range(len(dataset)):
+        objects = dataset.objects(index)
+        target = dataset.target(index) > 0
+        assert (target != (objects > 0)).sum() > 50, "they touch"
+        found = assess(logits_of_mask(target), dataset, index).scores
+        assert min(found["aji"], found["pq"]) > 0.97 and found["iou"] > 0.97
+
+
+@pytest.mark.parametrize("ignore_label", [None, 2])
+def test_baselines_of_a_set_of_objects(tmp_path, ignore_label):
+    dataset = nuclei_set(tmp_path, 2, ignore_label=ignore_label)
+    found = baselines_of_set(dataset, Survey())
+    for name, answer in (("all foreground", 1), ("all background", 0)):
+        each = []
+        for index in range(len(dataset)):
+            objects = dataset.objects(index)
+            assert (objects == IGNORED).any() == (ignore_label is not None)
+            constant = np.full_like(objects, answer)
+            of_objects = instance_scores(constant, objects, IGNORED)
+            each.append({**scores(constant, dataset.label(index), 2, IGNORED),
+                         "aji": of_objects["aji"], "pq": of_objects["pq"]})
+        assert found[name] == pytest.approx(mean_scores(each))
+    dataset.label_kind = "classes"
+    assert set(baselines_of_set(dataset, Survey())["all foreground"]) == {"iou", "dice", "f1"}

@@ -354,6 +354,81 @@ def test_a_run_learns_and_tests_from_val_epochs_on(jt, build, dataset, tmp_path)
     assert trainer.bests[-1][1]["iou"] == best["iou"] == trainer.progress.best_score
 
 
+@pytest.fixture
+def objects(tmp_path):
+    """A function that writes pairs of given (mask, numbered objects) as a SegmentationSet.
+
+    Each image shows its mask, white on black.
+    """
+    from datasets.segmentation import SegmentationSet
+    from images.formats import write_png
+    from images.values import Statistics
+
+    def write(*images):
+        pairs = []
+        for k, (mask, numbers) in enumerate(images):
+            pairs.append((tmp_path / f"mask{k}.png", tmp_path / f"numbers{k}.png"))
+            write_png(pairs[-1][0], (255 * mask).astype(np.uint8))
+            write_png(pairs[-1][1], numbers.astype(np.uint16))
+        return SegmentationSet(pairs, 1, 2, Statistics((0.5,), (0.5,)), label_kind="objects")
+    return write
+
+
+def test_predicted_objects_are_scored_against_the_numbers(jt, objects, tmp_path):
+    """A net that answers what its image shows.  Two objects of 8 x 6 px touch, numbered 9 and 500.
+
+    First image: the mask without their border of 8 x 2 px, which comes back.  Second one: the mask
+    with it, so that both are one component of 96 px.  Third one: the right object alone.
+    """
+    from DataLoader import TrainingLoader
+    from nets.catalogue import CATALOGUE
+    from Process import Tester
+
+    class Shown(jt.nn.Module):
+        def execute(self, x):
+            return jt.concat([-x, x], 1)
+    numbers = np.zeros((20, 30))
+    numbers[6:14, 8:14], numbers[6:14, 14:20] = 9, 500
+    parted, together = numbers > 0, numbers > 0
+    parted[:, 13:15] = False
+    dataset = objects((parted, numbers), (together, numbers), (numbers == 500, numbers))
+    geometry = CATALOGUE["Unet"].geometry({"bilinear": True, "padding": 1})
+    tester = Tester(Shown(), TrainingLoader(dataset, geometry), 0.0)
+    found = tester.test(dataset)
+    expected = [{"iou": 1, "dice": 1, "f1": 1, "aji": 1, "pq": 1},
+                {"iou": 1, "dice": 1, "f1": 1, "aji": (48 + 48) / (96 + 96), "pq": 0},
+                {"iou": 1 / 2, "dice": 2 / 3, "f1": 2 / 3, "aji": 48 / 96, "pq": 1 / (1 + 1 / 2)}]
+    assert [prediction.scores for prediction in found.values()] == [
+        pytest.approx(each) for each in expected]
+    masks = [np.asarray(Image.open(io.BytesIO(prediction.mask))) for prediction in found.values()]
+    for mask, shown in zip(masks, (numbers > 0, numbers > 0, numbers == 500)):
+        assert (mask == 255 * shown).all()
+
+
+@pytest.mark.parametrize("best_by, bests", [("iou", [0, 1]), ("dice", [0, 1]), ("aji", [0]),
+                                            ("pq", [0])])
+def test_the_best_model_is_chosen_by_a_score(build, objects, tmp_path, best_by, bests):
+    """Epoch 0 answers background, and epoch 1 foreground, everywhere.
+
+    Two images are full of three objects, and a third one is empty.  All scores begin with 1/3.
+    Then IoU and Dice rise to 2/3, AJI falls to 2/9 (400 of 3 x 400 px in two images), PQ to 0.
+    """
+    numbers, empty = np.ones((20, 20)), np.zeros((20, 20))
+    numbers[:, 7:14], numbers[:, 14:] = 2, 3
+    trainer = make_trainer(build("Unet", 1, 2, base_channels=2),
+                           objects((empty, numbers), (empty, numbers), (empty, empty)), tmp_path,
+                           changes={"best_by": best_by})
+    bias, means = trainer.model.outc.conv.bias, []
+    for trainer.progress.epoch, foreground in enumerate((-1e3, 1e3)):
+        bias.assign(np.array([0, foreground], np.float32))
+        means.append(trainer.validate_epoch())
+    assert means == [pytest.approx({**dict.fromkeys(("iou", "dice", "f1"), pixels / 3),
+                                    "aji": aji, "pq": pq})
+                     for pixels, aji, pq in ((1, 1 / 3, 1 / 3), (2, 2 / 9, 0))]
+    assert [best[0] for best in trainer.bests] == bests
+    assert trainer.progress.best_score == means[bests[-1]][best_by]
+
+
 def test_only_a_new_best_is_reported(build, dataset, tmp_path):
     trainer = make_trainer(build("Unet", 1, 2, base_channels=2),
                            dataset((20, 20), (36, 20)), tmp_path)
