@@ -15,9 +15,11 @@ from helpers import (FLAGS, Page, assert_same, command, end, results, rows_of, s
                      start_command, write_set)
 from PIL import Image
 
+import Main
 from command.errors import DataError
 from command.files import atomic_write, lock_folder
 from nets import checkpoint
+from runs.request import read_request
 from runs.resume import as_texts
 
 pytestmark = pytest.mark.usefixtures("machine")
@@ -134,6 +136,7 @@ def finished(unbroken, folder):
     (["--dropout_probs", "0", "0", "0", "0.1"], 2,
      "--dropout_probs [0.0, 0.0, 0.0, 0.1] (was [0.2, 0.3, 0.4, 0.5])"),
     (["--augment", "none"], 2, "--augment none (was full)"),
+    (["--best_by", "dice"], 2, "--best_by dice (was iou)"),
     (["--Total_epochs", "3"], 2, "--Total_epochs 3: so many epochs are done already"),
     (["--Checkpoint_directory", "other"], 1,
      "other/last_model.safetensors: no such checkpoint, nothing to resume"),
@@ -210,6 +213,37 @@ def test_a_run_of_before_large_images_goes_on_with_one_crop_each(finished, monke
     with pytest.raises(SystemExit) as end:
         settings_of("--resume", "--crops_per_image", "auto")
     assert end.value.code == 2
+
+
+def test_a_run_of_before_best_by_goes_on_by_iou(finished):
+    """Its checkpoint has no such setting, and its best score has the name of the only one."""
+    path = finished / "checkpoints" / "last_model.safetensors"
+    arrays, header = checkpoint.load(path)
+    del header["run"]["settings"]["best_by"]
+    progress = header["run"]["progress"]
+    progress["best_iou"] = progress.pop("best_score")
+    path.unlink()
+    checkpoint.save(path, arrays, header)
+    done = command("Main.py", "--resume", "--Total_epochs", 5, cwd=finished)
+    assert done.returncode == 0 and "best_by=iou" in done.stdout, done.stderr
+    run = checkpoint.load(path)[1]["run"]
+    assert run["settings"]["best_by"] == ["iou"] and "best_iou" not in run["progress"]
+    ious = [record["iou"] for record in run["records"] if "iou" in record]
+    assert len(ious) == 4 and run["progress"]["best_score"] == max(ious)
+    assert max(ious[:3]) == progress["best_iou"], "what it was resumed with"
+
+
+def test_force_lets_another_score_choose(finished, monkeypatch):
+    """The best score so far is the best of the other score, so that the two are not compared."""
+    records = checkpoint.load(finished / "checkpoints" / "last_model.safetensors")[1]["run"][
+        "records"]
+    monkeypatch.chdir(finished)
+    for best_by in ("iou", "dice"):
+        words = ["--resume", "--force", "--best_by", best_by]
+        request = read_request(words, Main.build_parser, Main.PROTOCOLS, Main.CROP)
+        assert request.settings.training.best_by == best_by
+        assert request.stored.progress.best_score == max(record.get(best_by, 0)
+                                                         for record in records)
 
 
 def test_a_new_run_sets_the_earlier_ones_checkpoints_aside(finished):
