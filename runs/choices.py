@@ -13,6 +13,7 @@ import numpy as np
 from backend import ranks
 from command.errors import DataError
 from datasets.label_values import MOST_USUAL, NUMBERED, check_classes
+from masks.score_rows import OF_OBJECTS
 from runs.log import ENDLESS
 from runs.settings import Settings
 
@@ -49,7 +50,7 @@ def complete(settings, facts, device, crop):
     """Choose what the settings leave open: Choice.
 
     facts: datasets.survey.SetFacts.  device: Device.  crop: the tiling for a tile that is left to
-    choose.  Raises DataError where labels have so many values that they cannot be classes.
+    choose.  Raises DataError where --best_by wants numbered objects and labels are classes.
     """
     values, reasons = settings.flags(), {}
 
@@ -62,6 +63,9 @@ def complete(settings, facts, device, crop):
     settle("n_channels", facts.n_channels,
            what.get(facts.n_channels, f"images of {facts.n_channels} channels"))
     settle("label_kind", *facts.label_kind)
+    mistake = find_wrong_chooser(values["best_by"], values["label_kind"], values["n_classes"])
+    if mistake:
+        raise DataError(mistake)
     n_classes = max(facts.n_classes, facts.test_classes)
     doubt = f"; {NUMBERED}" if n_classes > MOST_USUAL else ""
     are_objects = values["label_kind"] == "objects"
@@ -97,6 +101,14 @@ def crops_of(tile, wanted, height, width):
         return wanted
     areas = tile.areas(height, width)
     return round(areas) if areas > MANY_CROPS else 1
+
+
+def find_wrong_chooser(best_by, label_kind, n_classes):
+    """What is wrong with --best_by: "" where nothing is.  label_kind, n_classes: None, unknown."""
+    if best_by in OF_OBJECTS and (label_kind == "classes" or n_classes not in (None, 2)):
+        return (f"--best_by {best_by}: these labels are classes; only numbered objects have this "
+                "score (--label_kind objects)")
+    return ""
 
 
 def check_label_values(settings, facts, train_folder, test_folder):

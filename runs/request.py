@@ -5,6 +5,7 @@ from backend import ranks
 from command.errors import DataError
 from datasets.label_values import refuse_label_kind
 from nets.catalogue import CATALOGUE
+from runs.choices import find_wrong_chooser
 from runs.resume import (LAST, StoredRun, find_contradictions, find_too_short, judge_by, load_run,
                          parse_stored, resume_command)
 from runs.settings import Settings
@@ -102,6 +103,10 @@ def check_flags(settings, parser, crop):
     if training.crops_per_image not in ("auto", 1) and not in_crops:
         parser.error(f"--crops_per_image {training.crops_per_image}: only with --tile N")
     refuse_label_kind(settings.data.label_kind, settings.data.n_classes, parser)
+    mistake = find_wrong_chooser(training.best_by, settings.data.label_kind,
+                                 settings.data.n_classes)
+    if mistake:
+        parser.error(mistake)
     try:
         (training.tile or crop).check(net.geometry)
     except DataError as error:

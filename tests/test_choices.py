@@ -7,7 +7,7 @@ from PIL import Image
 import Main
 from backend import machine
 from command.errors import DataError
-from datasets.label_values import classes_in, count_label_values
+from datasets.label_values import LabelKind, classes_in, count_label_values
 from datasets.survey import SetFacts, Survey, facts_of_set
 from MirrorPadding import Tiles, Whole
 from runs import choices
@@ -156,6 +156,25 @@ def test_held_back_images_are_tested_instead(tmp_path):
     pair, = pairs_of(tmp_path, [GREY], [GREY])
     found = facts_of_set(Survey(), [pair] * 30, [pair] * 60, [pair], None)
     assert found.tested_sizes == ((4, 5),) * 60
+
+
+@pytest.mark.parametrize("flags", ["--label_kind classes", "--n_classes 3", "--n_classes 7"])
+@pytest.mark.parametrize("best_by", ["aji", "pq"])
+def test_classes_have_no_score_of_objects_to_choose_by(best_by, flags, capsys):
+    with pytest.raises(SystemExit) as stop:
+        settings_of("--best_by", best_by, *flags.split())
+    assert stop.value.code == 2
+    assert f"--best_by {best_by}: these labels are classes" in capsys.readouterr().err
+    assert settings_of("--best_by", "dice", *flags.split()).training.best_by == "dice"
+
+
+def test_what_chooses_is_checked_again_once_the_labels_are_known():
+    objects = facts(label_kind=LabelKind("objects", "many pieces"))
+    assert chosen("--best_by", "pq", facts=objects)[0]["best_by"] == "pq"
+    assert chosen("--best_by", "pq", "--label_kind", "objects")[0]["label_kind"] == "objects"
+    assert chosen("--best_by", "dice")[0]["best_by"] == "dice" and chosen()[0]["best_by"] == "iou"
+    with pytest.raises(DataError, match="--best_by pq: these labels are classes"):
+        chosen("--best_by", "pq")
 
 
 def test_what_may_be_numbers_of_objects_is_said():
