@@ -66,7 +66,7 @@ def no_jittor(tmp_path):
     return {"PYTHONPATH": str(tmp_path / "traps")}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def machine():
     """Skips where Jittor could not run: Main.py says that before it looks at the data."""
     from backend.start import check_machine
