@@ -76,7 +76,8 @@ class Tester:
     """
 
     def __init__(self, model, loader, budget):
-        self.model, self.loader, self.clock = model, loader, RunClock(budget)
+        self.model, self.loader, self.progress = model, loader, Progress()
+        self.clock = RunClock(budget, self.progress)
         self.stop = StopSignal(self.clock.clock)
 
     def test(self, dataset, together=True):
@@ -99,7 +100,7 @@ class Tester:
             times.append(self.clock.clock.now())
         first, *others = np.diff(times)
         usual = min(first, np.median([first, *others]))  # the first one may have compiled
-        self.clock.last_test = float(usual + sum(others))
+        self.progress.test_seconds = float(usual + sum(others))
         if count > 1:
             every = {name: each for share in ranks.gathered(predictions)
                      for name, each in share.items()}
@@ -133,7 +134,7 @@ class Trainer(Tester):
         super().__init__(model, loader, settings.budget)
         self.optimizer, self.test_set = optimizer, test_set
         self.settings, self.recorder = settings, recorder
-        self.progress, self.state = Progress(), TrainingState(model, optimizer, OPTIMIZER)
+        self.state = TrainingState(model, optimizer, OPTIMIZER)
         self.guard = LossGuard(window=min(max(100, 2 * len(loader)), 10_000))
         self.forecast = Forecast(settings, len(loader))
         self.last_good, self.snapshot_due = None, True
@@ -263,7 +264,7 @@ class Trainer(Tester):
         predictions = self.test(self.test_set)
         if predictions is None:
             return {}
-        self.clock.all_tests += self.clock.last_test
+        self.progress.all_test_seconds += self.progress.test_seconds
         mean = mean_scores([prediction.scores for prediction in predictions.values()])
         score = mean[self.settings.best_by]
         if score > self.progress.best_score:
@@ -278,16 +279,13 @@ class Trainer(Tester):
         """The Progress to store: the next step depends on it and on `state`."""
         now = self.progress
         now.seconds = self.clock.seconds
-        now.test_seconds, now.all_test_seconds = self.clock.last_test, self.clock.all_tests
         now.accepted, now.n_step = list(self.guard.accepted), self.optimizer.n_step
         return now
 
     def resume(self, progress):
         """Go on from a `stored_progress`.  `state` must be set before."""
-        self.progress = progress
+        self.progress.take_over(progress)
         self.clock.go_on_after(progress.seconds)
-        self.clock.last_test = progress.test_seconds
-        self.clock.all_tests = progress.all_test_seconds
         self.guard.accepted.extend(progress.accepted)
         self.optimizer.n_step = progress.n_step
         self.last_good = self.state.snapshot(progress.n_step)

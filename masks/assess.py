@@ -6,11 +6,11 @@ back the separation border that the net has learnt to leave between them.  NumPy
 import numpy as np
 
 from datasets.labels import IGNORED
-from datasets.objects import give_back_border
+from datasets.objects import BORDER
 from images.formats import png_bytes
 from masks.answers import Prediction, foreground_probability, mask_pixels
 from masks.object_scores import OBJECT_SCORES, instance_scores
-from masks.objects import connected_components
+from masks.objects import whole_objects
 from masks.pixel_scores import scores
 
 
@@ -22,7 +22,7 @@ def assess(logits, dataset, index):
     class_map = logits.argmax(axis=0)
     of_objects = {}
     if dataset.are_objects:
-        objects = give_back_border(connected_components(class_map))
+        objects = whole_objects(class_map, BORDER)
         class_map = (objects > 0).astype(np.uint8)
         found = instance_scores(objects, dataset.objects(index), IGNORED)
         of_objects = {row.key: found[row.key] for row in OBJECT_SCORES}

@@ -28,14 +28,14 @@ class Clock:
 class RunClock:
     """How long a run has taken, parts before it was resumed among them, and what is left.
 
-    budget: seconds after which the run ends, a tenth of them for tests; 0: none.
+    budget: seconds after which the run ends, a tenth of them for tests; 0: none.  progress: the
+    runs.progress.Progress of the run, which knows how long tests have taken.
     """
     SHARE_OF_TESTS = 0.1
 
-    def __init__(self, budget=0.0):
-        self.budget, self.clock = budget, Clock()
+    def __init__(self, budget, progress):
+        self.budget, self.progress, self.clock = budget, progress, Clock()
         self.earlier, self.started = 0.0, self.clock.now()
-        self.last_test = self.all_tests = 0.0  # seconds
 
     @property
     def seconds(self):
@@ -54,18 +54,19 @@ class RunClock:
     @property
     def out_of_time(self):
         """Whether the time that is left is just enough for a test."""
-        return 0 < self.budget <= self.seconds + self.last_test
+        return 0 < self.budget <= self.seconds + self.progress.test_seconds
 
     @property
     def affords_test(self):
         """Whether tests, this one among them, have their share of the time at most."""
-        tests = self.all_tests + self.last_test
+        tests = self.progress.all_test_seconds + self.progress.test_seconds
         return not self.budget or tests <= self.SHARE_OF_TESTS * self.seconds
 
     @property
     def share_done(self):
         """The share of the budget that is over, 0 ... 1 and beyond; 0 without a budget."""
-        return (self.seconds + self.last_test) / self.budget if self.budget else 0.0
+        over = self.seconds + self.progress.test_seconds
+        return over / self.budget if self.budget else 0.0
 
 
 class Forecast:

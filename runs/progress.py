@@ -55,6 +55,10 @@ class Progress:
     accepted: list = field(default_factory=list)  # losses in the guard's window
     n_step: int = 0               # the optimiser's steps
 
+    def take_over(self, other):
+        """Become another Progress: all that refers to this one goes on from there."""
+        vars(self).update(vars(other))
+
     def begin_epoch(self, epoch):
         self.epoch, self.step, self.losses, self.skipped = epoch, 0, [], 0
         self.images, self.epoch_seconds = 0, 0.0

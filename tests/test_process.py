@@ -581,7 +581,7 @@ def test_tests_take_a_tenth_of_the_time(timed):
 def test_the_schedule_follows_the_time_with_the_last_test_in_it(timed):
     trainer = timed(budget=10.0, step=1.0)
     trainer.clock.go_on_after(3.0)
-    trainer.clock.last_test = 2.0
+    trainer.progress.test_seconds = 2.0
     assert trainer.share_done() == 0.5
 
 
@@ -600,7 +600,7 @@ def test_the_last_epoch_is_tested_where_tests_take_longer_than_their_share(
     trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset((20, 20), (20, 20)),
                            tmp_path, epochs=(4, 0), changes={"Time_budget": 60})
     trainer.test = lambda *_, test=trainer.test: (
-        test(*_), setattr(trainer.clock, "last_test", 600.0))[0]
+        test(*_), setattr(trainer.progress, "test_seconds", 600.0))[0]
     assert trainer.run() is True
     assert ["iou" in record for record in trainer.records] == [True, False, False, True]
 
