@@ -26,13 +26,14 @@ def plot_scores(axis, records, baseline):
     baseline: (its name, its scores).
     """
     name, constant = baseline
-    for score in distinct_rows(rows_of(*records, constant)):
+    rows = distinct_rows(rows_of(*records, constant))
+    for score in rows:
         plot_line(axis, records, score.key, label=score.curve, color=score.colour, markersize=4)
         if score.key in constant:
             axis.axhline(constant[score.key], color=score.colour, linestyle=":", linewidth=1,
                          label=f"{score.curve}, {name}")
     label_axis(axis, "Scores (mean over images)", "score (0 to 1)")
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, ncols=math.ceil(len(rows) / 3))
     axis.grid(alpha=0.3)
 
 
@@ -83,7 +84,8 @@ def draw_scores(axes, runs, styles, table, baseline=None):
     rows = distinct_rows(rows_of_runs(runs))
     for axis, score in zip(panels, rows):
         for name, records in runs.items():
-            plot_line(axis, records, score.key, label=name, **styles[name])
+            if score in rows_of(*records):
+                plot_line(axis, records, score.key, label=name, **styles[name])
         if baseline:
             axis.axhline(baseline[score.key], color="gray", linestyle="--", linewidth=1,
                          label="all foreground")

@@ -810,8 +810,7 @@ def test_runs_on_objects_beside_others(tmp_path):
     blue, orange = (0x1f, 0x77, 0xb4), (0xff, 0x7f, 0x0e)
     pixels = np.asarray(Image.open(tmp_path / "both.png").convert("RGB"))
     of_aji = pixels[375:750, 550:]
-    assert ((of_aji == orange).all(axis=2).sum() > 200
-            and (of_aji == blue).all(axis=2).sum() < (of_aji == orange).all(axis=2).sum() / 2)
+    assert (of_aji == orange).all(axis=2).sum() > 200 and not (of_aji == blue).all(axis=2).any()
 
 
 HEAD = ",".join(CSV_COLUMNS).encode() + b"\n"
