@@ -22,6 +22,7 @@ from command.files import lock_folder, make_folder
 from command.last_words import last_words
 from DataLoader import Data, SegmentationSet, TrainingLoader
 from datasets.decoded import WORTH_KEEPING, DecodedFiles, decoding_tasks
+from datasets.label_rules import judge_labels, read_splits, warn_of
 from datasets.label_kinds import decide_kind, describe_border, object_facts
 from datasets.lists import current_pairs
 from datasets.mixtures import check_mixtures, describe_mixture
@@ -32,7 +33,7 @@ from Loss import LOSSES
 from masks.score_rows import baselines_of_set
 from MirrorPadding import Reference, Tiles, Whole, tiling
 from nets.checkpoint import assign
-from runs.choices import Choice, Device, check_label_values, check_memory, complete, crops_of
+from runs.choices import Choice, Device, check_memory, complete, crops_of
 from runs.flags import make_parser
 from runs.greeting import greet
 from runs.guard import TrainingFailed
@@ -99,7 +100,10 @@ def prepare(request, is_gpu):
     labels = [label for _, label in (*pairs.train, *pairs.test)]
     kind = decide_kind(survey, labels, data.label_kind, data.n_classes, data.ignore_label)
     facts = facts_of_set(survey, *split, pairs.test, data.ignore_label, kind)
-    check_label_values(settings, facts, pairs.train[0][1].parent, pairs.test[0][1].parent)
+    labels = read_splits(survey, (pairs.train, pairs.test), data.ignore_label)
+    judgement = judge_labels(labels, data.n_classes, kind.kind)
+    if judgement.refusal:
+        raise DataError(judgement.refusal)
     device = Device(is_gpu, gpu_memory() if is_gpu else free_memory())
     choice = complete(settings, facts, device, CROP)
     digest = digest_of_set(survey, [*split.train, *split.held, *pairs.test])
@@ -110,6 +114,7 @@ def prepare(request, is_gpu):
         raise DataError(f"{data.Data_directory}: not the data that this run began with (other "
                         "files, or changed ones); bring those back, start without --resume, or "
                         "add --force")
+    pairs = pairs._replace(remarks=[*pairs.remarks, *warn_of(judgement.problems)])
     return Prepared(facts, choice, load_data(choice.settings, survey, split, pairs, digest))
 
 

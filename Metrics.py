@@ -198,7 +198,7 @@ def count_classes(pairs, ignore_label):
     found = []
     for paths, ignored in (([pair.prediction for pair in pairs], None),
                            ([pair.label for pair in pairs], ignore_label)):
-        folder, n_classes = paths[0].parent, classes_in(count_label_values(paths, ignored))
+        folder, n_classes = paths[0].parent, classes_in([count_label_values(paths, ignored)])
         if n_classes > 2 and all(read_label(path).dtype == np.uint16 for path in paths):
             print(f"{folder}: 16 bits, taken for numbered objects of one class; "
                   "--n_classes N takes them for classes")

@@ -4,25 +4,19 @@
 are copies: they are checked too, but are no duplicates of anything.
 """
 from collections import Counter
-from itertools import count
 from pathlib import Path
 from typing import NamedTuple
-
 
 from command.bars import progress_bar
 from command.errors import DataError
 from datasets.copies import Manifest
 from datasets.label_kinds import decide_kind, describe_border, object_facts
-from datasets.label_values import classes_in, foreground_of, total_values
-from datasets.labels import check_objects
+from datasets.label_rules import LabelSplit, judge_labels, name_some, refused_labels
 from datasets.mixtures import find_mixtures
 from datasets.pairs import SPLITS
 from datasets.survey import needed_channels
 from datasets.facts import ImageFacts, LabelFacts
 from images.formats import check_same_size, list_images
-
-MOST_SHOWN = 8  # label values in one line
-
 
 class PairFacts(NamedTuple):
     """A pair of the set, and what is known of it."""
@@ -38,13 +32,6 @@ class PairFacts(NamedTuple):
     def channels(self):
         """Channels that the net needs: 1 for grey values, however stored."""
         return needed_channels([self.image])
-
-
-class Expected(NamedTuple):
-    """What the labels of a sound set hold."""
-    values: set      # label values
-    in_words: str    # the same, for people; "": any
-    n_classes: int
 
 
 class Verdict(NamedTuple):
@@ -115,64 +102,9 @@ def odd_images(pairs, n_channels):
             yield f"{pair.image_path}: {kind}, but most images are {usual}"
 
 
-def name_some(words):
-    """At most MOST_SHOWN of the words, in one line: "3, 4 and 250 more"."""
-    shown = ", ".join(map(str, words[:MOST_SHOWN]))
-    more = len(words) - MOST_SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown
-
-
 def sum_values(pairs):
     """The pixels of each label value over all pairs: Counter."""
     return sum((Counter(pair.values) for pair in pairs), Counter())
-
-
-def expect_values(pairs, n_classes, label_kind="classes"):
-    """What the labels of a sound set hold: Expected.
-
-    The values are 0 and the foreground's in masks (see `foreground_of`); any where they number
-    objects, or two classes are asked for, which makes everything above 0 foreground; otherwise
-    0 ... n_classes - 1.  Without `n_classes`: up to the first number that no label has.
-    """
-    if label_kind == "objects":
-        return Expected(set(sum_values(pairs)), "", 2)
-    counts = total_values([pair.values for pair in pairs])
-    foreground = foreground_of(counts).value
-    pixels = sum_values(pairs)
-    if foreground and n_classes in (None, 2):
-        return Expected({0, foreground}, f"expected 0 and {foreground}", 2)
-    if n_classes == 2:
-        return Expected(set(pixels), "", 2)
-    if n_classes:
-        return Expected(set(range(n_classes)), f"expected 0 ... {n_classes - 1}", n_classes)
-    missing = next(value for value in count() if value not in pixels)
-    in_words = f"but {missing} is in no label: expected 0 and 255, or 0, 1, ... without a gap"
-    if pixels[255]:
-        in_words += "; --ignore_label 255 if that means: not labelled"
-    return Expected(set(range(max(2, missing))), in_words, classes_in(counts))
-
-
-def odd_labels(pairs, expected):
-    """Yield a line for each label with unexpected values, and for a split of empty labels."""
-    for pair in pairs:
-        odd = sorted(pair.values.keys() - expected.values)
-        if odd:
-            share = sum(pair.values[value] for value in odd) / sum(pair.values.values())
-            yield (f"{pair.label_path}: {name_some(odd)} in {share:.2%} of its pixels, "
-                   f"{expected.in_words}")
-    for split in SPLITS:
-        labels = [pair for pair in pairs if pair.split == split]
-        if labels and all(len(pair.values) < 2 for pair in labels):
-            yield f"{labels[0].label_path.parent}: every label is empty (has one value only)"
-
-
-def odd_objects(pairs):
-    """Yield a line for each label that cannot number objects."""
-    for pair in pairs:
-        try:
-            check_objects(pair.label_path, max(pair.values, default=0))
-        except DataError as error:
-            yield str(error)
 
 
 def find_duplicates(pairs):
@@ -187,15 +119,19 @@ def find_duplicates(pairs):
 
 
 def doubtful_labels(pairs, expected):
-    """Yield a line for what may be meant: an empty label, a class that no training label has."""
+    """Yield a line for what may be meant: an empty label, a class that no training label has.
+
+    expected: the label_rules.Expected of the training labels, or None.
+    """
     for pair in pairs:
         if len(pair.values) < 2:
             what = name_some([*pair.values]) or "ignored"
             yield f"{pair.label_path}: empty, all its pixels are {what}"
     training = [pair for pair in pairs if pair.split == SPLITS[0]]
-    absent = sorted(expected.values - sum_values(training).keys())
-    if training and absent and expected.in_words:
-        yield f"{training[0].label_path.parent}: {name_some(absent)} in no label"
+    if training and expected.values:
+        absent = sorted(expected.values - sum_values(training).keys())
+        if absent:
+            yield f"{training[0].label_path.parent}: {name_some(absent)} in no label"
 
 
 # ------------------------------------------------------------------------------------ the verdict
@@ -210,7 +146,8 @@ def describe_split(split, pairs, label_kind="classes"):
     start = f"{split}: {len(pairs) - copies} pairs{with_copies}, {ends} px, {kinds}, "
     if label_kind == "objects":
         objects = sum(len(pair.values.keys() - {0}) for pair in pairs)
-        return f"{start}{objects:,} objects in {1 - pixels[0] / pixels.total():.1%} of the pixels"
+        share = 1 - pixels[0] / max(1, pixels.total())
+        return f"{start}{objects:,} objects in {share:.1%} of the pixels"
     shares = name_some([f"{value}: {pixels[value] / pixels.total():.1%}"
                         for value in sorted(pixels)])
     return f"{start}pixels with label {shares}"
@@ -228,21 +165,24 @@ def check_set(folder, survey, n_channels=None, n_classes=None, ignore_label=None
     pairs = read_set(folder, survey, problems, ignore_label)
     kind, reason = decide_kind(survey, [pair.label_path for pair in pairs], label_kind, n_classes,
                                ignore_label)
-    for split in SPLITS:
-        part = [pair for pair in pairs if pair.split == split]
-        if part:
-            print(describe_split(split, part, kind))
+    parts = {split: part for split in SPLITS
+             if (part := [pair for pair in pairs if pair.split == split])}
+    for split, part in parts.items():
+        print(describe_split(split, part, kind))
     if reason:
         print(f"labels: {kind}: {reason}")
-    expected = expect_values(pairs, n_classes, kind)
-    problems += [*odd_images(pairs, n_channels), *odd_labels(pairs, expected)]
-    if kind == "objects":
-        bad = list(odd_objects(pairs))
-        problems += bad
-        training = [pair.label_path for pair in pairs if pair.split == SPLITS[0]]
-        if training and not bad:
-            print(describe_border(object_facts(survey, training, ignore_label)))
-    warnings += doubtful_labels(pairs, expected)
+    splits = {split: LabelSplit(part[0].label_path.parent,
+                                {pair.label_path: pair.values for pair in part})
+              for split, part in parts.items()}
+    judgement = judge_labels([*splits.values()], n_classes, kind)
+    refused = [line for split, labels in splits.items()
+               for line in refused_labels(labels, judgement.n_classes, ignore_label, kind,
+                                          split != SPLITS[0])]
+    problems += [*odd_images(pairs, n_channels), *judgement.problems, *refused]
+    if kind == "objects" and SPLITS[0] in splits and not refused:
+        training = [*splits[SPLITS[0]].files]
+        print(describe_border(object_facts(survey, training, ignore_label)))
+    warnings += doubtful_labels(pairs, judgement.expected[0] if pairs else None)
     for line, is_leak in find_duplicates(pairs):
         (problems if is_leak else warnings).append(line)
     for line in [f"warning: {line}" for line in warnings] + problems:
@@ -250,4 +190,4 @@ def check_set(folder, survey, n_channels=None, n_classes=None, ignore_label=None
     print(f"{len(pairs)} pairs, {len(problems)} problem(s)" if problems
           else f"{len(pairs)} pairs, sound")
     channels = n_channels or max((pair.channels for pair in pairs), default=1)
-    return Verdict(not problems, channels, expected.n_classes, kind)
+    return Verdict(not problems, channels, judgement.n_classes, kind)

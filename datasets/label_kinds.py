@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from command.bars import progress_bar
+from command.names import canonical_path
 from datasets.copies import Manifest
 from datasets.label_values import MOST_USUAL, LabelKind, foreground_of
 from datasets.labels import load_objects
@@ -56,7 +57,8 @@ def without_copies(survey, labels):
     known = {}
     for folder in {path.parent for path in labels}:
         known.update(Manifest(folder.parent / "imgs", folder).hashes)
-    originals = [path for path in labels if survey.label(path).content not in known.get(path, ())]
+    originals = [path for path in labels
+                 if survey.label(path).content not in known.get(canonical_path(path), ())]
     return originals or labels
 
 

@@ -74,19 +74,24 @@ def foreground_of(counts):
     return Foreground(255, len(between) > 1 and between[-1] >= MOST_CLASSES)
 
 
-def classes_in(counts, label_kind="classes"):
-    """The number of classes in labels whose values occur `counts` times.
+def classes_in(totals, label_kind="classes"):
+    """The number of classes in folders of labels; totals: the `total_values` of each.
 
-    2 in certain masks, and where the values number objects.
+    2 where all are certain masks, and where the values number objects.
     """
-    if label_kind == "objects" or foreground_of(counts).is_certain:
+    if label_kind == "objects" or all(foreground_of(counts).is_certain for counts in totals):
         return 2
-    return max(counts) + 1
+    return 1 + max(max(counts, default=0) for counts in totals)
+
+
+def too_many_classes(n_classes, folder):
+    """The line about a folder's labels that have more values than can be meant as classes."""
+    return (f"{folder}: values up to {n_classes - 1}; give --n_classes (2: every value above 0 is "
+            "foreground), --label_kind objects (values number objects), or --ignore_label (a "
+            "value that means: not labelled)")
 
 
 def check_classes(n_classes, folder):
     """Raise DataError where a folder's labels have too many values to be meant as classes."""
     if n_classes > MOST_CLASSES:
-        raise DataError(f"{folder}: values up to {n_classes - 1}; give --n_classes (2: every "
-                        "value above 0 is foreground), --label_kind objects (values number "
-                        "objects), or --ignore_label (a value that means: not labelled)")
+        raise DataError(too_many_classes(n_classes, folder))

@@ -25,7 +25,7 @@ class SplitPairs(NamedTuple):
     """What to train and to test on, [(image path, label path)] each."""
     train: list
     test: list
-    remarks: list  # lines that say which lists were edited
+    remarks: list  # lines for people, such as: which lists were edited
 
 
 def make_lists(data_directory, datatxt_directory):

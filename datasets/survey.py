@@ -40,8 +40,7 @@ class SetFacts:
     height: int            # px, of the highest training image
     width: int             # px, of the widest
     n_channels: int        # by the training images
-    n_classes: int         # by the labels to train with
-    test_classes: int      # by those to test with
+    n_classes: int         # by all labels
     shapes: frozenset = frozenset()  # (height, width) of the training images, each once
     label_kind: LabelKind = LabelKind("classes")
 
@@ -207,14 +206,13 @@ def facts_of_set(survey, train_pairs, held_pairs, test_pairs, ignore_label,
     """
     training = [*train_pairs, *held_pairs]
     images = [survey.image(image) for image, _ in training]
-    n_classes, test_classes = (
-        classes_in(values_of(survey, [label for _, label in pairs], ignore_label), label_kind.kind)
-        for pairs in (training, test_pairs))
+    totals = [values_of(survey, [label for _, label in pairs], ignore_label)
+              for pairs in (training, test_pairs)]
     sizes = [tuple(size_of(survey.image(image)) for image, _ in pairs)
              for pairs in (train_pairs, held_pairs or test_pairs)]
     return SetFacts(*sizes,
                     max(facts.height for facts in images), max(facts.width for facts in images),
-                    needed_channels(images), n_classes, test_classes,
+                    needed_channels(images), classes_in(totals, label_kind.kind),
                     frozenset(map(size_of, images)), label_kind)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from backend import ranks
 from command.errors import DataError
-from datasets.label_values import MOST_USUAL, NUMBERED, check_classes
+from datasets.label_values import MOST_USUAL, NUMBERED
 from masks.score_rows import OF_OBJECTS
 from runs.log import ENDLESS
 from runs.settings import Settings
@@ -66,10 +66,9 @@ def complete(settings, facts, device, crop):
     mistake = find_wrong_chooser(values["best_by"], values["label_kind"], values["n_classes"])
     if mistake:
         raise DataError(mistake)
-    n_classes = max(facts.n_classes, facts.test_classes)
-    doubt = f"; {NUMBERED}" if n_classes > MOST_USUAL else ""
+    doubt = f"; {NUMBERED}" if facts.n_classes > MOST_USUAL else ""
     are_objects = values["label_kind"] == "objects"
-    settle("n_classes", n_classes,
+    settle("n_classes", facts.n_classes,
            "objects and background" if are_objects else f"values in the labels{doubt}")
     kind = "cuda" if device.is_gpu else "cpu"
     settle("base_channels", BASE_CHANNELS[kind], "a GPU" if device.is_gpu else "a CPU")
@@ -109,13 +108,6 @@ def find_wrong_chooser(best_by, label_kind, n_classes):
         return (f"--best_by {best_by}: these labels are classes; only numbered objects have this "
                 "score (--label_kind objects)")
     return ""
-
-
-def check_label_values(settings, facts, train_folder, test_folder):
-    """Raise DataError where classes are to be chosen and labels have too many values for it."""
-    if settings.data.n_classes is None:
-        check_classes(facts.n_classes, train_folder)
-        check_classes(facts.test_classes, test_folder)
 
 
 def choose_batch(settings, facts, device):

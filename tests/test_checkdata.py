@@ -89,12 +89,16 @@ def test_ignored_pixels_are_passed_over(check, folder):
     label = np.repeat(np.array([[0, 0, 1, 255]], np.uint8), 6, axis=0)
     write_set(folder, label)
     assert check()[0] == 1, "three values, of which none is known to mean nothing"
-    save(folder / "test" / "labels" / "b0.png", label * 0 + 255)
+    save(folder / "train" / "labels" / "a0.png", label * 0 + 255)
     code, lines = check("--ignore_label", 255)
     assert code == 0 and lines[-2] == "6 pairs, sound"
     assert lines[0].endswith("pixels with label 0: 66.7%, 1: 33.3%")
-    assert lines[2] == f"warning: {folder}/test/labels/b0.png: empty, all its pixels are ignored"
+    assert lines[2] == f"warning: {folder}/train/labels/a0.png: empty, all its pixels are ignored"
     assert lines[-1].endswith(" --n_classes 2 --ignore_label 255 --protocol fast")
+    save(folder / "test" / "labels" / "b0.png", label * 0 + 255)
+    code, lines = check("--ignore_label", 255)
+    assert code == 1 and (f"{folder}/test/labels/b0.png: every pixel has the value 255, which "
+                          "--ignore_label leaves out") in lines, "Main.py cannot test on it"
 
 
 def test_sizes_may_differ_between_pairs(check, folder):
@@ -237,7 +241,7 @@ def test_classes_of_sound_labels_are_those_that_training_chooses(folder, row, n_
     write_set(folder, np.repeat(np.array([row], np.uint8), 6, axis=0))
     assert check_set(folder, Survey()) == (True, 1, n_classes, "classes")
     counts = label_values.count_label_values(sorted((folder / "train/labels").iterdir()), None)
-    assert label_values.classes_in(counts) == n_classes
+    assert label_values.classes_in([counts]) == n_classes
 
 
 @pytest.mark.parametrize("spoil, line", [

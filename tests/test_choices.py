@@ -7,17 +7,18 @@ from PIL import Image
 import Main
 from backend import machine
 from command.errors import DataError
+from datasets.label_rules import LabelSplit, judge_labels
 from datasets.label_values import LabelKind, classes_in, count_label_values
 from datasets.survey import SetFacts, Survey, facts_of_set
 from MirrorPadding import Tiles, Whole
 from runs import choices
-from runs.choices import Device, check_label_values, check_memory, complete
+from runs.choices import Device, check_memory, complete
 
 GREY = np.full((4, 5), 70, np.uint8)
 COLOUR = np.dstack([np.full((4, 5), value, np.uint8) for value in (70, 70, 71)])
 SIZE = 300, 200
 FACTS = SetFacts(training_sizes=(SIZE,) * 3, tested_sizes=(SIZE,) * 3, height=300, width=200,
-                 n_channels=1, n_classes=2, test_classes=2)
+                 n_channels=1, n_classes=2)
 CPU, GPU = Device(False, 10 ** 12), Device(True, 8 * 10 ** 9)
 
 
@@ -70,31 +71,32 @@ def test_colours(images, channels, tmp_path):
     ([0, 1, 2, 255], 255, 3), ([0, 1, 2, 9], 300, 10), ([0, 1, 7], 7, 2)])
 def test_classes(values, ignored, classes, tmp_path):
     pairs = pairs_of(tmp_path, [GREY], [np.array([values], np.uint8)])
-    assert classes_in(count_label_values([pairs[0][1]], ignored)) == classes
+    assert classes_in([count_label_values([pairs[0][1]], ignored)]) == classes
     assert facts_of_set(Survey(), pairs, [], pairs, ignored).n_classes == classes
 
 
 def test_a_class_that_only_test_labels_have_counts_too(tmp_path):
-    assert chosen(facts=facts(n_classes=2, test_classes=3))[0]["n_classes"] == 3
-    assert chosen(facts=facts(n_classes=3, test_classes=2))[0]["n_classes"] == 3
+    assert chosen(facts=facts(n_classes=3))[0]["n_classes"] == 3
     (tmp_path / "test").mkdir()
     ones = np.eye(4, 5, dtype=np.uint8)
     pairs = pairs_of(tmp_path, [GREY], [ones])
-    for label, test_classes in ((ones + 2 * np.eye(4, 5, 1, dtype=np.uint8), 3),
-                                (ones, 2), (255 * ones, 2)):
+    for label, n_classes in ((ones + 2 * np.eye(4, 5, 1, dtype=np.uint8), 3),
+                             (ones, 2), (255 * ones, 2)):
         test_pairs = pairs_of(tmp_path / "test", [GREY], [label])
         found = facts_of_set(Survey(tmp_path), pairs, [], test_pairs, None)
-        assert (found.n_classes, found.test_classes) == (2, test_classes)
+        assert found.n_classes == n_classes
+        assert facts_of_set(Survey(tmp_path), test_pairs, [], pairs, None).n_classes == n_classes
 
 
-def test_numbers_of_objects_are_no_classes(tmp_path):
-    settings = settings_of()
-    for many in ({"n_classes": 100}, {"test_classes": 100}):
-        with pytest.raises(DataError, match="values up to 99; give --n_classes"):
-            check_label_values(settings, facts(**many), tmp_path, tmp_path)
-        check_label_values(settings_of("--n_classes", 2), facts(**many), tmp_path, tmp_path)
-        assert chosen("--n_classes", 2, facts=facts(**many))[0]["n_classes"] == 2
-    check_label_values(settings, facts(n_classes=32), tmp_path, tmp_path)
+def test_numbers_of_objects_are_no_classes():
+    few = LabelSplit("few", {"a": {0: 5, 1: 2}})
+    for largest, refused in ((99, True), (32, True), (31, False)):
+        many = LabelSplit("many", {"a": {value: 3 for value in range(largest + 1)}})
+        for splits in ([many, few], [few, many]):
+            line = judge_labels(splits).refusal
+            assert line.startswith(f"many: values up to {largest}; give --n_classes") == refused
+            assert (line == "") != refused and judge_labels(splits, 2).refusal == ""
+    assert chosen("--n_classes", 2, facts=facts(n_classes=100))[0]["n_classes"] == 2
 
 
 def test_everything_is_chosen_and_no_flag_overruled():
