@@ -84,9 +84,10 @@ def make_folders(options):
         return 1
     rule = SplitRule(options.test_fraction, options.seed, options.group)
     classes = import_folders(options.images, options.labels, options.Data_directory, rule,
-                             FoldersWish(options.colours, options.split_pages))
+                             FoldersWish(options.colours, options.split_pages,
+                                         options.n_channels))
     classes = classes and max(2, 1 + max(classes - {options.ignore_label}))
-    return report_set(options, n_classes=classes)
+    return report_set(options, options.n_channels, classes)
 
 
 def make_annotations(options):
@@ -95,9 +96,10 @@ def make_annotations(options):
     from datasets.splits import SplitRule
     rule = SplitRule(options.test_fraction, options.seed, options.group)
     n_classes = import_annotations(options.images, options.annotations, options.format,
-                                   options.Data_directory, rule, options.label_kind)
+                                   options.Data_directory, rule, options.label_kind,
+                                   options.n_channels)
     label_kind = "objects" if options.label_kind == "objects" else None
-    return report_set(options, n_classes=n_classes, label_kind=label_kind)
+    return report_set(options, options.n_channels, n_classes, label_kind)
 
 
 def check_folder(options):
@@ -240,9 +242,6 @@ def add_flags_of_split(add):
 
 def add_check_flags(add):
     """The flags of `check`: what the set should be like."""
-    add("--n_channels", type=number(int, 1, MOST_CHANNELS + 1),
-        help="channels that the images should have, up to 16 (default: those that most of them "
-             "have)")
     add("--n_classes", type=number(int, 2, 256),
         help="number of classes that the labels should have (default: as the labels show it)")
     add("--label_kind", choices=("classes", "objects"),
@@ -252,6 +251,9 @@ def add_check_flags(add):
 
 def add_flags_of_facts(add):
     """The flags for what is to be known of a set's files, and where it is kept."""
+    add("--n_channels", type=number(int, 1, MOST_CHANNELS + 1),
+        help="channels that the images should have, up to 16 (default: those that most of them "
+             "have); as many pages of a TIFF without axes are its channels")
     add("--ignore_label", type=number(int, 0, 2 ** 16),
         help="label value to ignore, in the loss and in all scores (default: none)")
     add("--Datatxt_directory", type=Path, default="./DataTxt",

@@ -19,6 +19,7 @@ from datasets.json_shapes import read_coco, read_geojson, read_labelme
 from datasets.layout import Source, content_of, lay_out, suffix_in_set
 from datasets.roi_shapes import read_rois
 from datasets.shapes import Drawing, draw_shapes
+from images.channels import stored_channels
 from images.formats import IMAGE_SUFFIXES, check_same_size, list_images, pixels_suffix
 from images.reading import read_image
 
@@ -65,6 +66,12 @@ class Remarks:
         if self.errors:
             raise DataError(f"{len(self.errors)} annotations or images cannot be used (each has "
                             "a line above); mend them, or move them away")
+
+
+class LabelWish(NamedTuple):
+    """What the labels should show, and the images have."""
+    classes: Optional[dict]    # {name: number}; None: objects
+    n_channels: Optional[int]  # None: any number
 
 
 class Labelled(NamedTuple):
@@ -144,14 +151,15 @@ def _find_files(source_format, folder):
 
 
 # ------------------------------------------------------------------------------------- the labels
-def choose_shapes(image, drawing, classes, remarks):
+def choose_shapes(image, drawing, wish, remarks):
     """The Labelled of an image; None where there is an error.
 
-    drawing: of the image, or None; classes: {name: number}, or None for objects.  A shape without
-    a number is left out.  Errors and what is odd go to the `remarks`.
+    drawing: of the image, or None; wish: a LabelWish.  A shape without a number is left out.
+    Errors and what is odd go to the `remarks`.
     """
+    classes = wish.classes
     try:
-        pixels = read_image(image)
+        pixels = read_image(image, stored_channels(wish.n_channels))
         height, width, *_ = pixels.shape
         if drawing and drawing.size:
             check_same_size(image, (height, width), drawing.path, drawing.size)
@@ -219,16 +227,16 @@ def make_labelled(labelled):
     return [content_of(labelled.image, read_image), labelled.draw().label]
 
 
-def draw_sources(images, drawings, classes, remarks):
+def draw_sources(images, drawings, wish, remarks):
     """Draw the label of each image once: a list of Source.
 
-    images: {stem: Path}; drawings: {stem: Drawing}; classes: as for `choose_shapes`.  Errors and
-    what is odd go to the `remarks`.
+    images: {stem: Path}; drawings: {stem: Drawing}; wish: a LabelWish.  Errors and what is odd go
+    to the `remarks`.
     """
     sources, contested, is_empty = [], [], True
     for stem, image in progress_bar(images.items(), "drawing", unit="image"):
         drawing = drawings.get(stem)
-        labelled = choose_shapes(image, drawing, classes, remarks)
+        labelled = choose_shapes(image, drawing, wish, remarks)
         drawn = labelled and check_drawn(labelled, drawing and drawing.path, remarks)
         if drawn:
             is_empty = is_empty and not drawn.label.any()
@@ -244,11 +252,13 @@ def draw_sources(images, drawings, classes, remarks):
     return sources
 
 
-def import_annotations(image_folder, place, format_name, folder, rule, label_kind):
+def import_annotations(image_folder, place, format_name, folder, rule, label_kind,
+                       n_channels=None):
     """Write images with annotations into the set `folder`; returns its number of classes.
 
     place: the file or the folder of the format, a row of ANNOTATION_FORMATS; rule: a SplitRule;
-    label_kind: "objects" numbers shapes from 1, "classes" gives a shape the number of its name.
+    label_kind: "objects" numbers shapes from 1, "classes" gives a shape the number of its name;
+    n_channels: that the images should have, or None.
     Raises DataError, before anything is written, for what is no data set.
     """
     images = list_images(image_folder, suffixes=IMAGE_SUFFIXES + CONVERTED_SUFFIXES)
@@ -262,11 +272,12 @@ def import_annotations(image_folder, place, format_name, folder, rule, label_kin
     if label_kind == "classes" and drawings:
         classes = number_classes(drawings.values(), place)
         tables = [Entry((folder / CLASS_TABLE,), lambda: [list_classes(classes)], count=0)]
-    sources = draw_sources(images, drawings, classes, remarks)
+    sources = draw_sources(images, drawings, LabelWish(classes, n_channels), remarks)
     remarks.show()
     say_conversions(images.values())
     if classes:
-        print("classes: 0 background, "
-              + ", ".join(f"{number} {name}" for name, number in classes.items()))
+        shown = [f"{number} {name}" for name, number in classes.items()]
+        more = f" and {len(shown) - MOST_LINES} more" if len(shown) > MOST_LINES else ""
+        print(f"classes: 0 background, {', '.join(shown[:MOST_LINES])}{more}")
     lay_out(sources, folder, rule, tables)
-    return 1 + len(classes or "1")
+    return 1 + len(classes) if classes else 2

@@ -14,6 +14,7 @@ from datasets.entries import Entry
 from datasets.layout import Source, content_of, lay_out, suffix_in_set
 from datasets.pairs import check_folders_differ
 from datasets.stacks import StackPair
+from images.channels import stored_channels
 from images.formats import IMAGE_SUFFIXES, check_same_size, list_images, pixels_suffix
 from images.reading import read_image, read_label
 
@@ -90,6 +91,7 @@ class FoldersWish(NamedTuple):
     """What the labels of two folders are, and what becomes of their files."""
     colours: Optional[Path]   # table of the classes that colours of the labels stand for
     split_pages: bool         # whether each page of a stack becomes an image
+    n_channels: Optional[int] = None  # that the images should have; None: any number
 
 
 def import_folders(image_folder, label_folder, folder, rule, wish):
@@ -103,11 +105,11 @@ def import_folders(image_folder, label_folder, folder, rule, wish):
     sources = []
     for image, label in progress_bar(pairs, "reading", unit="pair"):
         if wish.colours:
-            sources.append(colour_source(image, label, rows, wish.colours))
+            sources.append(colour_source(image, label, rows, wish))
         elif wish.split_pages:
-            sources.append(stack_source(image, label))
+            sources.append(stack_source(image, label, wish.n_channels))
         else:
-            sources.append(pair_source(image, label))
+            sources.append(pair_source(image, label, wish.n_channels))
     if ending:
         print(f"{label_folder}: the labels' common ending {ending} is left out of their names")
     stacks = [source for source in sources if len(source.stems) > 1]
@@ -120,25 +122,27 @@ def import_folders(image_folder, label_folder, folder, rule, wish):
 
 
 # --------------------------------------------------------------------------------- pairs as Sources
-def pair_source(image, label):
+def pair_source(image, label, n_channels):
     """The Source of an image and its label; errors as `read_image`, `read_label`."""
-    read = read_image(image), read_label(label)
+    read = read_image(image, stored_channels(n_channels)), read_label(label)
     check_same_size(image, read[0].shape[:2], label, read[1].shape)
     suffixes = [suffix_in_set(path, pixels) for path, pixels in zip((image, label), read)]
     return Source(image, (image.stem,), suffixes, partial(convert_pair, (image, label)))
 
 
-def stack_source(image, label):
+def stack_source(image, label, n_channels):
     """The Source of a stack and that of its labels, or of a pair; errors as StackPair."""
     stack = StackPair(image, label)
     if len(stack.stems) == 1:
-        return pair_source(image, label)
+        return pair_source(image, label, n_channels)
     return Source(image, stack.stems, stack.suffixes(), stack.contents)
 
 
-def colour_source(image, label, rows, table):
+def colour_source(image, label, rows, wish):
     """The Source of an image and a mask in colours; errors as `read_classes`."""
-    pixels, classes = read_image(image), read_classes(label, rows, table)
+    pixels = read_image(image, stored_channels(wish.n_channels))
+    classes = read_classes(label, rows, wish.colours)
     check_same_size(image, pixels.shape[:2], label, classes.shape)
     suffixes = [suffix_in_set(image, pixels), pixels_suffix(classes)]
-    return Source(image, (image.stem,), suffixes, partial(recolour_pair, image, label, rows, table))
+    make = partial(recolour_pair, image, label, rows, wish.colours)
+    return Source(image, (image.stem,), suffixes, make)
