@@ -135,7 +135,7 @@ def draw_weights(label, w0, sigma, path, numbered=False):
         for axis, (title, values) in zip(axes.flat, panels.items()):
             drawn = axis.imshow(values, cmap=colours if values is label else "viridis", vmin=0,
                                 interpolation="nearest")
-            axis.set_title(title)
+            axis.set_title(title, parse_math=True)
             axis.set_axis_off()
             if values is not label or not numbered:
                 axis.figure.colorbar(drawn, ax=axis, shrink=0.85)
