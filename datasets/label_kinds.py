@@ -90,7 +90,9 @@ def count_objects(objects):
 def describe_border(facts):
     """What the border takes from the objects of ObjectFacts, in one line."""
     line = f"{facts.all:,} objects to train on; where two touch, each loses {BORDER} px"
-    if facts.vanished or facts.parted:
-        line += (f": nothing is left of {facts.vanished:,}, and {facts.parted:,} fall into more "
-                 "pieces")
-    return line
+    losses = []
+    if facts.vanished:
+        losses.append(f"nothing is left of {facts.vanished:,}")
+    if facts.parted:
+        losses.append(f"{facts.parted:,} fall into more pieces")
+    return f"{line}: {' and '.join(losses)}" if losses else line

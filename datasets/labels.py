@@ -33,15 +33,20 @@ def load_objects(path, ignore_label=None):
 
     Pixels of the stored value `ignore_label` become IGNORED.  Raises DataError as `check_objects`.
     """
-    return as_objects(path, read_label(path), ignore_label)
+    stored = read_label(path)
+    check_objects(path, 0)
+    return as_objects(path, stored, ignore_label)
 
 
 def as_objects(path, stored, ignore_label=None):
-    """What `load_objects` makes of stored values; arguments as for `as_classes`."""
+    """What `load_objects` makes of stored values; arguments as for `as_classes`.
+
+    Whether the file is lossy is not looked at again.
+    """
     is_ignored = np.zeros(stored.shape, bool)
     if ignore_label is not None:
         is_ignored = stored == ignore_label
-    check_objects(path, np.where(is_ignored, 0, stored).max())
+    check_number(path, np.where(is_ignored, 0, stored).max())
     return np.where(is_ignored, IGNORED, stored.astype(np.int32))
 
 
@@ -70,6 +75,11 @@ def check_objects(path, largest):
     """Raise DataError for a label that cannot number objects: a lossy file, too large a number."""
     if is_lossy(path):
         raise DataError(f"{path}: JPEG changes the numbers of objects; store labels as PNG or TIFF")
+    check_number(path, largest)
+
+
+def check_number(path, largest):
+    """Raise DataError for a label whose `largest` value is too large for a number of an object."""
     if largest > LARGEST_NUMBER:
         raise DataError(f"{path}: has the value {largest}, but objects have numbers up to "
                         f"{LARGEST_NUMBER}; number them anew, or give --ignore_label {largest} if "

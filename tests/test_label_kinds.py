@@ -11,7 +11,8 @@ import Main
 from command.errors import DataError
 from datasets.check import check_set
 from datasets.copies import Manifest
-from datasets.label_kinds import ObjectFacts, count_objects, decide_kind, object_facts
+from datasets.label_kinds import (ObjectFacts, count_objects, decide_kind, describe_border,
+                                  object_facts)
 from datasets.label_values import LabelKind, count_values, total_values
 from datasets.objects import training_target
 from datasets.survey import Survey, facts_of_set
@@ -179,8 +180,15 @@ def test_check_names_what_the_border_takes(nuclei, capsys):
     write_png(nuclei / "set/train/labels/0.png", label)
     assert check_set(nuclei / "set", Survey(), label_kind="objects").is_sound
     line, = (line for line in capsys.readouterr().out.splitlines() if "objects to train" in line)
-    assert line.endswith("where two touch, each loses 1 px: nothing is left of 1, and 0 fall into "
-                         "more pieces")
+    assert line.endswith("where two touch, each loses 1 px: nothing is left of 1")
+
+
+@pytest.mark.parametrize("vanished, parted, end", [
+    (0, 0, "loses 1 px"), (0, 1200, ": 1,200 fall into more pieces"),
+    (3, 2, ": nothing is left of 3 and 2 fall into more pieces")])
+def test_what_the_border_takes_in_words(vanished, parted, end):
+    line = describe_border(ObjectFacts(4000, 3999, vanished, parted))
+    assert line.startswith("4,000 objects to train on; ") and line.endswith(end)
 
 
 def prepared(folder, *flags):
