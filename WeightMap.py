@@ -10,7 +10,9 @@ MICCAI 2015, section 3, eq. 2:
 w_c balances the classes.  The second term is large in the thin gap between two objects that nearly
 touch.
 
-d1 and d2 are the distances to the border of the nearest and of the second nearest object.
+d1 and d2 are the distances to the border of the nearest and of the second nearest object.  In a
+label of classes an object is an 8-connected component.  Numbered objects are told apart by their
+numbers; datasets/objects.py takes the border between them before.
 
 WeightMaps keeps the maps in a folder: `<label>.npy`, and a picture `<label>.png`, dark where the
 weight is large.  The picture stores a key of label, w0 and sigma.  A map is computed again where

@@ -14,12 +14,14 @@ from unittest import mock
 import numpy as np
 import pytest
 from matplotlib import pyplot
+from nuclei import ellipses
 from PIL import Image
 from scipy import ndimage
 
 import DataAugmentation
 from command.errors import run
-from DataAugmentation import augment_pair, elastic_field, grid_field, warp_image, warp_label
+from DataAugmentation import (augment_pair, elastic_field, grid_field, make_field, warp_image,
+                              warp_label)
 from datasets import copies
 from images.warp import gaussian_smooth
 
@@ -499,3 +501,20 @@ def test_usage_error_as_a_process(tmp_path):
     done = augment_process(tmp_path, "--sum", "0", code=2)
     assert "--sum" in done.stderr and done.stderr.count("\n") == 1
     assert contents(tmp_path) == before
+
+
+# ------------------------------------------------------------------------------- numbered objects
+@pytest.mark.parametrize("dtype, step", [(np.uint8, 3), (np.uint16, 1000),
+                                         (np.uint32, 2 ** 25 + 1)])
+@pytest.mark.parametrize("method", ["elastic", "grid"])
+def test_numbers_of_objects_stay_what_they_are(dtype, step, method):
+    """Every pixel has the number of the nearest one, to the last digit."""
+    objects = (ellipses(2, 96, (8, 12)).astype(np.int64) * step).astype(dtype)
+    image = (objects > 0).astype(np.uint8)
+    warped_image, warped = augment_pair(image, objects, np.random.default_rng(1), method)
+    assert warped.dtype == dtype and set(np.unique(warped)) <= set(np.unique(objects))
+    field = make_field(objects.shape, np.random.default_rng(1), method)
+    period = 2 * 95  # mirrored without end
+    rows, columns = np.rint(field).astype(int) % period
+    rows, columns = (np.minimum(axis, period - axis) for axis in (rows, columns))
+    assert (warped == objects[rows, columns]).mean() > 0.999  # halves may be rounded either way
