@@ -254,7 +254,7 @@ def add_flags_of_facts(add):
     add("--n_channels", type=number(int, 1, MOST_CHANNELS + 1),
         help="channels that the images should have, up to 16 (default: those that most of them "
              "have); as many pages of a TIFF without axes are its channels")
-    add("--ignore_label", type=number(int, 0, 2 ** 16),
+    add("--ignore_label", type=number(int, 0, 2 ** 32),
         help="label value to ignore, in the loss and in all scores (default: none)")
     add("--Datatxt_directory", type=Path, default="./DataTxt",
         help="folder for facts about the files, so that Main.py need not read them")

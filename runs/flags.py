@@ -58,7 +58,7 @@ def add_data_flags(add):
              "between those that touch; only with --n_classes 2 (default: objects where there are "
              f"more than {MOST_USUAL} values above 0 and nearly each is in one piece in each "
              "label, else classes)")
-    add("--ignore_label", type=number(int, 0, 2 ** 16),
+    add("--ignore_label", type=number(int, 0, 2 ** 32),
         help="label value to ignore, in the loss and in all scores (default: none)")
     add("--val_fraction", type=number(float, 0, 1), default=0.0,
         help="share of the training images that is held back to choose the best model; the test "

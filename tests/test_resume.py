@@ -215,6 +215,22 @@ def test_a_run_of_before_large_images_goes_on_with_one_crop_each(finished, monke
     assert end.value.code == 2
 
 
+def test_a_run_of_before_numbered_objects_goes_on_with_classes(unbroken, folder):
+    """The same bits come out, whatever the values in its labels look like."""
+    assert command("Main.py", *FLAGS, "--Total_epochs", 2, cwd=folder).returncode == 0
+    path = folder / "checkpoints" / "last_model.safetensors"
+    arrays, header = checkpoint.load(path)
+    assert header["run"]["settings"].pop("label_kind") == ["classes"]
+    path.unlink()
+    checkpoint.save(path, arrays, header)
+    done = command("Main.py", "--resume", "--label_kind", "objects", cwd=folder)
+    assert done.returncode == 2 and "--label_kind objects (was classes)" in done.stderr
+    done = command("Main.py", "--resume", "--Total_epochs", 4, cwd=folder)
+    assert done.returncode == 0 and "label_kind=classes" in done.stdout, done.stderr
+    assert_same(results(folder), results(unbroken))
+    assert "label_kind" not in checkpoint.load(path)[1]
+
+
 def test_a_run_of_before_best_by_goes_on_by_iou(finished):
     """Its checkpoint has no such setting, and its best score has the name of the only one."""
     path = finished / "checkpoints" / "last_model.safetensors"
