@@ -176,10 +176,10 @@ def choose_shapes(image, drawing, wish, remarks):
         where = f"{drawing.path}: {shape.place}"
         if classes is not None and shape.name not in classes:
             remarks.add("shapes without a class", f"{where} has no class: left out")
-        elif classes is None and shape.is_crowd:
-            remarks.add("crowds", f"{where} is a crowd of objects, which has no number: left out")
-        else:
-            shapes.append(shape)
+            continue
+        if classes is None and shape.is_crowd:
+            remarks.add("crowds", f"{where} is marked as a crowd: drawn as one object")
+        shapes.append(shape)
     numbers = None if classes is None else [classes[shape.name] for shape in shapes]
     return Labelled(image, suffix_in_set(image, pixels), (height, width), shapes, numbers)
 
@@ -269,7 +269,7 @@ def import_annotations(image_folder, place, format_name, folder, rule, label_kin
     remarks = Remarks()
     drawings = find_drawings(source_format, place, images, remarks)
     classes, tables = None, []
-    if label_kind == "classes" and drawings:
+    if label_kind == "classes" and not remarks.errors:
         classes = number_classes(drawings.values(), place)
         tables = [Entry((folder / CLASS_TABLE,), lambda: [list_classes(classes)], count=0)]
     sources = draw_sources(images, drawings, LabelWish(classes, n_channels), remarks)

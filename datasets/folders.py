@@ -19,7 +19,7 @@ from images.formats import IMAGE_SUFFIXES, check_same_size, list_images, pixels_
 from images.reading import read_image, read_label
 
 # what Pillow reads and the other commands do not
-CONVERTED_SUFFIXES = (".gif", ".pbm", ".pgm", ".pnm", ".ppm", ".webp")
+CONVERTED_SUFFIXES = (".avif", ".gif", ".jp2", ".pbm", ".pgm", ".pnm", ".ppm", ".webp")
 
 
 def common_endings(stems):

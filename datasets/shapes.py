@@ -157,7 +157,7 @@ class Shape(NamedTuple):
     name: str     # of its class; "" where it has none
     parts: tuple  # each a Polygon, an Ellipse or Runs; a pixel of any part is the shape's
     place: str    # where it stands in its file, for people: "shape 3"
-    is_crowd: bool = False  # whether it holds many things, which then have no numbers
+    is_crowd: bool = False  # whether it may hold many things
 
     def fill(self, height, width):
         """The shape's Patch of an image of this size; ValueError as its parts."""

@@ -123,14 +123,14 @@ def pages_of(file):
 
     An image is an array, or a LargePage where it is large and can be read in bands.
     """
-    for entry in file.pages:
-        if file.is_large and file.by_rows:
-            yield LargePage(file, entry)
-            continue
-        with _opened(file.path) as image:
+    if file.is_large and file.by_rows:
+        yield from (LargePage(file, entry) for entry in file.pages)
+        return
+    with _opened(file.path) as image:  # once: its header may tell of thousands of pages
+        for entry in file.pages:
             pixels = image.read(entry)
-        check_finite(file.path, pixels)
-        yield pixels
+            check_finite(file.path, pixels)
+            yield pixels
 
 
 def row_bands(pixels, rows=1024):
@@ -156,10 +156,9 @@ def read_label(path):
 
 def label_pages_of(file):
     """Yield each label of an ImageFile, as `read_label` gives it."""
-    for entry in file.pages:
-        with _opened(file.path) as image:
-            label = _read_label_page(file.path, image, entry)
-        yield label
+    with _opened(file.path) as image:
+        for entry in file.pages:
+            yield _read_label_page(file.path, image, entry)
 
 
 def _read_label_page(path, image, entry):

@@ -353,13 +353,36 @@ def test_coco_joins_the_parts_of_an_annotation(annotations, tmp_path):
         assert np.array_equal(label, IN_SQUARE | IN_TRIANGLE), "joined, no hole"
 
 
-def test_a_crowd_is_a_class_but_no_object(annotations, tmp_path):
+@pytest.mark.parametrize("kind, times", [("objects", 5), ("classes", 0)])
+def test_a_crowd_is_drawn_and_said(annotations, tmp_path, kind, times):
+    """Some tools mark each object that was drawn by a brush as a crowd."""
     write_coco_of(tmp_path / "drawn", [rle(IN_SQUARE, False)], iscrowd=1)
-    code, output, _ = annotations("coco", "objects")
-    assert code == 1 and output.count("is a crowd of objects, which has no number: left out") == 5
-    assert not (tmp_path / "set").exists()
-    assert annotations("coco", "classes")[0] == 0
+    code, output, _ = annotations("coco", kind)
+    assert code == 0 and output.count("is marked as a crowd: drawn as one object") == times
     assert np.array_equal(labels_in(tmp_path / "set")["a"], IN_SQUARE)
+
+
+def test_no_shape_at_all(annotations, tmp_path):
+    write_coco_of(tmp_path / "drawn", [None])
+    assert_refused(annotations("coco", "objects"), "no shape that can be drawn on any of these")
+    assert not (tmp_path / "set").exists()
+
+
+def test_shapes_are_drawn_on_images_as_they_are_shown(annotations, scans, tmp_path):
+    """A camera's file that is turned by its EXIF data: labelme shows it, and measures, upright."""
+    write_labelme(tmp_path / "drawn")
+    stored = np.random.default_rng(9).integers(0, 256, (WIDTH, HEIGHT), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter of a turn
+    Image.fromarray(stored).save(scans / "c.png", exif=exif)
+    code, output, error = annotations("labelme", "objects")
+    assert code == 0, output + error
+    masks = [inside_of([ring]) for ring in RINGS["c"]]
+    assert np.array_equal(labels_in(tmp_path / "set")["c"], on_top(masks))
+    exif[0x0112] = 1
+    Image.fromarray(stored).save(scans / "c.png", exif=exif)
+    assert_refused(annotations("labelme", "objects", "--Data_directory", tmp_path / "other"),
+                   "c.json: 24 x 31 px (height x width), but its image", "has 31 x 24 px")
 
 
 def test_imagej_regions_of_each_kind(drawn_as):

@@ -157,7 +157,8 @@ def test_mistakes_in_flags(make_data, tmp_path, monkeypatch, flags):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["sample", "isbi", "consep", "folders", "check"])
+@pytest.mark.parametrize("name", ["sample", "isbi", "consep", "folders", "annotations",
+                                  "check"])
 def test_help_imports_nothing_heavy(name):
     code = ("import sys\nimport MakeData\n"
             "try:\n    MakeData.main()\nexcept SystemExit as stop:\n    assert stop.code == 0\n"

@@ -9,8 +9,8 @@ from PIL import Image
 from command.errors import DataError
 from images import formats, pages, tiff
 from images.arrays import Array
-from images.reading import (LargePage, examine_file, image_size, pages_of, read_image, read_label,
-                            row_bands)
+from images.reading import (LargePage, examine_file, image_size, label_pages_of, pages_of,
+                            read_image, read_label, row_bands)
 from images.writing import Bands, page_writer
 
 
@@ -148,6 +148,19 @@ def test_a_stack(tmp_path, shape, dtype, monkeypatch):
     monkeypatch.setattr(pages, "LARGE", 100)
     for page, wanted in zip(pages_of(examine_file(file.path)), stack):
         assert isinstance(page, LargePage) and np.array_equal(page[3:7], wanted[3:7])
+
+
+def test_a_stack_is_opened_once(tmp_path, monkeypatch):
+    """Its header tells of each page: to read that for each of 1,000 pages takes minutes."""
+    stack, opened = noise((5, 12, 14)), []
+    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack", metadata=None)
+    file = examine_file(tmp_path / "a.tif")
+    real = tifffile.TiffFile
+    monkeypatch.setattr(tifffile, "TiffFile", lambda *how, **more: (opened.append(how),
+                                                                    real(*how, **more))[1])
+    for read in (pages_of, label_pages_of):
+        opened.clear()
+        assert all(map(np.array_equal, read(file), stack)) and len(opened) == 1
 
 
 def test_thumbnails_and_pyramids_are_left_out(tmp_path, capsys):
