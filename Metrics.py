@@ -8,7 +8,6 @@ and CoNSeP's).  A set's score is the mean of its images' scores, where nothing e
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
 
 import numpy as np
 
@@ -16,14 +15,15 @@ from command.bars import progress_bar
 from command.errors import DataError, run
 from command.files import make_folder
 from command.flags import Parser, csv_file, number, picture
-from datasets.label_values import check_classes, classes_in, count_label_values
+from datasets.label_values import KINDS_OF_LABELS, refuse_label_kind
 from datasets.labels import IGNORED
-from images.reading import read_label
 from masks.object_scores import at_best_threshold, instance_scores, isbi_scores
 from masks.pixel_scores import (CHOOSING, DISTINCT, SCORES, average_defined, average_precision,
                                 class_scores, confusion_matrix, mean_scores, precision_at_recalls,
                                 precision_recall_curve, scores)
-from masks.prediction_files import Answer, pair_predictions, probability_path, read_answers
+from masks.prediction_files import (Answer, Wanted, pair_predictions, probability_path,
+                                    read_answers)
+from masks.prediction_kinds import decide_kinds
 from masks.score_tables import draw_precision_recall, print_classes, print_table, write_csv
 
 METRICS = {  # what --metric chooses: {key of a score: title of its column}
@@ -36,28 +36,26 @@ METRICS = {  # what --metric chooses: {key of a score: title of its column}
 @dataclass(frozen=True)
 class Task:
     """What to score, and how, as flags and files say it."""
-    pairs: list                  # of PredictedPairs
-    metrics: tuple               # keys of METRICS
-    n_classes: int
-    ignore_label: Optional[int]  # stored value of label pixels that are not scored
-    with_probability: bool       # whether probabilities are read
+    pairs: list      # of PredictedPairs
+    metrics: tuple   # keys of METRICS
+    wanted: Wanted   # what is read
 
 
 # --------------------------------------------------------------------------------------- the scores
 class Scorer:
     """Scores the answers of one kind (predictions, or a constant answer), image by image.
 
-    rows: a dict of floats per image.  matrix: the confusion matrix, summed over the images.
-    curves: the precision at RECALLS of each image and foreground class.  thresholds, set by
-    `finish`: {score of ISBI 2012: the best threshold for the set}.
+    rows: a dict of floats per image.  names: of the images.  matrix: the confusion matrix, summed
+    over the images.  curves: the precision at RECALLS of each image and foreground class.
+    thresholds, set by `finish`: {score of ISBI 2012: the best threshold for the set}.
     """
 
     def __init__(self, metrics, n_classes):
         self.metrics, self.n_classes = metrics, n_classes
-        self.rows, self.curves, self.isbi, self.thresholds = [], [], [], {}
+        self.names, self.rows, self.curves, self.isbi, self.thresholds = [], [], [], [], {}
         self.matrix = np.zeros((n_classes, n_classes), np.int64)
 
-    def add(self, answer, truth):
+    def add(self, name, answer, truth):
         """Score one image.  answer, truth: Answers, the second made of the label."""
         row = {}
         if "pixel" in self.metrics:
@@ -74,6 +72,7 @@ class Scorer:
             row.update(instance_scores(answer.instances, truth.instances, IGNORED))
         if "curve" in self.metrics:
             row["ap"] = self.add_curves(answer.probability, truth.classes)
+        self.names.append(name)
         self.rows.append(row)
 
     def add_curves(self, probability, classes):
@@ -112,15 +111,16 @@ def constant_answer(value, shape, n_classes):
 
 def score_pairs(task):
     """(Scorer of the predictions, [(name, scores)]: their mean and the constant answers')."""
-    predictions, *constants = (Scorer(task.metrics, task.n_classes) for _ in range(3))
+    n_classes = task.wanted.n_classes
+    predictions, *constants = (Scorer(task.metrics, n_classes) for _ in range(3))
     if "pixel" in task.metrics:  # only these scores depend on which foreground class is answered
-        constants += [Scorer(("pixel",), task.n_classes) for _ in range(2, task.n_classes)]
+        constants += [Scorer(("pixel",), n_classes) for _ in range(2, n_classes)]
     for pair in progress_bar(task.pairs, "scoring", unit="image"):
-        answer, truth = read_answers(pair, task.n_classes, task.ignore_label,
-                                     "instances" in task.metrics, task.with_probability)
-        predictions.add(answer, truth)
-        for value, constant in enumerate(constants):
-            constant.add(constant_answer(value, truth.classes.shape, task.n_classes), truth)
+        for name, answer, truth in read_answers(pair, task.wanted):
+            predictions.add(name, answer, truth)
+            for value, constant in enumerate(constants):
+                answer = constant_answer(value, truth.classes.shape, n_classes)
+                constant.add(name, answer, truth)
     mean, background, *foreground = (scorer.finish() for scorer in (predictions, *constants))
     best = max(foreground, key=lambda constant: constant.get(CHOOSING, 0))
     return predictions, [("mean", mean), ("all foreground", {**foreground[0], **best}),
@@ -131,17 +131,17 @@ def score_pairs(task):
 def report_scores(task, predictions, summary):
     """Print the tables of `score_pairs`; return the rows of the CSV, [(name, {key: score})]."""
     columns = {key: title for name in task.metrics for key, title in METRICS[name].items()}
-    rows = [(pair.stem, row) for pair, row in zip(task.pairs, predictions.rows)] + summary
+    rows = [*zip(predictions.names, predictions.rows), *summary]
     print("Scores from 0 to 1; the higher the better, but for the pixel error.")
     print_table(columns, rows)
-    if predictions.thresholds and task.with_probability:
+    if predictions.thresholds and task.wanted.probability:
         found = ", ".join(f"{columns[key]} {value:.1f}"
                           for key, value in predictions.thresholds.items())
         print(f"Best thresholds of the probabilities, one for all images: {found}")
         rows.append(("best threshold", predictions.thresholds))
     if "pixel" in task.metrics:
         together = class_columns(predictions.matrix)
-        print_classes(together, summary[0][1], task.n_classes)
+        print_classes(together, summary[0][1], task.wanted.n_classes)
         rows.append(("all pixels together", together))
     return rows
 
@@ -162,6 +162,10 @@ def build_parser():
              "precision, which needs probabilities")
     add("--n_classes", type=number(int, 2, 256),
         help="number of classes, background included (default: as the stored values show it)")
+    add("--label_kind", choices=KINDS_OF_LABELS,
+        help="what the values of labels and predictions are, as for Main.py; objects: IoU of the "
+             "foreground, AJI and PQ of the numbers (default: as the values show it; files of 16 "
+             "bits and more hold numbers)")
     add("--ignore_label", type=number(int, 0, 2 ** 16),
         help="label value to ignore, in all scores (default: none)")
     add("--csv", type=csv_file, default=Path("./results/scores.csv"), metavar="FILE.csv",
@@ -189,40 +193,22 @@ def choose_metrics(metric, missing, must_draw):
     return tuple(name for name in metrics if name != "curve")
 
 
-def count_classes(pairs, ignore_label):
-    """The number of classes in predictions and labels, as Main.py chooses it.
-
-    Where it is not two, a line says so.  Files of 16 bits hold numbered objects, as for
-    `read_instances`: two classes.
-    """
-    found = []
-    for paths, ignored in (([pair.prediction for pair in pairs], None),
-                           ([pair.label for pair in pairs], ignore_label)):
-        folder, n_classes = paths[0].parent, classes_in([count_label_values(paths, ignored)])
-        if n_classes > 2 and all(read_label(path).dtype == np.uint16 for path in paths):
-            print(f"{folder}: 16 bits, taken for numbered objects of one class; "
-                  "--n_classes N takes them for classes")
-            n_classes = 2
-        check_classes(n_classes, folder)
-        found.append(n_classes)
-    if max(found) > 2:
-        print(f"{max(found)} classes, by the stored values; "
-              "--n_classes 2 takes every value above 0 for foreground")
-    return max(found)
-
-
 def main():
     parser = build_parser()
     args = parser.parse_args()
     if args.curve_picture and args.metric not in ("all", "curve"):
         parser.error(f"--curve_picture needs --metric curve or all, not {args.metric}")
+    refuse_label_kind(args.label_kind, args.n_classes, parser)
     pairs = pair_predictions(args.Prediction_directory, args.Label_directory)
     missing = next((path for path in map(probability_path, pairs) if not path.exists()), None)
     metrics = choose_metrics(args.metric, missing, args.curve_picture is not None)
     for path in filter(None, (args.csv, args.curve_picture)):
         make_folder(path.parent)
-    task = Task(pairs, metrics, args.n_classes or count_classes(pairs, args.ignore_label),
-                args.ignore_label, missing is None and ("isbi" in metrics or "curve" in metrics))
+    kinds = decide_kinds(pairs, args.n_classes, args.label_kind, args.ignore_label)
+    with_probability = missing is None and ("isbi" in metrics or "curve" in metrics)
+    task = Task(pairs, metrics, Wanted(kinds.n_classes, args.ignore_label, "instances" in metrics,
+                                       with_probability, kinds.predictions_are_numbers,
+                                       kinds.labels_are_numbers))
     predictions, summary = score_pairs(task)
     write_csv(args.csv, report_scores(task, predictions, summary))
     print(f"\nWrote {args.csv}")

@@ -37,12 +37,21 @@ def decide_kind(survey, labels, label_kind=None, n_classes=None, ignore_label=No
     if label_kind:
         return LabelKind(label_kind)
     labels = without_copies(survey, labels)
-    counts = values_of(survey, labels, ignore_label)
+    return recognise_kind(values_of(survey, labels, ignore_label), labels, n_classes,
+                          lambda: object_facts(survey, labels, ignore_label))
+
+
+def recognise_kind(counts, labels, n_classes, count_all):
+    """The LabelKind of label files as their values look.
+
+    counts: their `total_values`.  labels: their paths.  n_classes: of a flag, or None.  count_all:
+    a function that gives the ObjectFacts of all; it is called where the values do not say it.
+    """
     values = sum(value > 0 for value in counts)
     if (n_classes not in (None, 2) or values < FEWEST or foreground_of(counts).is_certain
             or any(map(is_lossy, labels))):
         return LabelKind("classes")
-    facts = object_facts(survey, labels, ignore_label)
+    facts = count_all()
     look_alike = facts.whole >= MOSTLY * facts.all
     share = f"{values} values above 0, {facts.whole / facts.all:.0%} in one piece in each label"
     if values > MOST_USUAL and look_alike:

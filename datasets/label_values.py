@@ -6,7 +6,7 @@ import numpy as np
 
 from command.bars import progress_bar
 from command.errors import DataError
-from images.reading import read_label
+from images.reading import examine_file, label_pages_of
 
 MOST_CLASSES = 32  # label values beyond which these are rather numbers of objects
 MOST_USUAL = 8     # and beyond which they may be
@@ -54,9 +54,10 @@ def total_values(many, ignore_label=None):
 
 
 def count_label_values(paths, ignore_label):
-    """`total_values` of label files."""
+    """`total_values` of label files, of all pages of stacks."""
     bar = progress_bar(paths, "label values", unit="label")
-    return total_values((count_values(read_label(path)) for path in bar), ignore_label)
+    return total_values((count_values(label) for path in bar
+                         for label in label_pages_of(examine_file(path))), ignore_label)
 
 
 def foreground_of(counts):

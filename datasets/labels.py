@@ -50,13 +50,6 @@ def as_objects(path, stored, ignore_label=None):
     return np.where(is_ignored, IGNORED, stored.astype(np.int32))
 
 
-def load_test_label(path, n_classes, ignore_label=None):
-    """`load_label` of a label to be scored against; DataError where not one pixel counts."""
-    classes = load_label(path, n_classes, ignore_label)
-    check_some_counts(path, (classes != IGNORED).any(), ignore_label)
-    return classes
-
-
 def check_label(path, largest, n_classes, ignore_label):
     """Raise DataError for a label whose `largest` class index is no class.
 

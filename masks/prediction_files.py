@@ -5,6 +5,7 @@ A prediction is `<stem>_pred.png`, as Main.py and Predict.py write it.  `<stem>_
 `<stem>_instances.tif` may lie too.  MakeData.py puts CoNSeP's numbered nuclei into
 `instances/<stem>.png` beside `labels/`.
 """
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple, Optional
 
@@ -14,9 +15,9 @@ from PIL import Image
 from command.errors import DataError, say_once
 from command.files import atomic_write
 from command.names import find_file
-from datasets.labels import IGNORED, load_label, load_test_label
+from datasets.labels import IGNORED, as_classes, as_objects, check_some_counts
 from images.formats import list_images
-from images.reading import read_label
+from images.reading import examine_file, label_pages_of
 from masks.objects import connected_components
 
 
@@ -69,24 +70,112 @@ def _list_masks(folder):
             if not stem.endswith("_instances")}
 
 
-def read_answers(pair, n_classes, ignore_label=None, with_instances=False, with_probability=False):
-    """(prediction, label) of a PredictedPair, each an Answer, of one size.
+class Wanted(NamedTuple):
+    """What `read_answers` shall give of each image."""
+    n_classes: int
+    ignore_label: Optional[int] = None     # stored value of label pixels that are not scored
+    instances: bool = False                # whether numbered objects
+    probability: bool = False              # whether probabilities
+    predictions_are_numbers: bool = False  # whether the predictions' values number objects
+    labels_are_numbers: bool = False       # whether the labels' do
+
+
+class PageAnswers(NamedTuple):
+    """What is scored of one image, or of one page of a stack."""
+    name: str
+    prediction: Answer
+    label: Answer
+
+
+def read_answers(pair, wanted):
+    """Yield the PageAnswers of a PredictedPair: one, or one a page, named <stem>[1], <stem>[2] ...
 
     The label's pixels of the stored value `ignore_label` are IGNORED.  Instances and probabilities
-    are None unless they are asked for.  Raises DataError for files that do not fit.
+    are None unless they are Wanted.  Raises DataError for files that do not fit together.
     """
-    true_classes = load_test_label(pair.label, n_classes, ignore_label)
-    classes = load_label(pair.prediction, n_classes)
-    check_shape(pair.prediction, classes.shape, pair.label, true_classes.shape)
-    instances = true_instances = probability = None
-    if with_instances:
-        stem = stem_of_prediction(pair.prediction)
-        instances = read_instances(pair.prediction, stem, classes, n_classes)
-        true_instances = read_instances(pair.label, pair.label.stem, true_classes, n_classes)
-        true_instances[true_classes == IGNORED] = IGNORED
-    if with_probability:
-        probability = read_probability(probability_path(pair), true_classes.shape, n_classes)
-    return Answer(classes, instances, probability), Answer(true_classes, true_instances, None)
+    prediction, label = (examine_file(path) for path in (pair.prediction, pair.label))
+    check_pages(prediction, label)
+    check_shape(pair.prediction, (prediction.height, prediction.width),
+                pair.label, (label.height, label.width))
+    count = len(label.pages)
+    truths = read_masks(label, label.path.stem, wanted, wanted.ignore_label)
+    answers = read_masks(prediction, stem_of_prediction(prediction.path), wanted)
+    for page, (truth, answer) in enumerate(zip(truths, answers)):
+        check_some_counts(pair.label, (truth.classes != IGNORED).any(), wanted.ignore_label)
+        instances = true_instances = probability = None
+        if wanted.instances:
+            instances = find_instances(answer, wanted.predictions_are_numbers)
+            true_instances = find_instances(truth, wanted.labels_are_numbers, wanted.ignore_label)
+        if wanted.probability:
+            probability = read_probability(probability_path(pair), truth.classes.shape,
+                                           wanted.n_classes, page, count)
+        yield PageAnswers(pair.stem if count == 1 else f"{pair.stem}[{page + 1}]",
+                          Answer(answer.classes, instances, probability),
+                          Answer(truth.classes, true_instances, None))
+
+
+class Mask(NamedTuple):
+    """A page of a mask file, and of the file of numbered objects beside it."""
+    path: Path
+    stored: np.ndarray             # (H, W), the values
+    classes: np.ndarray            # (H, W), the same as class indices
+    numbered: Optional[Path]       # the file of the numbers
+    numbers: Optional[np.ndarray]  # (H, W)
+
+
+def read_masks(file, stem, wanted, ignore_label=None):
+    """Yield the Masks in an ImageFile; stem: of the image that they are of."""
+    numbered = find_numbers(file, stem) if wanted.instances else None
+    path = numbered and numbered.path
+    numbers = label_pages_of(numbered) if numbered else repeat(None)
+    for stored, number in zip(label_pages_of(file), numbers):
+        classes = as_classes(file.path, stored, wanted.n_classes, ignore_label)
+        yield Mask(file.path, stored, classes, path, number)
+
+
+def find_instances(mask, are_numbers, ignore_label=None):
+    """The objects in a Mask: (H, W) int32, 0 is background, IGNORED where its class is.
+
+    They come from the first of these that there is: the file of numbered objects; the stored values
+    where these number objects (`are_numbers`); the 8-connected components of the classes above 0,
+    of which a line on stderr tells.
+    """
+    if mask.numbered:
+        instances = as_objects(mask.numbered, mask.numbers)
+    elif are_numbers:
+        instances = as_objects(mask.path, mask.stored, ignore_label)
+    else:
+        say_once(f"{mask.path.parent}: no numbered objects (<stem>_instances.tif, or labels of 16 "
+                 "bits): each connected component counts as one")
+        instances = connected_components(mask.classes > 0)
+    instances[mask.classes == IGNORED] = IGNORED
+    return instances
+
+
+def find_numbers(file, stem):
+    """The ImageFile of the numbered objects that lie beside that of a mask; None without any.
+
+    They are in `<stem>_instances.tif` beside the mask, or in `instances/<stem>.png` beside a folder
+    `labels`.  Raises DataError where they have not the mask's size and pages.
+    """
+    places = [file.path.with_name(f"{stem}_instances.tif")]
+    if file.path.parent.name == "labels":
+        places.append(file.path.parent.with_name("instances") / f"{stem}.png")
+    found = next((place for place in map(find_file, places) if place.exists()), None)
+    if found is None:
+        return None
+    numbered = examine_file(found)
+    check_shape(found, (numbered.height, numbered.width), file.path, (file.height, file.width))
+    check_pages(numbered, file)
+    return numbered
+
+
+def check_pages(file, other):
+    """Raise DataError where two ImageFiles differ in the number of their images."""
+    counts = len(file.pages), len(other.pages)
+    if counts[0] != counts[1]:
+        raise DataError(f"{file.path}: has {counts[0]} pages, but {other.path} has {counts[1]}; "
+                        "one is needed for each image")
 
 
 # ---------------------------------------------------------------------------------------- the masks
@@ -117,11 +206,12 @@ def probability_path(pair):
     return find_file(pair.prediction.with_name(f"{stem_of_prediction(pair.prediction)}_prob.npy"))
 
 
-def read_probability(path, shape, n_classes):
+def read_probability(path, shape, n_classes, page=0, count=1):
     """A `.npy` file of float probabilities as a (C, H, W) array.
 
-    The file holds (C, H, W), or with two classes (H, W) or (1, H, W) of class 1.  Raises DataError
-    for anything else; shape: the (H, W) that it must have.
+    The file holds (C, H, W), or with two classes (H, W) or (1, H, W) of class 1; for a stack of
+    `count` pages as many of these, of which that of `page` is read.  Raises DataError for anything
+    else; shape: the (H, W) that it must have.
     """
     try:
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -129,6 +219,10 @@ def read_probability(path, shape, n_classes):
         raise DataError(f"{path}: not a readable .npy file ({error}); write it again") from None
     if not isinstance(stored, np.ndarray) or stored.dtype.kind != "f":
         raise DataError(f"{path}: not an array of floats; save probabilities with numpy.save")
+    if count > 1:
+        if stored.ndim < 3 or len(stored) != count:
+            raise DataError(f"{path}: shape {stored.shape}, but its prediction has {count} pages")
+        stored = stored[page]
     of_class_1 = n_classes == 2 and stored.shape in (shape, (1, *shape))
     if stored.shape != (n_classes, *shape) and not of_class_1:
         wanted = f"{(n_classes, *shape)}" + (f" or {shape}" if n_classes == 2 else "")
@@ -142,29 +236,3 @@ def read_probability(path, shape, n_classes):
     if of_class_1:
         probability = np.stack([1 - probability, probability]).reshape(2, *shape)
     return probability
-
-
-# ----------------------------------------------------------------------------- the numbered objects
-def read_instances(path, stem, classes, n_classes):
-    """The objects in the mask file `path`: (H, W) int32, 0 is background.
-
-    They come from the first of these that there is:
-    - `<stem>_instances.tif` beside the file;
-    - `instances/<stem>.png` beside a folder `labels`;
-    - with two classes the file itself, if it has 16 bits and several numbers;
-    - the 8-connected components of `classes`, (H, W), above 0; a line on stderr says so.
-    """
-    places = [path.with_name(f"{stem}_instances.tif")]
-    if path.parent.name == "labels":
-        places.append(path.parent.with_name("instances") / f"{stem}.png")
-    for numbered in map(find_file, places):
-        if numbered.exists():
-            objects = read_label(numbered)
-            check_shape(numbered, objects.shape, path, classes.shape)
-            return objects.astype(np.int32)
-    stored = read_label(path)
-    if n_classes == 2 and stored.dtype == np.uint16 and len(np.unique(stored)) > 2:
-        return stored.astype(np.int32)
-    say_once(f"{path.parent}: no numbered objects (<stem>_instances.tif, or labels of 16 bits): "
-             "each connected component counts as one")
-    return connected_components(classes > 0)

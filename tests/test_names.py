@@ -19,7 +19,7 @@ from datasets.splits import hold_back
 from datasets.survey import Survey, digest_of_set
 from images.formats import list_images, write_png
 from masks.outputs import find_images
-from masks.prediction_files import pair_predictions, read_answers
+from masks.prediction_files import Wanted, pair_predictions, read_answers
 from WeightMap import WeightMaps
 
 ONE, TWO = (unicodedata.normalize(form, "é_Zürich_한국_ｶﾞ") for form in ("NFC", "NFD"))
@@ -169,7 +169,7 @@ def test_predictions_and_labels(tmp_path, monkeypatch, first, second):
     write_png(tmp_path / "results" / f"{second}_pred.png", truth)
     np.save(tmp_path / "results" / f"{first}_prob.npy", (truth / np.float32(510)))
     (pair,) = pair_predictions(tmp_path / "results", tmp_path / "labels")
-    answer, wanted = read_answers(pair, 2, None, with_instances=True, with_probability=True)
+    (_, answer, wanted), = read_answers(pair, Wanted(2, instances=True, probability=True))
     assert (answer.classes == wanted.classes).all() and (wanted.instances == numbers).all()
     assert (answer.probability[1] == truth / np.float32(510)).all()
     monkeypatch.setattr("sys.argv", ["Metrics.py", "--Prediction_directory", "results",

@@ -10,8 +10,10 @@ from PIL import Image
 from command.errors import DataError, say_once
 from datasets.labels import IGNORED
 from images.formats import write_png
-from masks.prediction_files import (PredictedPair, pair_predictions, read_answers, read_instances,
-                                    read_probability)
+from images.reading import examine_file
+from masks.prediction_files import (PredictedPair, Wanted, find_instances, pair_predictions,
+                                    read_answers, read_masks, read_probability)
+from masks.prediction_kinds import decide_folder
 
 PIXELS = np.zeros((4, 5), np.uint8)
 
@@ -111,12 +113,19 @@ def test_bad_probabilities_are_refused(tmp_path, monkeypatch, content, words):
 
 
 # ---------------------------------------------------------------------------------------- instances
+def instances_in(path, stem, n_classes):
+    """The objects of a mask file, as Metrics.py reads them."""
+    are_numbers = decide_folder([path], n_classes, None).are_numbers
+    mask, = read_masks(examine_file(path), stem, Wanted(n_classes, instances=True))
+    return find_instances(mask, are_numbers).tolist()
+
+
 def test_where_instances_come_from(tmp_path):
     path, numbers = tmp_path / "a_pred.png", np.array([[0, 700, 700, 3, 3]], np.uint16)
     write_png(path, (numbers > 0).astype(np.uint8) * 255)
 
     def found(n_classes):
-        return read_instances(path, "a", numbers > 0, n_classes).tolist()
+        return instances_in(path, "a", n_classes)
     assert found(2) == [[0, 1, 1, 1, 1]], "components"
     write_png(path, numbers)
     assert found(2) == numbers.tolist(), "16 bits, several numbers"
@@ -127,7 +136,7 @@ def test_where_instances_come_from(tmp_path):
     Image.fromarray(mirrored).save(tmp_path / "a_instances.tif", compression="tiff_adobe_deflate")
     assert found(2) == mirrored.tolist(), "a file of its own"
     Image.fromarray(numbers[:, 1:].copy()).save(tmp_path / "a_instances.tif")
-    assert "a_instances.tif: 1 x 4 px" in refused(read_instances, path, "a", numbers > 0, 2)
+    assert "a_instances.tif: 1 x 4 px" in refused(instances_in, path, "a", 2)
 
 
 def test_instances_of_a_label_lie_where_makedata_puts_them(tmp_path, monkeypatch, capsys):
@@ -143,12 +152,12 @@ def test_instances_of_a_label_lie_where_makedata_puts_them(tmp_path, monkeypatch
     write_png(tmp_path / "instances" / "a.png", numbers)
     for folder, expected in (("labels", numbers.tolist()), ("results", [[0, 1, 1, 1, 1]])):
         write_png(tmp_path / folder / "a.png", classes)
-        assert read_instances(tmp_path / folder / "a.png", "a", classes, 5).tolist() == expected
+        assert instances_in(tmp_path / folder / "a.png", "a", 5) == expected
     assert capsys.readouterr().err == (
         f"{tmp_path}/results: no numbered objects (<stem>_instances.tif, or labels of 16 bits): "
         "each connected component counts as one\n")
     write_png(tmp_path / "instances" / "a.png", numbers[:, 1:])
-    message = refused(read_instances, tmp_path / "labels" / "a.png", "a", classes, 5)
+    message = refused(instances_in, tmp_path / "labels" / "a.png", "a", 5)
     assert "instances/a.png: 1 x 4 px" in message
 
 
@@ -159,13 +168,15 @@ def test_a_pair(tmp_path):
     write_png(tmp_path / "a_pred.png", stored)
     np.save(tmp_path / "a_prob.npy", stored / 255)
     pair = PredictedPair("a", tmp_path / "a_pred.png", tmp_path / "a.png")
-    answer, truth = read_answers(pair, 2, 128, with_instances=True, with_probability=True)
+    (name, answer, truth), = read_answers(
+        pair, Wanted(2, 128, instances=True, probability=True))
+    assert name == "a"
     assert answer.classes.tolist() == [[0, 1, 1, 1, 0]]
     assert truth.classes.tolist() == [[0, 1, IGNORED, 1, 0]]
     assert answer.instances.tolist() == [[0, 1, 1, 1, 0]]
     assert truth.instances.tolist() == [[0, 1, IGNORED, 2, 0]]
     assert (answer.probability[1] == stored / 255).all() and truth.probability is None
-    answer, truth = read_answers(pair, 2)
+    (_, answer, truth), = read_answers(pair, Wanted(2))
     assert truth.classes.tolist() == [[0, 1, 1, 1, 0]]
     assert answer.instances is answer.probability is truth.instances is None
 
@@ -174,7 +185,8 @@ def test_a_pair_that_does_not_fit(tmp_path):
     write_png(tmp_path / "a.png", PIXELS)
     write_png(tmp_path / "a_pred.png", PIXELS[:3])
     pair = PredictedPair("a", tmp_path / "a_pred.png", tmp_path / "a.png")
-    message = refused(read_answers, pair, 2)
+    message = refused(lambda: list(read_answers(pair, Wanted(2))))
     assert "a_pred.png: 3 x 5 px (height x width), but" in message
     assert "a.png has 4 x 5 px" in message
-    assert "every pixel has the value 0" in refused(read_answers, pair, 2, 0)
+    write_png(tmp_path / "a_pred.png", PIXELS)
+    assert "every pixel has the value 0" in refused(lambda: list(read_answers(pair, Wanted(2, 0))))
