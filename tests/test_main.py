@@ -58,7 +58,8 @@ def test_the_documented_defaults():
         "optimizer": "adam", "lr_schedule": "constant", "warm_up": 0, "clip_norm": 0,
         "loss": "weighted_ce", "Time_budget": None, "val_fraction": 0, "group": None,
         "protocol": None, "augment": "none", "save_every": (1, ""), "resume": False,
-        "force": False}
+        "force": False, "label_kind": None, "best_by": "iou", "crops_per_image": "auto",
+        "cache_size": 20}
     assert settings_of("--protocol", "default") == settings_of()
 
 
