@@ -36,7 +36,8 @@ def decide_kind(survey, labels, label_kind=None, n_classes=None, ignore_label=No
     """
     if label_kind:
         return LabelKind(label_kind)
-    labels = without_copies(survey, labels)
+    if sum(value > 0 for value in values_of(survey, labels, ignore_label)) >= FEWEST:
+        labels = without_copies(survey, labels)
     return recognise_kind(values_of(survey, labels, ignore_label), labels, n_classes,
                           lambda: object_facts(survey, labels, ignore_label))
 
