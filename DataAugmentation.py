@@ -6,9 +6,9 @@ r"""Write warped copies of training pairs beside the originals: elastic deformat
     python DataAugmentation.py --preview warp.png      # draws one pair; writes nothing else
     python DataAugmentation.py --clean                 # removes every copy
 
-`cell.png` gets the copies `cell-0.png`, `cell-1.png`, ... in both folders.  One field warps an
-image and its label.  The image is interpolated with cubic splines.  The label takes the value of
-the nearest pixel, so that no new class appears.
+`cell.png` gets the copies `cell-0.png`, `cell-1.png`, ... in both folders, or `.tif` files where
+PNG cannot hold the values.  One field warps an image and its label.  The image is interpolated with
+cubic splines.  The label takes the value of the nearest pixel, so that no new class appears.
 
 `augmentation_manifest.jsonl` in the image folder lists every copy with the SHA-256 of its content,
 before the copy is written.  A file counts as a copy only while its content has a listed hash.  A
@@ -30,7 +30,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import scipy  # its parts load when they are first used, which keeps --help fast
 
 from command.bars import progress_bar
 from command.errors import DataError, run
@@ -39,11 +38,13 @@ from command.flags import Parser, number, picture
 from command.names import canonical
 from command.processes import process_pool
 from datasets.copies import Manifest
-from datasets.pairs import check_folders_differ, check_pair
+from datasets.pairs import check_folders_differ
+from images.channels import MOST_CHANNELS, stored_channels
+from images.composite import find_shades, show_pixels
 from images.figures import figure
-from images.formats import list_images, png_bytes
+from images.formats import check_same_size, list_images, pixels_bytes, pixels_suffix
 from images.reading import read_image, read_label
-from images.warp import gaussian_smooth, spline_weights, spread_vectors
+from images.warp import gaussian_smooth, spline_weights, spread_vectors, warp_image, warp_label
 from Transforms import GRID_SIGMA, GRID_SIZE
 
 
@@ -86,31 +87,6 @@ def grid_field(shape, rng, sigma=GRID_SIGMA):
 
 
 # ---------------------------------------------------------------------------------------- warping
-def warp_image(image, coordinates):
-    """Interpolate an image at float coordinates (2, H, W): cubic splines, mirrored at the border.
-
-    image: (H, W) or (H, W, C) of any dtype.  The result has its shape and dtype.  Values are
-    clipped to what the dtype holds, and rounded where it holds whole numbers.
-    """
-    if image.ndim == 3:
-        return np.stack([warp_image(channel, coordinates)
-                         for channel in np.moveaxis(image, 2, 0)], axis=2)
-    exact = np.float32 if image.dtype.itemsize < 4 or image.dtype == np.float32 else np.float64
-    coefficients = scipy.ndimage.spline_filter(image.astype(exact), order=3, output=exact,
-                                               mode="mirror")
-    warped = scipy.ndimage.map_coordinates(coefficients, coordinates, order=3, mode="mirror",
-                                           prefilter=False)
-    is_whole = image.dtype.kind != "f"
-    limits = np.iinfo(image.dtype) if is_whole else np.finfo(image.dtype)
-    values = np.rint(warped) if is_whole else warped
-    return values.clip(limits.min, limits.max).astype(image.dtype)
-
-
-def warp_label(label, coordinates):
-    """The values of a label (H, W), integers, nearest to float coordinates (2, H, W)."""
-    return scipy.ndimage.map_coordinates(label, coordinates, order=0, mode="mirror")
-
-
 def make_field(shape, rng, method="elastic", alpha_lv=2.0, sigma_lv=0.08, alpha_affine_lv=0.08):
     """The field of a method, "elastic" or "grid": float64 (2, H, W).
 
@@ -136,30 +112,46 @@ def random_stream(seed, name, copy):
     return np.random.default_rng([seed, zlib.crc32(os.fsencode(name)), copy])
 
 
-def make_copy(seed, options, task):
-    """One copy of a pair: [bytes of the image's PNG file, bytes of the label's].
+def read_pair(pair, n_channels):
+    """(image, label) of two paths; n_channels: what --n_channels asks for, or None.
+
+    Raises DataError where one cannot be read, or their sizes differ.
+    """
+    image, label = read_image(pair[0], stored_channels(n_channels)), read_label(pair[1])
+    check_same_size(pair[0], image.shape[:2], pair[1], label.shape)
+    return image, label
+
+
+def find_suffixes(n_channels, pair):
+    """The suffixes of the copies of a pair, [of the image, of the label]; errors as `read_pair`."""
+    return [pixels_suffix(pixels) for pixels in read_pair(pair, n_channels)]
+
+
+def make_copy(seed, n_channels, options, task):
+    """One copy of a pair: [bytes of the image's file, bytes of the label's].
 
     task: ((image path, label path), number of the copy); options: of `augment_pair`.
     """
-    (image_path, label_path), copy = task
-    with contextlib.redirect_stderr(io.StringIO()):  # check_pair has already remarked on odd files
-        image, label = read_image(image_path), read_label(label_path)
-    rng = random_stream(seed, image_path.stem, copy)
-    return [png_bytes(pixels) for pixels in augment_pair(image, label, rng, **options)]
+    pair, copy = task
+    with contextlib.redirect_stderr(io.StringIO()):  # find_suffixes has remarked on odd files
+        image, label = read_pair(pair, n_channels)
+    rng = random_stream(seed, pair[0].stem, copy)
+    return [pixels_bytes(pixels) for pixels in augment_pair(image, label, rng, **options)]
 
 
 # ------------------------------------------------------------------------------------ the command
-def plan_copies(pairs, copies, own):
+def plan_copies(suffixes, copies, own):
     """The paths of all copies: {(pair, number): (image path, label path)}.
 
-    own: paths of earlier copies, which may be replaced.  Raises DataError where another file has
-    the name of a copy.
+    suffixes: {pair: what `find_suffixes` gives}.  own: paths of earlier copies, which may be
+    replaced.  Raises DataError where another file has the name of a copy.
     """
-    taken = [list_images(path.parent, ignore=own) for path in pairs[0]]
+    taken = [list_images(path.parent, ignore=own) for path in next(iter(suffixes))]
     outputs = {}
-    for pair in pairs:
+    for pair in suffixes:
         for k in range(copies):
-            paths = tuple(path.with_name(f"{path.stem}-{k}.png") for path in pair)
+            paths = tuple(path.with_name(f"{path.stem}-{k}{suffix}")
+                          for path, suffix in zip(pair, suffixes[pair]))
             for path, stems in zip(paths, taken):
                 blocker = stems.get(canonical(path.stem))
                 if not blocker and os.path.lexists(path) and path not in own:
@@ -174,16 +166,15 @@ def plan_copies(pairs, copies, own):
 
 def write_copies(options, levels, manifest, own, pairs):
     """Check everything, then replace the copies of earlier runs, `own`, by those of this run."""
-    outputs = plan_copies(pairs, options.sum, own)
     for folder in manifest.folders.values():
         make_folder(folder)  # the folder exists: this checks that it is writable
     start = time.perf_counter()
-    with process_pool(min(options.workers, len(outputs))) as pool_map:
-        for _ in pool_map(check_pair, pairs):
-            pass
+    with process_pool(min(options.workers, len(pairs) * options.sum)) as pool_map:
+        found = pool_map(partial(find_suffixes, options.n_channels), pairs)
+        outputs = plan_copies(dict(zip(pairs, found)), options.sum, own)
         for path in own.difference(*outputs.values()):
             path.unlink()
-        results = pool_map(partial(make_copy, options.seed, levels), outputs)
+        results = pool_map(partial(make_copy, options.seed, options.n_channels, levels), outputs)
         every = progress_bar(outputs.values(), unit="pair", leave=True)
         for paths, contents in zip(every, results):
             manifest.write_files(paths, contents)
@@ -206,14 +197,14 @@ def remove_copies(manifest):
         print(f"{path}: left, for it was changed since it was made here", file=sys.stderr)
 
 
-def draw_warped(pair, path, seed, levels):
+def draw_warped(pair, path, options, levels):
     """Draw a pair before and after: the image, the image under a grid, the label.
 
-    pair: the paths of image and label.  "After" is copy number 0 with this seed and these levels.
+    pair: the paths of image and label.  "After" is copy number 0 with these options and levels.
     """
-    image, label = read_image(pair[0]), read_label(pair[1])
-    field = make_field(label.shape, random_stream(seed, pair[0].stem, 0), **levels)
-    (height, width), white = label.shape, image.max()
+    image, label = read_pair(pair, options.n_channels)
+    field = make_field(label.shape, random_stream(options.seed, pair[0].stem, 0), **levels)
+    (height, width), shades = label.shape, find_shades(image)
     lines = np.arange(-16, 33) * max(height, width) / 16  # also in the mirrored border
     colours = "gray" if len(np.unique(label)) < 3 else "viridis"
 
@@ -221,8 +212,8 @@ def draw_warped(pair, path, seed, levels):
         for axis, what in zip(row, ("image", "image and grid", "label")):
             axis.set_title(f"{what}, {when}", fontsize=10)
             axis.set_axis_off()
-        row[0].imshow(shown, cmap="gray", vmin=0, vmax=white)
-        row[1].imshow(shown, cmap="gray", vmin=0, vmax=white)
+        for axis in row[:2]:
+            axis.imshow(show_pixels(shown, shades), cmap="gray", vmin=0, vmax=255)
         if min(height, width) > 1:  # an image of one line has no contours
             for places in coordinates:
                 row[1].contour(places, levels=lines, colors="tab:orange", linewidths=0.9)
@@ -254,6 +245,8 @@ def build_parser():
         help="elastic: Simard et al.; grid: the U-Net paper's 3 x 3 grid, without the three levels")
     add("--seed", type=number(int, 0), default=0,
         help="the same seed gives the same files, with any --workers")
+    add("--n_channels", type=number(int, 1, MOST_CHANNELS + 1),
+        help="channels of images whose files have as many pages (default: a page is an image)")
     add("--workers", type=number(int, 1, 62), default=min(4, os.cpu_count() or 1),
         help="number of processes")
     instead = parser.add_mutually_exclusive_group()
@@ -282,8 +275,7 @@ def main():
     if any(place.samefile(folder) for folder in folders):
         raise DataError(f"{options.preview}: lies among the training pairs; "
                         "choose another folder")
-    check_pair(pairs[0])
-    draw_warped(pairs[0], options.preview, options.seed, levels)
+    draw_warped(pairs[0], options.preview, options, levels)
     print(f"{options.preview}: {pairs[0][0].name} before and after")
 
 

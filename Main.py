@@ -93,7 +93,7 @@ def prepare(request, is_gpu):
     split = HeldBack(pairs.train, [])
     if data.val_fraction:
         split = hold_back(pairs.train, data.val_fraction, settings.training.seed, data.group)
-    survey = Survey(folders.Datatxt_directory)
+    survey = Survey(folders.Datatxt_directory, data.n_channels)
     survey.read([*pairs.train, *pairs.test])
     images = [image for image, _ in (*pairs.train, *pairs.test)]
     check_mixtures(survey, images, data.n_channels)

@@ -120,7 +120,7 @@ def report_set(options, n_channels=None, n_classes=None, label_kind=None):
     folder, ignore_label = options.Data_directory, options.ignore_label
     with contextlib.suppress(DataError):  # a set can be checked where nothing can be kept
         make_folder(options.Datatxt_directory)
-    survey = Survey(options.Datatxt_directory)
+    survey = Survey(options.Datatxt_directory, n_channels)
     verdict = check_set(folder, survey, n_channels, n_classes, ignore_label, label_kind)
     if not verdict.is_sound:
         print("next: mend these, then python MakeData.py check --Data_directory "

@@ -22,7 +22,7 @@ from command.errors import DataError, describe_failure, run, say_once
 from command.files import make_folder
 from command.flags import Parser, boolean, number
 from command.last_words import last_words
-from images.channels import to_channels
+from images.channels import MOST_CHANNELS, to_channels
 from images.reading import pages_of
 from images.values import NormalisedRows
 from images.writing import Bands, page_writer
@@ -35,7 +35,7 @@ from masks.saliency import saliency_input, saliency_map
 from MirrorPadding import WHOLE, tiling
 from nets.catalogue import CATALOGUE
 from nets.checkpoint import assign_weights, read_weights
-from nets.levels import find_levels
+from nets.levels import find_levels, say_conversion
 from nets.recognise import describe_net
 from nets.trained import (PRESETS, SALIENCY_PRESETS, OthersFlags, describe, net_of_flags,
                           net_of_header)
@@ -81,8 +81,8 @@ def add_others_flags(add):
         help="published weights, used as their authors do: u2net and u2netp (saliency), milesial's "
              "U-Net")
     add("--mode", choices=tuple(CATALOGUE), help="the net (default: as the weights show it)")
-    add("--n_channels", type=int, choices=(1, 3),
-        help="image channels: 1 grey, 3 RGB (default: as the weights show it)")
+    add("--n_channels", type=number(int, 1, MOST_CHANNELS + 1),
+        help="image channels, up to 16: 1 grey, 3 RGB (default: as the weights show it)")
     add("--n_classes", type=number(int, 1, 256),
         help="outputs of the net, one a class (default: as the weights show it)")
     add("--padding", type=int, choices=(0, 1),
@@ -113,9 +113,9 @@ def read_net(args, parser):
     for name in SEEN:
         if getattr(args, name) not in (None, getattr(found, name)):
             parser.error(f"--{name} {getattr(args, name)}: {path} holds {describe(*found)}")
-    if found.n_channels not in (1, 3):
+    if found.n_channels > MOST_CHANNELS:
         raise DataError(f"{path}: its net has n_channels {found.n_channels}; "
-                        "images here are grey or RGB")
+                        f"images here have up to {MOST_CHANNELS}")
     if header is not None:
         for name in ("preset", *UNSEEN):
             if getattr(args, name) is not None:
@@ -152,7 +152,9 @@ class Predictor:
                 progress_bar(total=pixels_in_all, desc=file.path.name, unit="px",
                              unit_scale=True, disable=pixels_in_all <= WHOLE))
             for pixels in pages_of(file):
-                levels = levels or find_levels(file, pixels, self.net)
+                if levels is None:
+                    say_conversion(file, self.net)
+                    levels = find_levels(file, pixels, self.net)
                 uniform += self.predict_page(file, pixels, levels, add)
         if uniform:
             where = f" in {uniform} of {count} pages" if count > 1 else ""
@@ -247,8 +249,7 @@ def main():
     start.check_machine(args.device)
     net, weights = read_net(args, parser)
     extras = [name for name in EXTRAS if getattr(args, name)]
-    too_large = f"--preset {args.preset} sees 320 x 320" if net.is_saliency else ""
-    plan = plan_outputs(args.Input, args.Result_directory, extras, args.overwrite, too_large)
+    plan = plan_outputs(args.Input, args.Result_directory, extras, args.overwrite, net)
     make_folder(args.Result_directory)
     if plan.done:
         print(f"Images done already: {plan.done}; they stay as they are "

@@ -33,7 +33,7 @@ from command.errors import DataError, run
 from command.files import make_folder
 from command.flags import Parser, number, picture
 from images import intensity, warp
-from images.channels import as_pixels, as_planes, is_scaled
+from images.channels import MOST_CHANNELS, as_pixels, as_planes, is_scaled, stored_channels
 from images.composite import Shades, find_shades, show_pixels
 from images.figures import figure
 from images.formats import check_same_size
@@ -271,6 +271,9 @@ def build_parser():
     parser.add_argument("--img", type=Path, required=True, help="image file")
     parser.add_argument("--label", type=Path, required=True, help="its label file")
     parser.add_argument("--preview", type=picture, required=True, help="picture to write")
+    parser.add_argument("--n_channels", type=number(int, 1, MOST_CHANNELS + 1),
+                        help="channels of an image whose file has as many pages (default: a page "
+                             "is an image)")
     parser.add_argument("--augment", choices=tuple(RECIPES), default="full",
                         help="the augmentation, as for Main.py")
     parser.add_argument("--seed", type=number(int, 0), default=0,
@@ -280,7 +283,8 @@ def build_parser():
 
 def main():
     args = build_parser().parse_args()
-    pixels, label = read_image(args.img), read_label(args.label).astype(np.int32)
+    pixels = read_image(args.img, stored_channels(args.n_channels))
+    label = read_label(args.label).astype(np.int32)
     check_same_size(args.img, pixels.shape[:2], args.label, label.shape)
     folder = make_folder(args.preview.parent)
     if any(folder.samefile(path.parent) for path in (args.img, args.label)):

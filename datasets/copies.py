@@ -11,7 +11,8 @@ from command.names import canonical_path, find_file
 from datasets.pairs import pair_by_name
 
 MANIFEST = "augmentation_manifest.jsonl"
-OUTPUT_NAME = re.compile(r"[^./\\\0][^/\\\0]*-[0-9]+\.png")  # no folder in it, no hidden file
+COPY_SUFFIXES = (".png", ".tif")  # the second for what PNG does not hold
+OUTPUT_NAME = re.compile(r"[^./\\\0][^/\\\0]*-[0-9]+\.(png|tif)")  # no folder in it, no hidden file
 
 
 def original_of(copy):
@@ -82,10 +83,12 @@ class Manifest:
         """
         for partner in sorted(own):
             is_image = partner.parent == self.folders["image"]
-            path = find_file(self.folders["label" if is_image else "image"] / partner.name)
-            if path.exists() and path not in own:
-                raise DataError(f"{path}: changed since it was made here, its partner {partner} "
-                                "was not; move it away or rename both")
+            folder = self.folders["label" if is_image else "image"]
+            for suffix in COPY_SUFFIXES:
+                path = find_file(folder / f"{partner.stem}{suffix}")
+                if path.exists() and path not in own:
+                    raise DataError(f"{path}: changed since it was made here, its partner "
+                                    f"{partner} was not; move it away or rename both")
         return pair_by_name(*self.folders.values(), ignore=own)
 
     def write_files(self, paths, contents):

@@ -8,8 +8,9 @@ import numpy as np
 
 from command.errors import DataError
 from datasets.label_values import count_values
-from images.channels import as_planes, count_channels, describe_kind, has_colours, to_channels
-from images.reading import read_image, read_label
+from images.channels import (as_planes, count_channels, describe_kind, has_colours,
+                             stored_channels, to_channels)
+from images.reading import examine_file, read_image, read_label
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class ImageFacts:
     is_flat: bool     # all its pixels are equal
     sums: list        # [sums (channels), sums of squares (channels)] of the values of its planes
     grey_sums: list   # [[sum], [sum of squares]] of its grey values; [] where it is not grey or RGB
+    of_pages: bool    # its channels are pages of the file, because so many were asked for
     pixels: str       # SHA-256 of shape, kind and pixels
     content: str      # SHA-256 of the file
 
@@ -60,10 +62,15 @@ class LabelFacts:
         return counts
 
 
-def examine_image(path):
-    """Decode an image file: ImageFacts.  Raises DataError where it cannot be read."""
+def examine_image(path, n_channels=None):
+    """Decode an image file as it is stored: ImageFacts.
+
+    n_channels: what is asked for, or None; a file of so many pages has them as channels.  Raises
+    DataError where it cannot be read.
+    """
     content = digest_file(path)
-    pixels = read_image(path)
+    of_pages = len(examine_file(path).pages) > 1
+    pixels = read_image(path, stored_channels(n_channels) if of_pages else None)
     channels, (height, width) = count_channels(pixels), pixels.shape[:2]
     sums, grey_sums = sums_of(as_planes(pixels)), []
     if not np.isfinite(sums).all():
@@ -74,7 +81,7 @@ def examine_image(path):
     digest = hashlib.sha256(f"{(height, width)} {kind} ".encode() + pixels.tobytes()).hexdigest()
     return ImageFacts(height, width, pixels.dtype.name, channels,
                       channels == 3 and has_colours(pixels), bool(pixels.min() == pixels.max()),
-                      sums, grey_sums, digest, content)
+                      sums, grey_sums, of_pages, digest, content)
 
 
 def sums_of(planes):

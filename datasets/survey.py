@@ -50,15 +50,15 @@ class Survey:
     """The facts of a data set's files; `image(path)` and `label(path)` decode what is not known.
 
     folder: where `survey.json` lies; None: nothing is kept.
+    n_channels: what --n_channels asks for, or None; see `examine_image`.
     """
-    EXAMINE = {"image": examine_image, "label": examine_label}
     FACTS = {"image": ImageFacts, "label": LabelFacts}
 
-    def __init__(self, folder=None):
+    def __init__(self, folder=None, n_channels=None):
         self.path = None if folder is None else Path(folder) / "survey.json"
         self.stored = {} if self.path is None else _read_stored(self.path)
         self.facts = {}  # {(kind, path): facts} of files that are as they were
-        self.changed = False
+        self.changed, self.n_channels = False, n_channels
 
     def image(self, path):
         return self._ask("image", path)
@@ -120,7 +120,9 @@ class Survey:
 
     def _examine(self, kind, path):
         try:
-            return self.EXAMINE[kind](path)
+            if kind == "label":
+                return examine_label(path)
+            return examine_image(path, self.n_channels)
         except DataError:
             raise
         except Exception as error:  # noqa: BLE001 - for a damaged file almost any is possible
@@ -144,6 +146,8 @@ class Survey:
         if any(type(getattr(revived, each.name)) is not each.type
                for each in dataclasses.fields(revived)):
             raise ValueError("damaged")
+        if kind == "image" and revived.of_pages and revived.channels != self.n_channels:
+            raise ValueError("its pages are no channels now")
         return revived
 
     def _know(self, kind, path, facts, key):

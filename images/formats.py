@@ -102,17 +102,26 @@ def pixels_suffix(pixels):
     return ".png" if is_rgb or is_grey else ".tif"
 
 
-def write_pixels(path, pixels):
-    """Write pixels (H, W) or (H, W, C), C >= 2, so that `read_image` gives them back exactly.
+def pixels_bytes(pixels, suffix=None):
+    """Pixels (H, W) or (H, W, C), C >= 2, as the bytes of a file that gives them back exactly.
 
-    The file appears whole or not at all.  path: it ends in `pixels_suffix(pixels)`, or in .tif.
+    suffix: the format's, `pixels_suffix(pixels)` or ".tif"; by default the first.
     """
-    if Path(path).suffix.lower() == ".png":
-        write_png(path, pixels)
-        return
+    if (suffix or pixels_suffix(pixels)) == ".png":
+        return png_bytes(pixels)
     from tifffile import imwrite
     planar = "contig" if pixels.ndim == 3 else None
     is_rgb = pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype in (np.uint8, np.uint16)
+    buffer = io.BytesIO()
+    imwrite(buffer, pixels, photometric="rgb" if is_rgb else "minisblack", planarconfig=planar,
+            compression="zlib", metadata=None, maxworkers=1)
+    return buffer.getvalue()
+
+
+def write_pixels(path, pixels):
+    """Write pixels so that `read_image` gives them back exactly; see `pixels_bytes`.
+
+    The file appears whole or not at all.  path: its suffix says which format.
+    """
     with atomic_write(path) as temporary:
-        imwrite(temporary, pixels, photometric="rgb" if is_rgb else "minisblack",
-                planarconfig=planar, compression="zlib", metadata=None, maxworkers=1)
+        temporary.write_bytes(pixels_bytes(pixels, Path(path).suffix.lower()))

@@ -154,3 +154,29 @@ def sample_nearest(plane, coordinates):
     box, (rows, columns) = cut_box(plane, coordinates)
     index = np.rint(rows).astype(np.intp) * box.shape[-1] + np.rint(columns).astype(np.intp)
     return box.take(index)
+
+
+# -------------------------------------------------------------------------------- values by splines
+def warp_image(image, coordinates):
+    """Interpolate an image at float coordinates (2, H, W): cubic splines, mirrored at the border.
+
+    image: (H, W) or (H, W, C) of any dtype.  The result has its shape and dtype.  Values are
+    clipped to what the dtype holds, and rounded where it holds whole numbers.
+    """
+    if image.ndim == 3:
+        return np.stack([warp_image(channel, coordinates)
+                         for channel in np.moveaxis(image, 2, 0)], axis=2)
+    exact = np.float32 if image.dtype.itemsize < 4 or image.dtype == np.float32 else np.float64
+    coefficients = scipy.ndimage.spline_filter(image.astype(exact), order=3, output=exact,
+                                               mode="mirror")
+    warped = scipy.ndimage.map_coordinates(coefficients, coordinates, order=3, mode="mirror",
+                                           prefilter=False)
+    is_whole = image.dtype.kind != "f"
+    limits = np.iinfo(image.dtype) if is_whole else np.finfo(image.dtype)
+    values = np.rint(warped) if is_whole else warped
+    return values.clip(limits.min, limits.max).astype(image.dtype)
+
+
+def warp_label(label, coordinates):
+    """The values of a label (H, W), integers, nearest to float coordinates (2, H, W)."""
+    return scipy.ndimage.map_coordinates(label, coordinates, order=0, mode="mirror")

@@ -7,6 +7,7 @@ from command.names import canonical
 from images.formats import list_images
 from images.pages import LARGE, ImageFile
 from images.reading import examine_file
+from nets.levels import check_suits
 
 EXTRAS = ("probabilities", "overlay", "instances")  # what can be made besides masks
 
@@ -65,19 +66,19 @@ def name_outputs(file, folder, extras):
             for kind, suffix in suffixes.items()}
 
 
-def plan_outputs(inputs, folder, extras, overwrite, too_large):
-    """The Plan for images; files that cannot be read are told at the end.
+def plan_outputs(inputs, folder, extras, overwrite, net):
+    """The Plan for images; files that cannot be read or predicted are told at the end.
 
     inputs: paths of images and folders.  folder: of the outputs.  extras: some of EXTRAS.
-    overwrite: whether to make anew what is there.  too_large: what to say of a large image that
-    the net cannot take, or "".
+    overwrite: whether to make anew what is there.  net: the nets.trained.TrainedNet.
     """
     jobs, done, errors = [], 0, []
     paths = find_images(inputs, folder)
     taken = {path.resolve() for path in paths}
     for path in paths:
         try:
-            file = examine_file(path)
+            file = examine_file(path, net.n_channels)
+            check_suits(file, net)
         except Exception as error:  # noqa: BLE001 - a damaged file may raise almost any
             errors.append(describe_failure(error, path))
             continue
@@ -93,8 +94,9 @@ def plan_outputs(inputs, folder, extras, overwrite, too_large):
             outputs = {kind: output for kind, output in outputs.items() if not output.exists()}
         if not outputs:
             done += 1
-        elif file.is_large and too_large:
-            errors.append(f"{path}: over {LARGE:,} pixels, and {too_large}; make it smaller")
+        elif file.is_large and net.is_saliency:
+            errors.append(f"{path}: over {LARGE:,} pixels, and U-2-Net's own protocol sees "
+                          "320 x 320; make it smaller")
         else:
             jobs.append(Job(file, outputs))
     return Plan(jobs, done, errors)

@@ -15,6 +15,8 @@ def greet(recorder, request, prepared):
     settings = choice.settings
     for remark in data.remarks:
         say(remark)
+    if not data.statistics.is_scaled:
+        say(describe_units(data.statistics))
     held = ""
     if data.holds_back:
         held = f"{len(data.choosing)} held back to choose the best model, "
@@ -36,6 +38,14 @@ def greet(recorder, request, prepared):
     say(describe_constant(data.baselines))
     say("The first steps also compile the net's operators: 1 to 3 minutes, once for this "
         "environment.")
+
+
+def describe_units(statistics):
+    """Values that stay in units of their own, in one line."""
+    mean, std = (", ".join(f"{value:.4g}" for value in values)
+                 for values in (statistics.mean, statistics.std))
+    return (f"Values of {statistics.dtype} stay in their own units: mean {mean}; "
+            f"standard deviation {std}")
 
 
 def describe_training(settings, facts, recorder):

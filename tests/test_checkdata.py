@@ -193,7 +193,7 @@ def test_other_channels_than_asked_for(check, folder, n_channels, channels, kind
 def test_grey_and_rgb_go_together_and_nothing_else_does():
     """find_mixtures names both files; the larger part is what is usual."""
     def facts(dtype, channels):
-        return ImageFacts(4, 5, dtype, channels, False, False, [], [], "", "")
+        return ImageFacts(4, 5, dtype, channels, False, False, [], [], False, "", "")
     eight, colour = facts("uint8", 1), facts("uint8", 3)
     assert find_mixtures({"a": eight, "b": colour}) == {}
     assert find_mixtures({"a": eight, "b": colour}, 1) == {}

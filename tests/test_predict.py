@@ -141,8 +141,10 @@ def test_a_mistake_in_a_flag(refused, flags, message):
      "--preset milesial: others.safetensors holds Unet, n_channels 1, n_classes 2"),
     ("--Input cell.png --Checkpoint nothing.safetensors",
      "nothing.safetensors: the weights of neither"),
+    ("--Input cell.png --Checkpoint many.safetensors",
+     "many.safetensors: its net has n_channels 17; images here have up to 16"),
     ("--Input cell.png --Checkpoint four.safetensors",
-     "four.safetensors: its net has n_channels 4"),
+     "cell.png: grey, but the net takes 4 channels"),
 ])
 def test_a_mistake_in_the_data(refused, here, flags, message):
     for folder in ("empty", "more", "taken"):
@@ -152,6 +154,7 @@ def test_a_mistake_in_the_data(refused, here, flags, message):
     Path("broken.png").write_bytes(b"no image")
     save_file({"weight": np.zeros(1)}, "nothing.safetensors")
     save_file(weights(4), "four.safetensors")
+    save_file(weights(17), "many.safetensors")
     code, line = refused(*flags.split())
     assert code == 1 and line.startswith(message)
 

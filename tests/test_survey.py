@@ -177,9 +177,9 @@ def test_known_files_that_are_paired_otherwise(tmp_path):
 
 def test_a_file_that_breaks_its_reader_is_named(tmp_path, monkeypatch):
     """Whatever the exception: Main.py ends in one line, `MakeData.py check` goes on."""
-    def fail(path):
+    def fail(path, n_channels):
         raise IndexError("tag")
-    monkeypatch.setitem(Survey.EXAMINE, "image", fail)
+    monkeypatch.setattr(survey_module, "examine_image", fail)
     write_png(tmp_path / "a.png", np.zeros((4, 5), np.uint8))
     with pytest.raises(DataError, match="a.png: not expected: IndexError: tag"):
         Survey().read([(tmp_path / "a.png", tmp_path / "a.png")])

@@ -17,7 +17,7 @@ from command.errors import run
 from DataLoader import SegmentationSet, TrainingLoader
 from datasets.labels import IGNORED
 from images import intensity, warp
-from images.formats import write_png
+from images.formats import write_pixels, write_png
 from images.values import Statistics, load_image
 from MirrorPadding import crop_input, mirror_pad, tiling
 from nets.geometry import U2NET, UNET_BILINEAR
@@ -515,6 +515,10 @@ def test_preview_writes_one_picture(tmp_path, monkeypatch, capsys):
     assert preview(look, "--augment", "full") == 0 and min(Image.open(look).size) > 500
     assert preview(tmp_path / "imgs" / "look.png") == 1
     assert "among the training pairs" in capsys.readouterr().err
+    write_pixels(tmp_path / "four.tif", rng().normal(-3, 1, (24, 30, 4)).astype(np.float32))
+    files = map(str, ("--img", tmp_path / "four.tif", "--label", label, "--preview", look))
+    monkeypatch.setattr(sys, "argv", ["Transforms.py", *files])
+    assert run(Transforms.main) == 0 and np.asarray(Image.open(look)).std() > 20
     write_png(label, np.eye(25, 30, dtype=np.uint8))
     assert preview(look) == 1 and "25 x 30 px" in capsys.readouterr().err
     assert load_image(image, 3).shape == (3, 24, 30)
