@@ -66,9 +66,11 @@ class Polygon(NamedTuple):
         (x, y), (dx, dy) = start[edge].T, (end - start)[edge].T
         column = _clipped(x + (row + 0.5 - y) * dx / dy, width)  # the first one right of the edge
         top, left = row.min(), column.min()
-        crossed = np.zeros((row.max() - top + 1, column.max() - left + 1), np.int64)
+        # whether a number is odd is all that counts, which 8 bits tell however large it is
+        crossed = np.zeros((row.max() - top + 1, column.max() - left + 1), np.uint8)
         np.add.at(crossed, (row - top, column - left), 1)
-        return Patch(int(top), int(left), np.cumsum(crossed, axis=1)[:, :-1] % 2 == 1)
+        odd = np.cumsum(crossed, axis=1, dtype=np.uint8) % 2 == 1
+        return Patch(int(top), int(left), odd[:, :-1])
 
 
 class Ellipse(NamedTuple):

@@ -75,6 +75,11 @@ def test_rings_within_rings_are_holes():
     assert np.array_equal(fill(Polygon(tuple(rings))), inside_of(rings))
 
 
+@pytest.mark.parametrize("times", [255, 256, 257, 512])
+def test_a_ring_that_is_drawn_many_times(times):
+    assert fill(Polygon((SQUARE,) * times)).sum() == (times % 2) * 16 * 18
+
+
 def test_neighbours_share_no_pixel_and_leave_none():
     """A fan of triangles around a point covers each pixel of its outline once."""
     centre, angles = np.array([14.25, 11.5]), np.linspace(0, 2 * np.pi, 10)[:-1]
