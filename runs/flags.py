@@ -142,8 +142,8 @@ def add_run_flags(add):
     add("--device", choices=("auto", "cpu", "cuda"), default="auto",
         help="where to run; auto: on a GPU where one is usable, else on the CPU")
     add("--cache_size", type=number(float, 0), default=20.0, metavar="GB",
-        help="most GB of DataTxt/decoded/, where training on crops keeps large images decoded; 0: "
-             "none are kept, and each crop decodes its whole image")
+        help="with --tile N: most GB of decoded/ in Datatxt_directory, where large training "
+             "images are kept decoded; 0: none are kept, and each crop decodes its whole image")
     add("--save_every", type=save_every, default=Every(1, ""), metavar="N|Nm",
         help="how often to write last_model: every N epochs, or with Nm every N minutes")
     add("--resume", action="store_true",

@@ -3,6 +3,7 @@ import re
 
 from backend import ranks, start
 from nets.catalogue import NET_FLAGS
+from runs.log import describe_crops
 from runs.recorder import describe_constant
 
 
@@ -23,10 +24,9 @@ def greet(recorder, request, prepared):
     device = start.device_name()
     if ranks.size() > 1:
         device += f", {ranks.size()} ranks"
-    pairs, crops = len(data.loader.dataset), len(data.loader.draws)
-    several = "" if crops == pairs else f" ({crops:,} crops an epoch; images/s counts crops)"
-    say(f"{settings.net.mode} on {settings.data.Data_directory}: {pairs} training pairs{several}, "
-        f"{held}{len(data.test_set)} test pairs; {device}")
+    pairs = f"{len(data.loader.dataset)} training pairs{describe_crops(data.loader)}"
+    say(f"{settings.net.mode} on {settings.data.Data_directory}: {pairs}, {held}"
+        f"{len(data.test_set)} test pairs; {device}")
     say(describe_training(settings, prepared.facts, recorder))
     if choice.reasons:
         flags = settings.flags()

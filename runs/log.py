@@ -158,6 +158,14 @@ class RunLog:
         return best
 
 
+def describe_crops(loader):
+    """What to say of a TrainingLoader's crops, where some images give several an epoch: or ""."""
+    crops = len(loader.draws)
+    if crops == len(loader.dataset):
+        return ""
+    return f" ({crops:,} crops an epoch; images/s counts crops)"
+
+
 # ---------------------------------------------------------------------------------------- its files
 RUN_NAME = re.compile(r"[A-Za-z0-9]+_[0-9]{4}(-[0-9]{2}){2}_[0-9]{2}(-[0-9]{2}){2}(-[0-9]+)?")
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from command.files import atomic_write
 from masks.pixel_scores import CHOOSING, best_constant
 from masks.score_rows import distinct_rows, name_chooser, rows_of, title_of
-from runs.log import ENDLESS, best_of, duration, middle_mean
+from runs.log import ENDLESS, best_of, describe_crops, duration, middle_mean
 from runs.page_pictures import (PROBABILITY_SCALE, choose_examples, draw_plots, explain_classes,
                                 explain_errors, rank_images, show_example, show_training)
 
@@ -83,7 +83,8 @@ def page_content(run):
     headline = distinct_rows(run.rows)
     return {
         "run": run, "written": time.strftime("%Y-%m-%d %H:%M"), "command": shlex.join(run.command),
-        "training_images": len(data.loader.dataset), "test_images": len(test_set),
+        "training_images": len(data.loader.dataset), "crops": describe_crops(data.loader),
+        "test_images": len(test_set),
         "choosing_images": len(data.choosing), "scored": scored, "constant": constant[0],
         "headline": headline, "headline_titles": " / ".join(row.title for row in headline),
         "chosen_by": name_chooser(run.best_by),

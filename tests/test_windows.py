@@ -151,6 +151,22 @@ def test_whole_images_are_as_before(tmp_path):
     assert np.array_equal(batch.labels[0], loader.dataset.label(0))
 
 
+def test_ranks_share_the_crops_of_a_large_image(tmp_path, monkeypatch):
+    """Their parts of each batch, its canvas among them, are those of one process."""
+    loader = make_loader(tmp_path, 3, UNET_PADDED, "full", "classes", True)
+    loader.draws = [DataLoader.Draw(0, number) for number in range(10)]
+    loader.batch_size, loader.tile = 4, tiling("160")  # 150 x 160 px: some crops are turned
+    whole = list(loader.epoch(1))
+    assert [len(batch.labels) for batch in whole] == [4, 4, 2]
+    monkeypatch.setattr(DataLoader.ranks, "size", lambda: 2)
+    for rank in range(2):
+        monkeypatch.setattr(DataLoader.ranks, "rank", lambda rank=rank: rank)
+        for batch, part in zip(whole, loader.epoch(1)):
+            assert np.array_equal(part.labels, batch.labels[rank::2])
+            assert np.array_equal(part.inputs, batch.inputs[rank::2])
+            np.testing.assert_allclose(part.weights, batch.weights[rank::2], rtol=1e-6)
+
+
 def test_the_lights_of_a_whole_image_are_found_once(tmp_path, monkeypatch):
     loader = make_loader(tmp_path, 3, UNET_PADDED, "light", "classes", False)
     found, look = [], type(loader.augment).look_at
