@@ -4,9 +4,9 @@ import contextlib
 import numpy as np
 
 from command.errors import DataError
-from images import pages
 from images.channels import MOST_CHANNELS
-from images.pages import ImageFile, Stored, common_dtype, squeeze_channel, to_common
+from images.pages import (ImageFile, Stored, check_fits, common_dtype, squeeze_channel,
+                          to_common)
 
 
 @contextlib.contextmanager
@@ -47,6 +47,6 @@ class Array:
     def read(self, entry, as_label=False, rows=None):
         """The pixels, all or those of the slice `rows`; for a label, the Stored values."""
         if rows is None:
-            pages.check_fits(self.path, self.header.height, self.header.width, self.header.bytes)
+            check_fits(self.header)
         part = np.array(self.pixels if rows is None else self.pixels[rows])
         return Stored(part, None) if as_label else to_common(part)

@@ -13,8 +13,9 @@ from command.errors import DataError
 from command.files import atomic_write
 from command.names import canonical
 from images.arrays import open_npy
-from images.pictures import PNG_START, open_picture
-from images.tiff import open_tiff
+from images.pictures import open_picture
+from images.png import PNG_START
+from images.tiff import TIFF_STARTS, open_tiff
 
 
 # ------------------------------------------------------------------------------------ the formats
@@ -29,7 +30,7 @@ class Reader(NamedTuple):
 
 READERS = (
     Reader((".png",), (PNG_START,), open_picture),
-    Reader((".tif", ".tiff"), (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), open_tiff),
+    Reader((".tif", ".tiff"), TIFF_STARTS, open_tiff),
     Reader((".jpg", ".jpeg"), (b"\xff\xd8\xff",), open_picture),
     Reader((".bmp",), (b"BM",), open_picture),
     Reader((".npy",), (b"\x93NUMPY",), open_npy),

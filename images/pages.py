@@ -1,10 +1,11 @@
 """An image file as its header describes it, and what the readers of all formats share.
 
 Pixels are (H, W) for one channel and (H, W, C) for more, in the file's own dtype.  NumPy only.
+A DataError that is raised here or in a reader says what is wrong; `reading_errors` names the file.
 """
 import contextlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import numpy as np
 
@@ -12,7 +13,8 @@ from command.errors import DataError, say_once
 
 LARGE = 2 ** 26       # pixels, 8,192 x 8,192: a larger image is read in bands where it can be
 MAX_PIXELS = 2 ** 28  # 16,384 x 16,384: of an image that is decoded whole
-MOST_BYTES = 2 ** 32  # of its values
+MOST_BYTES = 2 ** 32  # of the values of such an image
+ALPHA = "alpha channels are left out"
 
 
 class ImageFile(NamedTuple):
@@ -22,49 +24,31 @@ class ImageFile(NamedTuple):
     width: int        # px, as shown
     channels: int     # of an image, alpha left out
     dtype: np.dtype   # of an image's values
-    pages: tuple = ((0,),)   # an entry for each image: the numbers of its pages
+    pages: tuple = ((0,),)   # an entry for each image: the numbers of its pages in the file
     axes: str = ""           # what the images are: "T", "ZT" ...; "": pages without a meaning
     lengths: tuple = ()      # how many there are along each of the axes
     is_lossy: bool = False   # whether its compression changes values
-    by_rows: bool = False    # whether bands of it can be read alone
+    by_rows: bool = False    # whether bands of a large image can be read alone
 
     @property
     def is_large(self):
         return self.height * self.width > LARGE
 
-    @property
-    def bytes(self):
-        """The size of an image's values in memory."""
-        return self.height * self.width * self.channels * self.dtype.itemsize
-
 
 class Stored(NamedTuple):
     """The values of a file as they are stored, for labels."""
-    values: np.ndarray  # (H, W) or (H, W, C)
-    alpha: np.ndarray   # (H, W); None where it has no such channel
+    values: np.ndarray            # (H, W) or (H, W, C)
+    alpha: Optional[np.ndarray]   # (H, W); None where it has no such channel
 
 
-def check_fits(path, height, width, size, why=""):
-    """Raise DataError for an image that is too large to be decoded whole.
-
-    size: of its values, in bytes; why: why it has to be.
-    """
-    if height * width > MAX_PIXELS or size > MOST_BYTES:
-        limit = f"{MAX_PIXELS:,} pixels" if height * width > MAX_PIXELS else f"{MOST_BYTES:,} bytes"
-        raise DataError(f"{path}: larger than {limit}{why}; cut it into smaller images")
-
-
+# -------------------------------------------------------------------------- what is said of a file
 @contextlib.contextmanager
-def reading_errors(path, kind="image", advice="export it again as PNG or TIFF, grey or RGB"):
-    """`with reading_errors(path):` turns whatever a damaged file raises into a DataError.
-
-    kind, advice: words of the message.
-    """
+def reading_errors(path):
+    """`with reading_errors(path):` turns whatever a file raises into a DataError that names it."""
     try:
         yield
     except DataError as error:
-        named = str(error).startswith(str(path))
-        raise DataError(str(error) if named else f"{path}: {error}") from None
+        raise DataError(f"{path}: {error}") from None
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except PermissionError:
@@ -72,17 +56,26 @@ def reading_errors(path, kind="image", advice="export it again as PNG or TIFF, g
     except MemoryError:
         raise DataError(f"{path}: does not fit into memory; cut it into smaller images") from None
     except Exception as error:  # noqa: BLE001 - decoders raise almost any for a damaged file
-        detail = " ".join(str(error).split())[:200]
-        detail = f" ({detail})" if detail else ""
-        raise DataError(f"{path}: not a readable {kind}{detail}; {advice}") from None
+        words = " ".join(str(error).split())
+        detail = f" ({words[:200]})" if words else ""
+        raise DataError(f"{path}: not a readable image{detail}; "
+                        "export it again as PNG or TIFF, grey or RGB") from None
+
+
+def check_fits(file, why=""):
+    """Raise DataError for an ImageFile whose images are too large to be decoded whole.
+
+    why: words of the message, why they have to be.
+    """
+    pixels = file.height * file.width
+    if pixels > MAX_PIXELS or pixels * file.channels * file.dtype.itemsize > MOST_BYTES:
+        limit = f"{MAX_PIXELS:,} pixels" if pixels > MAX_PIXELS else f"{MOST_BYTES:,} bytes"
+        raise DataError(f"larger than {limit}{why}; cut it into smaller images")
 
 
 def say_change(path, what):
-    """Say, once a folder, how images differ from their files."""
+    """Say once a folder how pixels differ from what its files store."""
     say_once(f"{path.parent}: {what} (said once a folder)")
-
-
-ALPHA = "alpha channels are left out"
 
 
 # --------------------------------------------------------------------------------------- the pixels
@@ -92,35 +85,41 @@ def squeeze_channel(values):
 
 
 def common_dtype(dtype):
-    """The dtype in which values of a dtype are handed on; DataError for what are no pixels.
+    """The dtype of an image's values of which a file stores this one.
 
-    Truth values become uint8, integers of 64 bits become 32 (see `to_common`).
+    Truth values become uint8, integers of 64 bits become 32.  Raises DataError for what is no
+    number.
     """
-    dtype = np.dtype(dtype).newbyteorder("=")
-    narrower = {"bool": "uint8", "int64": "int32", "uint64": "uint32"}.get(dtype.name, dtype.name)
+    dtype = np.dtype(dtype)
     if dtype.kind not in "buif" or dtype.itemsize > 8:
-        raise DataError(f"values of kind {dtype} are no pixels; save it as integers or floats")
-    return np.dtype(narrower)
+        raise DataError(f"values of kind {dtype} are no pixels; save integers or floats")
+    return np.dtype({"bool": "uint8", "int64": "int32", "uint64": "uint32"}.get(dtype.name,
+                                                                               dtype.name))
 
 
 def to_common(values):
-    """Values in their `common_dtype`: truth values as 0 and 255.
+    """Values in their `common_dtype`; truth values as 0 and 255.
 
     Raises DataError where one of 64 bits does not fit into 32.
     """
     dtype = common_dtype(values.dtype)
     if values.dtype == bool:
         return values.astype(np.uint8) * np.uint8(255)
-    if values.dtype.itemsize == 8 and values.dtype.kind in "iu" and values.size:
+    if values.dtype.kind in "iu" and values.dtype.itemsize == 8:
         limits = np.iinfo(dtype)
         if values.min() < limits.min or values.max() > limits.max:
-            raise DataError(f"has values beyond {dtype}; scale them")
+            raise DataError(f"values of 64 bits, beyond those of {dtype}; scale them")
     return values.astype(dtype, copy=False)
+
+
+def swaps_sides(orientation):
+    """Whether the tag Orientation makes rows of what is stored as columns."""
+    return orientation in (5, 6, 7, 8)
 
 
 def orient(pixels, orientation):
     """Stored pixels (H, W, ...) as EXIF's and TIFF's tag Orientation, 1 ... 8, shows them."""
-    if orientation in (5, 6, 7, 8):
+    if swaps_sides(orientation):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
@@ -132,18 +131,16 @@ def orient(pixels, orientation):
 def palette_values(indices, palette):
     """The values of a label with a palette: its indices, or 0 and 255 for a mask.
 
-    indices: (H, W) integers; palette: (N, 3) colours, `white` being the largest of the dtype.
-    It is a mask where all used colours are black or white, each once, and where the unused ones
-    are greys, which tell no class.  White is foreground there, whatever its index.
+    indices: (H, W) integers; palette: (N, 3) uint8 colours.
+    It is a mask where all used colours are black or white, each once, and where the others are
+    greys, which tell no class.  White is foreground there, whatever its index.
     """
     used = np.unique(indices)
     if used[-1] >= len(palette):
         return indices
-    white = np.iinfo(palette.dtype).max
     levels = palette[:, 0]
+    shown = levels[used].tolist()
     is_grey = bool((palette == palette[:, :1]).all())
-    shown = levels[used]
-    two = np.isin(shown, (0, white)).all() and len(set(shown.tolist())) == len(shown)
-    if is_grey and two and (levels == white).any():
-        return np.where(levels[indices] == white, 255, 0).astype(np.uint8)
+    if is_grey and (levels == 255).any() and shown in ([0], [255], [0, 255], [255, 0]):
+        return levels[indices]
     return indices

@@ -1,55 +1,111 @@
 """Which images a TIFF file holds: its pages, and what they are by its axes."""
 import math
+import os
+import re
+import struct
 from typing import NamedTuple
 
 import numpy as np
 
-from command.errors import say_once
+from command.errors import DataError, say_once
 from images.channels import MOST_CHANNELS
+from images.pages import MOST_BYTES
 
 # tifffile's kinds of files that say what their pages are
 WITH_AXES = ("shaped", "lsm", "mmstack", "ome", "imagej", "ndtiff", "fluoview", "stk", "scanimage")
 CHANNELS, UNKNOWN = "CS", "QI"  # letters of axes
+MOST_PAGES = 2 ** 16
+NO_IMAGES = 5  # bits of NewSubfileType: a smaller version, or a mask, of another image
 
 
 class Layout(NamedTuple):
     """The images of a TIFF file."""
-    images: tuple     # for each the numbers of its pages, whose channels follow one another
-    axes: str         # what the images are, such as "T" or "ZT"; "": nobody says
-    lengths: tuple    # how many there are along each of the axes
-    left_out: int     # pages that are no images: thumbnails, levels of a pyramid
-    array: object = None  # a tifffile.TiffPageSeries, where the pages themselves are no images
+    images: tuple         # for each the numbers of its pages, whose channels follow one another
+    axes: str = ""        # what the images are, such as "T" or "ZT"; "": nobody says
+    lengths: tuple = ()   # how many there are along each of the axes
+    series: object = None  # a tifffile.TiffPageSeries, where the pages themselves are no images
 
 
-def find_layout(file):
-    """The Layout of an open tifffile.TiffFile."""
-    if any(getattr(file, f"is_{kind}") for kind in WITH_AXES):
-        if file.series and file.series[0].kind in WITH_AXES:
-            return _layout_by_axes(file)
+def check_chain(path):
+    """Raise ValueError where the directories of a TIFF file's pages do not come to an end.
+
+    Each says where the next one is.  In a damaged file they can go round in circles.  Raises
+    DataError for more than MOST_PAGES.
+    """
+    with open(path, "rb") as file:
+        size, head = os.fstat(file.fileno()).st_size, file.read(16)
+        order, is_big = ("<" if head[:2] == b"II" else ">"), head[2:4] in (b"+\0", b"\0+")
+        link, count, entry = ("Q", "Q", 20) if is_big else ("I", "H", 12)
+        place = 8 if is_big else 4
+        seen = set()
+        while True:
+            offset, = struct.unpack(order + link, _read_at(file, place, 8 if is_big else 4))
+            if offset == 0:
+                return
+            if offset in seen or offset >= size:
+                raise ValueError("the list of its pages leads nowhere")
+            seen.add(offset)
+            if len(seen) > MOST_PAGES:
+                raise DataError(f"more than {MOST_PAGES:,} pages; save it in parts")
+            entries, = struct.unpack(order + count, _read_at(file, offset, 8 if is_big else 2))
+            place = offset + (8 if is_big else 2) + entry * entries
+
+
+def _read_at(file, place, length):
+    """Bytes of an open file; ValueError where it ends before."""
+    if place < 2 ** 63:
+        file.seek(place)
+        data = file.read(length)
+        if len(data) == length:
+            return data
+    raise ValueError("cut short: it ends before the list of its pages")
+
+
+# --------------------------------------------------------------------------------------- the layout
+def find_layout(path, file):
+    """The Layout of an open tifffile.TiffFile.  A line on stderr says which pages are left out."""
+    layout = _layout_by_axes(path, file) or _layout_without_axes(file)
+    used = {number for numbers in layout.images for number in numbers}
+    left_out = 0 if layout.series else len(file.pages) - len(used)
+    if left_out:
+        say_once(f"{path}: {left_out} of its pages are left out: not of the first one's size, as "
+                 "thumbnails and the levels of a pyramid are")
+    return layout
+
+
+def _layout_without_axes(file):
+    """The Layout of a file that does not tell its axes: a page is an image."""
     first = file.pages.first
-    images = tuple((k,) for k, page in enumerate(file.pages)
-                   if k == 0 or _is_alike(page.keyframe, first))
-    return Layout(images, "", (), len(file.pages) - len(images))
+    images = [(k,) for k, page in enumerate(file.pages)
+              if k == 0 or _is_alike(page.keyframe, first)]
+    return Layout(tuple(images))
 
 
 def _is_alike(page, first):
-    """Whether a page is an image as the first one; not a thumbnail, a pyramid's level or a mask."""
-    is_image = not page.subfiletype & 5
-    return is_image and (page.imagelength, page.imagewidth) == (first.imagelength, first.imagewidth)
+    """Whether a page is an image as the first one, no thumbnail, level of a pyramid or mask."""
+    size, wanted = ((each.imagelength, each.imagewidth) for each in (page, first))
+    return not page.subfiletype & NO_IMAGES and size == wanted
 
 
-def _layout_by_axes(file):
-    """The Layout of a file that tells its axes."""
+def _layout_by_axes(path, file):
+    """The Layout of a file that tells its axes; None for another one."""
+    is_told = any(getattr(file, f"is_{kind}") for kind in WITH_AXES)
+    if file.is_ome:
+        _check_plane_counts(file.pages.first.description)
+    if not is_told or not file.series or file.series[0].kind not in WITH_AXES:
+        return None
     first = file.series[0]
+    if math.prod(first.shape) > MOST_PAGES * first.keyframe.size:
+        raise DataError(f"more than {MOST_PAGES:,} images; save it in parts")
+    if axes_of(first) != first.axes:
+        say_once(f"{path}: an array {first.shape} without axes, read as height, width and channels")
     if not _are_pages_images(first):
-        return Layout((), *_axes_of_images(first), 0, first)
-    images, axes = [], ("", ())
+        return Layout((), *_axes_of_images(first), first)
+    images = []
     for series in file.series:
         if _are_pages_images(series) and _is_alike(series.keyframe, first.keyframe):
             images += _images_of(series)
-            axes = axes if axes[0] else _axes_of_images(series)
-    used = {number for numbers in images for number in numbers}
-    return Layout(tuple(images), *axes, len(file.pages) - len(used))
+    return Layout(tuple(images), *_axes_of_images(first))
 
 
 def axes_of(series):
@@ -58,70 +114,80 @@ def axes_of(series):
     An array (H, W, C) that was written without axes, and so as H pages, gets them.
     """
     shape = series.shape
-    is_image = (series.axes in ("QYX", "IYX") and series.kind == "shaped"
+    is_image = (series.kind == "shaped" and series.axes == "QYX"
                 and shape[2] <= MOST_CHANNELS < min(shape[:2]))
-    if is_image:
-        say_once(f"{series.keyframe.parent.filehandle.name}: an array {shape} without axes, read "
-                 "as height, width and channels")
     return "YXC" if is_image else series.axes
 
 
 def _are_pages_images(series):
     """Whether each page of a tifffile.TiffPageSeries holds rows, columns and perhaps channels."""
     page = series.keyframe
-    inner = page.ndim
-    axes, shape = axes_of(series)[-inner:], series.shape[-inner:]
-    letters = "".join("S" if letter in CHANNELS else letter for letter in axes)
-    pages = math.prod(series.shape) // page.size
-    has_pages = len(series._pages) == pages or page.index + pages <= len(page.parent.pages)
-    return shape == page.shape and letters == page.axes and has_pages
+    letters = "".join("S" if letter in CHANNELS else letter for letter in axes_of(series))
+    return (page.axes in ("YX", "YXS", "SYX") and letters.endswith(page.axes)
+            and series.shape[-page.ndim:] == page.shape and _numbers_of(series) is not None)
 
 
 def _numbers_of(series):
-    """The numbers of the pages of a tifffile.TiffPageSeries, in its order."""
-    count = math.prod(series.shape) // series.keyframe.size
+    """The numbers of a tifffile.TiffPageSeries's pages, in its order; None where they are hidden.
+
+    Values that follow one another in the file need no pages but the first one.
+    """
+    page, count = series.keyframe, math.prod(series.shape) // series.keyframe.size
     if len(series._pages) == count:
-        return [page.index for page in series._pages]
-    return list(range(series.keyframe.index, series.keyframe.index + count))
+        return [each.index for each in series._pages]
+    is_there = page.index + count <= len(page.parent.pages)
+    return list(range(page.index, page.index + count)) if is_there else None
 
 
 def _images_of(series):
-    """For each image of a tifffile.TiffPageSeries the numbers of its pages."""
-    inner = series.keyframe.ndim
-    axes, numbers = series.axes[:-inner], np.array(_numbers_of(series))
-    numbers = numbers.reshape(series.shape[:-inner])
-    channels = [k for k, letter in enumerate(axes) if letter in CHANNELS]
-    count = math.prod(numbers.shape[k] for k in channels)
+    """For each image of a tifffile.TiffPageSeries the numbers of its pages, a tuple."""
+    outer = series.shape[:-series.keyframe.ndim]
+    numbers = np.reshape(_numbers_of(series), outer)
+    channels = [k for k in range(len(outer)) if series.axes[k] in CHANNELS]
     numbers = np.moveaxis(numbers, channels, range(-len(channels), 0)) if channels else numbers
-    return [tuple(each) for each in numbers.reshape(-1, count).tolist()]
+    return [tuple(each) for each in numbers.reshape(
+        -1, math.prod(outer[k] for k in channels)).tolist()]
 
 
 def _axes_of_images(series):
-    """(letters, lengths) of the axes along which a file has several images, where they have a name.
+    """(letters, lengths) of the axes with a meaning along which a file has several images."""
+    axes = {letter: length for letter, length in zip(axes_of(series), series.shape)
+            if length > 1 and letter not in "YX" + CHANNELS + UNKNOWN}
+    return "".join(axes), tuple(axes.values())
+
+
+def _check_plane_counts(xml):
+    """Raise ValueError for an OME-XML text that promises more pages than a file may have.
+
+    tifffile would count them one by one.
     """
-    axes = [(letter, length) for letter, length in zip(axes_of(series), series.shape)
-            if length > 1 and letter not in "YX" + CHANNELS + UNKNOWN]
-    return "".join(letter for letter, _ in axes), tuple(length for _, length in axes)
+    if sum(map(int, re.findall(r'PlaneCount="(\d{1,18})', xml))) > MOST_PAGES:
+        raise ValueError("its OME-XML promises too many planes")
 
 
-def shape_of_array(series):
-    """The shape (N, H, W, C) that `images_of_array` gives."""
+# ------------------------------------------------------------------------------- pages as one array
+def array_shape(series):
+    """A tifffile.TiffPageSeries as images: (images, height, width, channels)."""
     lengths = dict.fromkeys("NYXC", 1)
     for letter, length in zip(axes_of(series), series.shape):
         lengths["C" if letter in CHANNELS else letter if letter in "YX" else "N"] *= length
     return tuple(lengths.values())
 
 
-def images_of_array(series):
-    """The values of a tifffile.TiffPageSeries as images, (N, H, W, C)."""
-    letters = axes_of(series)
-    if series.dataoffset is None:
-        values = series.asarray(maxworkers=1)
-    else:  # uncompressed, one after the other
+def read_array(series, number, rows=None):
+    """An image of a tifffile.TiffPageSeries, (H, W, C), or its rows of the slice `rows`."""
+    letters, rows = axes_of(series), rows or slice(None)
+    if series.dataoffset is not None:  # uncompressed, one value after the other
         file = series.keyframe.parent
         dtype = file.byteorder + series.dtype.char
         values = np.memmap(file.filehandle.path, dtype, "r", series.dataoffset, series.shape)
+    elif math.prod(series.shape) * series.dtype.itemsize > MOST_BYTES:
+        raise DataError(f"more than {MOST_BYTES:,} bytes that can be decoded together only; "
+                        "save its images one by one")
+    else:
+        values = series.asarray(maxworkers=1)
     order = [k for k, letter in enumerate(letters) if letter not in "YX" + CHANNELS]
     order += [letters.index("Y"), letters.index("X")]
     order += [k for k, letter in enumerate(letters) if letter in CHANNELS]
-    return values.transpose(order).reshape(shape_of_array(series)).astype(series.dtype, copy=False)
+    image = values.transpose(order).reshape(array_shape(series))[number, rows]
+    return image.astype(series.dtype)

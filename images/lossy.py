@@ -1,0 +1,16 @@
+"""Whether compressed pixels have lost values, for formats that can do both."""
+
+
+def is_lossy_webp(start):
+    """Whether a WebP image is lossy, by its first bytes."""
+    return b"VP8L" not in start
+
+
+def is_lossy_jpeg2000(start):
+    """Whether a JPEG 2000 image has the irreversible wavelet, by its first bytes.
+
+    The marker COD is followed by its length (2 bytes), a style (1), the order, layers and colours
+    (4), the levels (1), the blocks (3) and the wavelet: 0 the irreversible one, 1 the reversible.
+    """
+    place = start.find(b"\xff\x52")
+    return place < 0 or start[place + 13:place + 14] != b"\1"
