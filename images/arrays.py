@@ -5,8 +5,7 @@ import numpy as np
 
 from command.errors import DataError
 from images.channels import MOST_CHANNELS
-from images.pages import (ImageFile, Stored, check_fits, common_dtype, squeeze_channel,
-                          to_common)
+from images.pages import ImageFile, Stored, check_fits, common_dtype, squeeze_channel, to_common
 
 
 @contextlib.contextmanager
