@@ -34,7 +34,7 @@ class SegmentationSet:
         return self.pairs[index][0].stem
 
     def pixels(self, index):
-        """The image before it is normalised: (C, H, W) float32 in [0, 1]."""
+        """The image before it is normalised: (C, H, W) float32, in the units of `as_planes`."""
         return load_image(self.pairs[index][0], self.n_channels)
 
     def image(self, index):
