@@ -17,6 +17,8 @@ import numpy as np
 from command.errors import DataError, run
 from command.files import make_folder
 from command.flags import Parser, number, picture
+from images.channels import as_pixels
+from images.composite import find_shades, show_pixels
 from images.figures import figure
 from images.mirror import mirrored
 from images.reading import read_image
@@ -249,15 +251,14 @@ def overlap_tile(image, forward, geometry, tile=Whole()):
 
 # ------------------------------------------------------------------------------------ the picture
 def draw_padding(image, geometry, path):
-    """Write the picture of an image, (H, W) or (H, W, 3) values, before and after its padding."""
+    """Write the picture of an image, (H, W) or (H, W, C) values, before and after its padding."""
     planes = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
     height, width = planes.shape[-2:]
     after = pad_for(geometry, planes, height, width)
     top, left = (geometry.before(length) for length in (height, width))
     with figure(path, 1, 2, (10, 5.4), dpi=110) as ((first, second),):
         for axis, pixels, title in ((first, planes, "image"), (second, after, "input")):
-            shown = pixels.transpose(1, 2, 0).astype(np.float64) / max(1, planes.max())
-            shown = shown if len(planes) == 3 else shown[..., 0]
+            shown = show_pixels(as_pixels(pixels), find_shades(image))
             axis.imshow(shown, cmap="gray", interpolation="nearest")
             axis.set_title(f"{title}: {pixels.shape[-2]} x {pixels.shape[-1]} px")
             axis.set_axis_off()

@@ -14,9 +14,10 @@ from command.errors import DataError, say_once
 from datasets.check import check_set
 from datasets.mixtures import check_mixtures, describe_mixture
 from datasets.survey import Survey, facts_of_set, statistics_of
+from images import pages
 from images.channels import VALUE_DTYPES, as_planes, describe_channels, is_scaled
 from images.pages import ImageFile
-from images.reading import examine_file, read_image, read_label
+from images.reading import LargePage, examine_file, pages_of, read_image, read_label
 from images.values import NormalisedRows, Statistics, load_image, normalise
 from nets import checkpoint, levels
 from nets.trained import TrainedNet
@@ -130,15 +131,15 @@ def test_values_beyond_32_bit_floats_are_refused(tmp_path):
 # ---------------------------------------------------------------------------------- pages, mixtures
 def test_pages_are_channels_only_where_so_many_are_asked_for(tmp_path):
     """What was decoded as channels is not reused by who takes the pages for images."""
-    pages, path = values_of("uint16", (4, 6, 7)), tmp_path / "a.tif"
-    tifffile.imwrite(path, pages, photometric="minisblack", metadata=None)
+    stack, path = values_of("uint16", (4, 6, 7)), tmp_path / "a.tif"
+    tifffile.imwrite(path, stack, photometric="minisblack", metadata=None)
     with pytest.raises(DataError, match="a.tif: has 4 pages"):
         Survey(tmp_path).image(path)
     survey = Survey(tmp_path, n_channels=4)
     assert (survey.image(path).channels, survey.image(path).of_pages) == (4, True)
     survey.save()
     np.testing.assert_allclose(statistics_of(survey, [path], 4).mean,
-                               pages.mean(axis=(1, 2)) / 65535)
+                               stack.mean(axis=(1, 2)) / 65535)
     for n_channels in (None, 1, 2):
         with pytest.raises(DataError, match="a.tif: has 4 pages"):
             Survey(tmp_path, n_channels).image(path)
@@ -265,6 +266,22 @@ def test_pages_of_a_stack_share_their_levels(tmp_path):
     assert (bands.highest == whole.max(axis=(0, 1))).all()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int16", "uint16"])
+def test_rows_of_a_large_file_are_those_of_the_whole(tmp_path, monkeypatch, dtype):
+    """Four channels in tiles, left on disk: read in bands, normalised as the whole image is."""
+    monkeypatch.setattr(pages, "LARGE", 1000)
+    pixels = values_of(dtype, (90, 70, 4))
+    tifffile.imwrite(tmp_path / "a.tif", np.moveaxis(pixels, 2, 0), photometric="minisblack",
+                     tile=(32, 16), metadata={"axes": "CYX"}, ome=True)
+    file, taker = examine_file(tmp_path / "a.tif"), net(dtype, 4)
+    page, = pages_of(file)
+    found = levels.find_levels(file, page, taker)
+    assert type(page) is LargePage and found.white == (65535 if dtype == "uint16" else None)
+    rows = NormalisedRows(page, 4, taker.statistics, found.white)
+    whole = normalise(load_image(tmp_path / "a.tif", 4), taker.statistics)
+    assert rows.shape == whole.shape and np.array_equal(rows[:, 40:75], whole[:, 40:75])
+
+
 @pytest.mark.parametrize("dtype", VALUE_DTYPES)
 def test_rows_are_normalised_as_in_training(dtype):
     pixels = values_of(dtype, (20, 7, 4))
@@ -324,6 +341,7 @@ def test_training_and_prediction_of_other_images(tmp_path, dtype, channels):
     np.testing.assert_allclose(header["mean"], every.mean(axis=0) / unit, rtol=1e-6)
     np.testing.assert_allclose(header["std"], every.std(axis=0) / unit, rtol=1e-6)
     assert (header["dtype"], "bits" in header) == (dtype, False)
+    assert "not written" not in done.stdout and (tmp_path / "results/overview.png").exists()
     done = command("Predict.py", "--Input", data / "test/imgs", "--overlay", "--device", "cpu",
                    cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -340,8 +358,8 @@ def test_pages_as_channels_from_the_check_to_the_prediction(tmp_path):
     """Files whose five pages are channels: each command says so, none takes them for images."""
     data = write_cells(tmp_path / "data", "uint16", 5, train=2, test=1)
     for path in data.glob("*/imgs/*"):
-        pages = np.ascontiguousarray(np.moveaxis(read_image(path), 2, 0))
-        tifffile.imwrite(path, pages, photometric="minisblack", metadata=None)
+        stack = np.ascontiguousarray(np.moveaxis(read_image(path), 2, 0))
+        tifffile.imwrite(path, stack, photometric="minisblack", metadata=None)
     check = ("MakeData.py", "check", "--Data_directory", data)
     done = command(*check, cwd=tmp_path)
     assert done.returncode == 1 and "if they are channels: --n_channels 5" in done.stdout
