@@ -30,6 +30,7 @@ DECODED_VERSION = 1     # part of the names: raise it when reading a file gives 
 GIGABYTE = 10 ** 9      # bytes
 SPARE = GIGABYTE        # bytes that stay free on the disk, for checkpoints and results
 HEADER = 128            # bytes before the values in an .npy file
+DISK_IS_FULL = "the disk is full"
 SLOW = "each of their crops decodes the whole file, which is slow"
 
 
@@ -61,6 +62,31 @@ def decoding_tasks(survey, pairs, n_channels):
 def _name_of(kind, path, content):
     text = f"{DECODED_VERSION} {kind} {path.suffix.lower()} {content}"
     return f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npy"
+
+
+class Fitting(NamedTuple):
+    """Which files there is room for."""
+    tasks: list  # of them, DecodingTasks
+    reason: str  # why others do not fit
+
+
+def find_fitting(tasks, there, room, free):
+    """The Fitting of tasks, the first ones first.
+
+    there: names of decoded files that are there already.  room: bytes that all may take.  free:
+    bytes that new ones may take.
+    """
+    fitting, names, reason = [], set(), ""
+    for task in tasks:
+        size = 0 if task.name in names else task.size  # two files of one content are kept once
+        new = 0 if task.name in there else size
+        if size <= room and new <= free:
+            fitting.append(task)
+            names.add(task.name)
+            room, free = room - size, free - new
+        else:
+            reason = reason or (DISK_IS_FULL if size <= room else "--cache_size")
+    return Fitting(fitting, reason)
 
 
 class DecodedFiles:
@@ -95,52 +121,59 @@ class DecodedFiles:
         if not tasks and not self.folder.exists():
             return []
         try:
-            self._take_folder({task.name for task in tasks})
-            there = self._sizes()
-            planned, reason = self._plan(tasks, there)
+            there, fitting = self._take_folder(tasks)
         except OSError as error:
             return [f"{self.folder}: {error.strerror or error}; large images are not kept decoded "
                     "there"] if tasks else []
-        missing = [task for task in planned if task.name not in there]
-        failures = self._write(missing)
-        there = self._sizes()
-        self.names = {task.path: task.name for task in planned if task.name in there}
-        return self._describe(tasks, missing, failures or [reason]) if tasks else []
+        missing = {task.name: task for task in fitting.tasks if task.name not in there}
+        written, failures = self._write(missing.values())
+        self.names = {task.path: task.name for task in fitting.tasks
+                      if task.name in there or task.name in written}
+        return self._describe(tasks, written, [*failures, fitting.reason]) if tasks else []
 
     # ------------------------------------------------------------------------------- step by step
-    def _take_folder(self, wanted):
-        """Lock the folder; remove files that are not `wanted` where nobody else uses the folder."""
+    def _take_folder(self, tasks):
+        """Lock the folder: (names of the decoded files that are there, the Fitting).
+
+        Where nobody else uses it, files that are not needed are removed.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         no_link = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self.lock = os.fdopen(os.open(self.folder / ".lock", no_link, 0o666), "r+")
+        is_alone = False
         with suppress(BlockingIOError):
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for path in self.folder.glob("*.npy"):  # those that were cut off among them
-                if path.name not in wanted:
-                    path.unlink()
+            is_alone = True
+        wanted = {task.name: task.size for task in tasks}
+        if is_alone:
+            self._remove_all_but({name for name, size in self._sizes().items()
+                                  if wanted.get(name) == size})
+        sizes = self._sizes()
+        there = {name for name, size in wanted.items() if sizes.get(name) == size}
+        others = sum(size for name, size in sizes.items() if name not in wanted)
+        fitting = find_fitting(tasks, there, self.limit * GIGABYTE - others,
+                               shutil.disk_usage(self.folder).free - SPARE)
+        if is_alone:
+            self._remove_all_but({task.name for task in fitting.tasks})
         fcntl.flock(self.lock, fcntl.LOCK_SH)
+        return there & set(self._sizes()), fitting  # another process may have been alone just now
+
+    def _remove_all_but(self, names):
+        for path in self.folder.glob("*.npy"):  # those that were cut off among them
+            if path.name not in names:
+                path.unlink()
 
     def _sizes(self):
         """{name: bytes} of all files in the folder."""
-        with os.scandir(self.folder) as entries:
-            return {entry.name: entry.stat().st_size for entry in entries}
+        sizes = {}
+        for path in self.folder.iterdir():
+            with suppress(FileNotFoundError):  # another process has just renamed it
+                sizes[path.name] = path.stat().st_size
+        return sizes
 
-    def _plan(self, tasks, there):
-        """(the tasks that fit, why others do not); there: {name: bytes}."""
-        by_limit = self.limit * GIGABYTE - sum(there.values())
-        by_disk = shutil.disk_usage(self.folder).free - SPARE
-        room, planned = min(by_limit, by_disk), []
-        for task in tasks:
-            needed = 0 if task.name in there else task.size
-            if needed <= room:
-                planned.append(task)
-                room -= needed
-        reason = f"--cache_size {self.limit:g} GB" if by_limit < by_disk else "the disk is full"
-        return planned, reason
-
-    def _write(self, missing):
-        """Decode and write tasks; returns what went wrong, a list of texts."""
-        failures = []
+    def _write(self, tasks):
+        """Decode and write tasks: ({the names that were written}, texts of what went wrong)."""
+        written, failures = set(), []
 
         def write(task):
             if failures:
@@ -149,26 +182,27 @@ class DecodedFiles:
             try:
                 with atomic_write(self.folder / task.name) as temporary:
                     np.save(temporary, values, allow_pickle=False)
+                written.add(task.name)
             except OSError as error:
-                failures.append(error.strerror or "the disk is full")
+                failures.append(error.strerror or DISK_IS_FULL)
 
         pool = ThreadPoolExecutor(WORKERS)
         try:
-            for _ in progress_bar(pool.map(write, missing), "decoding large images", len(missing),
+            for _ in progress_bar(pool.map(write, tasks), "decoding large images", len(tasks),
                                   unit="file", leave=True):
                 pass
         finally:
             pool.shutdown(cancel_futures=True)
-        return failures
+        return written, failures
 
-    def _describe(self, tasks, missing, reasons):
+    def _describe(self, tasks, written, reasons):
         """The line that says what is kept and what is not."""
-        kept = [task for task in tasks if task.path in self.names]
-        total, new = (sum(task.size for task in each) / GIGABYTE
-                      for each in (kept, [task for task in missing if task in kept]))
-        line = (f"Large images are kept decoded in {self.folder}/: {total:.2f} GB, {new:.2f} GB of "
-                "them written now")
-        if len(kept) < len(tasks):
-            left = len(tasks) - len(kept)
+        sizes = {task.name: task.size for task in tasks if task.path in self.names}
+        new = sum(sizes[name] for name in written)
+        line = (f"Large images are kept decoded in {self.folder}/: "
+                f"{sum(sizes.values()) / GIGABYTE:.2f} GB, {new / GIGABYTE:.2f} GB of them "
+                "written now")
+        left = sum(task.path not in self.names for task in tasks)
+        if left:
             line += f"; {left} of {len(tasks)} files are not ({reasons[0]}): {SLOW}"
         return [line]

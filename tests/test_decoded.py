@@ -197,11 +197,29 @@ def test_the_bound(tmp_path):
     """Of two images of 6,128 bytes and labels of 2,128 one pair fits into 10,000 bytes."""
     pairs = make_pairs(tmp_path)
     files, (line,) = keep(tmp_path, pairs, limit=1e-5)
-    assert "2 of 4 files are not (--cache_size 1e-05 GB): each of their crops decodes" in line
+    assert "2 of 4 files are not (--cache_size): each of their crops decodes" in line
     assert files.open(pairs[0][0]) is not None and files.open(pairs[0][1]) is not None
     assert files.open(pairs[1][0]) is None and files.open(pairs[1][1]) is None
     assert sum(path.stat().st_size for path in (tmp_path / "decoded").iterdir()) < 1e4
     assert keep(tmp_path, pairs, limit=1e-5)[0].names == files.names
+
+
+def test_a_smaller_bound_removes_what_is_beyond_it(tmp_path):
+    pairs = make_pairs(tmp_path)
+    before = keep(tmp_path, pairs)[0].names
+    files, _ = keep(tmp_path, pairs, limit=1e-5)
+    assert names_in(tmp_path) == {before[path] for path in pairs[0]} == set(files.names.values())
+    files, (line,) = keep(tmp_path, pairs)
+    assert files.names == before and len(names_in(tmp_path)) == 4
+
+
+def test_two_files_of_one_content_are_kept_once(tmp_path):
+    pairs = make_pairs(tmp_path, 1)
+    copies = [tuple(path.with_stem("copy") for path in pairs[0])]
+    for path, copy in zip(pairs[0], copies[0]):
+        copy.write_bytes(path.read_bytes())
+    files, _ = keep(tmp_path, pairs + copies, limit=1e-5)
+    assert len(files.names) == 4 and len(names_in(tmp_path)) == 2
 
 
 def test_files_of_others_count_for_the_bound(tmp_path):
@@ -261,3 +279,6 @@ def test_a_file_that_somebody_damages_is_not_used(tmp_path, damage):
     files, _ = keep(tmp_path, pairs)
     damage(tmp_path / "decoded" / files.names[pairs[0][0]])
     assert files.open(pairs[0][0]) is None and files.open(pairs[1][0]) is not None
+    del files
+    files, _ = keep(tmp_path, pairs)
+    assert np.array_equal(files.open(pairs[0][0]), np.asarray(Image.open(pairs[0][0])))
