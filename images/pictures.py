@@ -93,6 +93,8 @@ class PictureFile:
         """(values, alpha) as Pillow decodes them; for a label as they are stored."""
         image = self.image
         image.load()
+        if image.info.pop("transparency", None) is not None and not as_label:
+            say_change(self.path, ALPHA)  # of single colours
         if as_label and image.mode == "P":
             palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
             return palette_values(np.array(image), palette), None

@@ -48,6 +48,8 @@ def check_chain(path):
             if len(seen) > MOST_PAGES:
                 raise DataError(f"more than {MOST_PAGES:,} pages; save it in parts")
             entries, = struct.unpack(order + count, _read_at(file, offset, 8 if is_big else 2))
+            if entries == 0:
+                raise ValueError("a page without a description")
             place = offset + (8 if is_big else 2) + entry * entries
 
 
