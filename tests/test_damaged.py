@@ -152,7 +152,7 @@ def test_many_pages_are_read(tmp_path):
     assert "has 2000 pages" in found[0] and found[2] is True
 
 
-# ------------------------------------------------------------------------------- what headers promise
+# ----------------------------------------------------------------------------- what headers promise
 OME = ('<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels '
        'ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" SizeX="40" SizeY="30" SizeC="{c}" '
        'SizeZ="{z}" SizeT="1"><TiffData IFD="0" PlaneCount="{planes}"/></Pixels></Image></OME>')

@@ -34,7 +34,8 @@ def check_picture(path, wanted):
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1"])
 def test_orientation_of_png(tmp_path, orientation, mode):
     """Image and label as viewers and annotation tools show them."""
-    image = Image.fromarray(random_pixels((21, 13, 4))).convert(mode)
+    samples = 4 if mode == "RGBA" else 3
+    image = Image.fromarray(random_pixels((21, 13, samples))).convert(mode)
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     image.save(tmp_path / "a.png", exif=exif)
