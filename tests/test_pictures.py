@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from command.errors import DataError
 from datasets.labels import load_label
 from images.formats import pixels_suffix, write_pixels
-from images.reading import (examine_file, image_size, is_lossy, pages_of, read_image, read_label)
+from images.reading import examine_file, image_size, is_lossy, pages_of, read_image, read_label
 
 ORIENTATION = 0x0112
 
