@@ -41,8 +41,8 @@ def place_codes(start, is_old):
 def check_lzw(stream):
     """Raise ValueError for a stream of LZW codes, bytes, that imagecodecs must not be given."""
     is_old = stream[:1] == b"\0"
-    one, two, three = (np.frombuffer(stream + bytes(4), np.uint8)[k:len(stream) + k].astype(np.int64)
-                       for k in range(3))
+    values = np.frombuffer(stream + bytes(4), np.uint8).astype(np.int64)
+    one, two, three = (values[k:len(stream) + k] for k in range(3))
     windows = three << 16 | two << 8 | one if is_old else one << 16 | two << 8 | three
     place, end = 9, 8 * len(stream)  # any other first code is told
     while place < end:

@@ -9,9 +9,11 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from images.lossy import is_lossy_jpeg2000, is_lossy_webp
+from images.lzw import check_lzw
 
 LARGEST_SEGMENT = 2 ** 30  # bytes of a strip or a tile that is decoded for some of its rows
 FAX = (2, 3, 4)            # compressions of one bit, which imagecodecs has not in every version
+LZW = 5
 LOSSY = (6, 7, 33007, 34892)                           # JPEG
 JPEG2000 = (33003, 33004, 33005, 34712)
 WEBP = (50001, 34927)
@@ -62,6 +64,7 @@ def decode_segment(file, page, index):
     data = _read_segment(file, page, index)
     if int(frame.compression) in FAX:
         return _decode_fax(frame, data, index)
+    _check_codes(frame, data)
     values, place, _ = frame.decode(data or None, index, jpegtables=page.jpegtables)
     plane, _, top, left, _ = place
     return Segment(values, plane, top, left)
@@ -70,6 +73,15 @@ def decode_segment(file, page, index):
 def _read_segment(file, page, index):
     file.filehandle.seek(page.dataoffsets[index])
     return file.filehandle.read(page.databytecounts[index])
+
+
+def _check_codes(frame, data):
+    """Raise ValueError for a segment that must not be decoded."""
+    if int(frame.compression) == LZW and data:
+        if frame.fillorder == 2:
+            from imagecodecs import bitorder_decode
+            data = bitorder_decode(data)
+        check_lzw(data)
 
 
 def _decode_fax(frame, data, index):
@@ -96,6 +108,9 @@ def read_samples(file, page, rows=None):
     frame = page.keyframe
     check_segments(file, page)
     if rows is None and int(frame.compression) not in FAX:
+        if int(frame.compression) == LZW:
+            for index in range(len(page.dataoffsets)):
+                _check_codes(frame, _read_segment(file, page, index))
         values = page.asarray(maxworkers=1)
         if frame.planarconfig == 2 and values.ndim == 3:
             values = values.transpose(1, 2, 0)

@@ -1,4 +1,5 @@
 """Damaged LZW in a TIFF file is told in one line; imagecodecs alone would end the process."""
+import struct
 import subprocess
 import sys
 
@@ -70,6 +71,23 @@ def test_a_damaged_file_is_told(tmp_path, strips):
         read_image(tmp_path / "a.tif")
 
 
+def test_bits_in_the_other_order_are_read(tmp_path):
+    """FillOrder 2: the lowest bit of a byte comes first."""
+    pixels = np.random.default_rng(0).integers(0, 255, SHAPE, np.uint8)
+    strip = imagecodecs.bitorder_encode(imagecodecs.lzw_encode(pixels.tobytes()))
+    tifffile.imwrite(tmp_path / "a.tif", pixels, compression="lzw", rowsperstrip=SHAPE[0],
+                     metadata=None, extratags=[(65000, "H", 1, 2, True)])
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        place, size = file.pages[0].dataoffsets[0], file.pages[0].databytecounts[0]
+    assert size == len(strip)
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    content[place:place + size] = strip
+    tag = content.index(struct.pack("<HHIH", 65000, 3, 1, 2))
+    content[tag:tag + 2] = struct.pack("<H", 266)
+    (tmp_path / "a.tif").write_bytes(content)
+    assert np.array_equal(read_image(tmp_path / "a.tif"), pixels)
+
+
 def test_a_damaged_large_file_is_told(tmp_path, monkeypatch):
     """By bands: those before the damage are read."""
     from images import pages
@@ -95,7 +113,7 @@ for k in range(8000):
     try:
         check_lzw(bytes(stream))
         imagecodecs.lzw_decode(bytes(stream), out=9000)
-    except (ValueError, imagecodecs.ImcdError):
+    except (ValueError, imagecodecs.LzwError):
         pass
 print("done")
 """
