@@ -11,7 +11,7 @@ import numpy as np
 CLEAR, END = 256, 257
 FIRST = 258  # the first code that a stream defines itself
 MOST = 5120  # codes after a CLEAR that imagecodecs takes; it tells of a longer table
-WINDOW = 24  # bits: three bytes hold a code, wherever it begins
+WINDOW_BITS = 24  # bits: three bytes hold a code, wherever it begins
 
 
 class Codes(NamedTuple):
@@ -34,7 +34,7 @@ def place_codes(start, is_old):
                      for limit in (512, 1024, 2048))
     ends = np.cumsum(widths)
     begins = start + ends - widths
-    shifts = begins % 8 if is_old else WINDOW - begins % 8 - widths
+    shifts = begins % 8 if is_old else WINDOW_BITS - begins % 8 - widths
     return Codes(ends, begins // 8, shifts, (1 << widths) - 1)
 
 

@@ -17,7 +17,8 @@ FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "PPM", "WEBP", "JPEG2000", "AVIF"
 LOSSY_FORMATS = ("JPEG", "MPO", "AVIF")  # MPO: JPEG with a second picture behind
 ANIMATED = ("GIF", "PNG", "WEBP")
 PLAIN = {"1": "L", "L": "L", "LA": "L", "La": "L", "I": "I", "F": "F", "RGB": "RGB", "RGBA": "RGB"}
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+# Pillow warns of large files and of damage in what nobody reads, such as the rest of EXIF.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 PillowFile.LOAD_TRUNCATED_IMAGES = False
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses twice as many
 

@@ -111,7 +111,7 @@ class Tiff:
             for each, page in ((kind, frame), (self.kind, self.page)))
         for what, value in ours.items():
             if value != first[what]:
-                raise DataError(f"page {number + 1} has {value} {what}, the first one "
+                raise DataError(f"page {number + 1} has {str(value)[:40]} {what}, the first one "
                                 f"{first[what]}; save them alike")
         return kind
 
