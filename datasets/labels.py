@@ -13,18 +13,20 @@ def load_label(path, n_classes, ignore_label=None):
 
     Pixels of the stored value `ignore_label` become IGNORED.  Raises DataError as `check_label`.
     """
-    return as_classes(path, read_label(path), n_classes, ignore_label)
+    stored = read_label(path)
+    check_label(path, 0, n_classes, ignore_label)
+    return as_classes(path, stored, n_classes, ignore_label)
 
 
 def as_classes(path, stored, n_classes, ignore_label=None):
     """What `load_label` makes of stored values, (H, W) unsigned integers: a label or a part of it.
 
-    path: of their file, for the message.
+    path: of their file, for the message.  Whether it is lossy is not looked at again.
     """
     classes = (stored > 0 if n_classes == 2 else stored).astype(np.int32)
     if ignore_label is not None:
         classes[stored == ignore_label] = IGNORED
-    check_label(path, classes.max(), n_classes, ignore_label)
+    check_class(path, classes.max(), n_classes)
     return classes
 
 
@@ -59,6 +61,11 @@ def check_label(path, largest, n_classes, ignore_label):
     exact = n_classes > 2 or ignore_label is not None
     if exact and is_lossy(path):
         raise DataError(f"{path}: JPEG changes class numbers; store labels as PNG or TIFF")
+    check_class(path, largest, n_classes)
+
+
+def check_class(path, largest, n_classes):
+    """Raise DataError for a label whose `largest` class index is no class."""
     if largest >= n_classes:
         raise DataError(f"{path}: has the value {largest}, but --n_classes {n_classes} allows "
                         f"0 ... {n_classes - 1}")
