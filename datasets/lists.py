@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from command.errors import DataError
-from command.files import atomic_write, make_folder, parse_json
+from command.files import atomic_write, make_folder, parse_json, take_turns
 from command.names import canonical, find_file
 from datasets.pairs import SPLITS, find_pairs
 
@@ -35,13 +35,14 @@ def make_lists(data_directory, datatxt_directory):
     that were there before then stay as they were.
     """
     pairs = find_pairs(data_directory)
-    write_lists(pairs, datatxt_directory)
+    folder = make_folder(datatxt_directory)
+    with take_turns(folder):
+        write_lists(pairs, folder)
     return pairs
 
 
-def write_lists(pairs, datatxt_directory):
+def write_lists(pairs, folder):
     """Write the lists of {split: [(image path, label path)]}."""
-    folder = make_folder(datatxt_directory)
     contents = {}
     for split in pairs:
         for kind, paths in zip(KINDS, zip(*pairs[split])):
@@ -65,9 +66,15 @@ def current_pairs(data_directory, datatxt_directory):
     Raises DataError as `find_pairs` and `read_list` do, and for an edited list that names files
     outside `data_directory` or two files of one name.
     """
-    found, remarks = find_pairs(data_directory), []
+    found = find_pairs(data_directory)
     folder = make_folder(datatxt_directory)
-    known = read_digests(folder)
+    with take_turns(folder):  # else a list that another command is writing looks edited
+        return renew_lists(found, data_directory, folder)
+
+
+def renew_lists(found, data_directory, folder):
+    """What `current_pairs` returns; found: as of `find_pairs`."""
+    remarks, known = [], read_digests(folder)
     edited = [split for split in SPLITS if is_edited(split, folder, known)]
     for split in edited:
         listed = read_list(folder, split)

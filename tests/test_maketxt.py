@@ -1,4 +1,5 @@
 """MakeTxt.py: pairs matched by name, lists that are whole or untouched, mistakes in one line."""
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -294,3 +295,28 @@ def test_a_kill_between_two_lists_looks_like_no_edit(data, tmp_path, monkeypatch
                 current_pairs(data, lists)
         found = current_pairs(data, lists)
         assert found.remarks == [] and len(found.train) == 5 + killed_at
+
+
+RACE = """
+import sys
+from datasets.lists import current_pairs
+for _ in range(60):
+    for line in current_pairs(sys.argv[1], "lists").remarks:
+        print(line)
+"""
+
+
+def test_commands_that_start_together_see_no_edit(data, tmp_path):
+    """Processes on three data sets share the folder of the lists; each renews what others wrote."""
+    for name in ("one", "two"):
+        for split in ("train", "test"):
+            for kind in ("imgs", "labels"):
+                write_images(tmp_path / name / split / kind, [f"{name}.png"])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    processes = [subprocess.Popen([sys.executable, "-c", RACE, str(folder)], cwd=tmp_path,
+                                  env=environment, stdout=subprocess.PIPE,
+                                  stderr=subprocess.STDOUT, text=True)
+                 for folder in (data, tmp_path / "one", tmp_path / "two")]
+    for process in processes:
+        printed, _ = process.communicate(timeout=300)
+        assert (process.returncode, printed) == (0, "")
