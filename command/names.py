@@ -12,6 +12,14 @@ def canonical(name):
     return unicodedata.normalize("NFC", name)
 
 
+def stem_of(path):
+    """The name by which an image, its label and its prediction belong together: without suffix.
+
+    `cell.ome.tif` is `cell`, so that its label may be `cell.png`.
+    """
+    return canonical(Path(path).stem).removesuffix(".ome")
+
+
 def canonical_path(path):
     """A path whose last part is in one spelling, to compare files of one folder by."""
     path = Path(path)

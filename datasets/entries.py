@@ -9,6 +9,7 @@ import numpy as np
 from command.bars import progress_bar
 from command.errors import DataError
 from command.files import atomic_write, make_folder
+from command.names import canonical, stem_of
 from images.formats import IMAGE_SUFFIXES, list_images, write_pixels
 from images.reading import read_image, read_label
 
@@ -59,11 +60,11 @@ def missing_entries(entries):
 def check_no_others(own):
     """Raise DataError for an image in a folder of the paths `own` that is not of their set."""
     own = {path for path in own if path.suffix.lower() in IMAGE_SUFFIXES}
-    stems = {path.with_suffix("") for path in own}
+    stems = {path.parent / stem_of(path) for path in own}
     for parent in sorted({path.parent for path in own if path.parent.is_dir()}):
         for path in list_images(parent).values():
-            copy = re.fullmatch(r"(.+)-\d+\.png", path.name)
-            is_copy = copy and parent / copy[1] in stems
+            copy = re.fullmatch(r"(.+)-\d+\.(png|tif)", path.name)
+            is_copy = copy and parent / canonical(copy[1]) in stems
             if path not in own and not is_copy:
                 raise DataError(f"{path}: not of this data set; choose another --Data_directory")
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from command.errors import DataError
 from command.files import atomic_write, make_folder, parse_json, take_turns
-from command.names import canonical, find_file
+from command.names import find_file, stem_of
 from datasets.pairs import SPLITS, find_pairs
 
 KINDS = ("image", "label")
@@ -112,7 +112,7 @@ def check_names(pairs, folder):
     for paths in zip(*pairs):
         named = {}
         for path in paths:
-            other = named.setdefault(canonical(path.stem), path)
+            other = named.setdefault(stem_of(path), path)
             if other != path:
                 raise DataError(f"{folder}: an edited list names {other} and {path}, of one name; "
                                 "leave one of the two out")

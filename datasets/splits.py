@@ -6,7 +6,7 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from command.errors import DataError
-from command.names import canonical
+from command.names import canonical, stem_of
 from datasets.copies import Manifest, original_of
 
 
@@ -24,11 +24,11 @@ class HeldBack(NamedTuple):
 
 
 def group_of(path, pattern):
-    """What the first group of the expression `pattern` matches in a file's `canonical` stem.
+    """What the first group of the expression `pattern` matches in a file's `stem_of`.
 
     The stem itself without a pattern.  Raises DataError where it does not match.
     """
-    stem = canonical(path.stem)
+    stem = stem_of(path)
     if pattern is None:
         return stem
     match = re.search(canonical(pattern), stem)
@@ -59,7 +59,7 @@ def hold_back(pairs, fraction, seed, pattern=None):
     group.
     """
     made = Manifest(*(path.parent for path in pairs[0]))
-    originals = {canonical(image.stem): group_of(image, pattern) for image, _ in pairs
+    originals = {stem_of(image): group_of(image, pattern) for image, _ in pairs
                  if not made.lists(image)}
     if len(set(originals.values())) < 2:
         what = "group" if pattern else "image"
@@ -68,7 +68,7 @@ def hold_back(pairs, fraction, seed, pattern=None):
     held = split_groups(list(originals.values()), fraction, seed)
 
     def is_held(image):
-        stem = canonical(image.stem)
+        stem = stem_of(image)
         return originals.get(original_of(stem) if made.lists(image) else stem) in held
     return HeldBack([pair for pair in pairs if not is_held(pair[0])],
                     [pair for pair in pairs if is_held(pair[0]) and not made.lists(pair[0])])

@@ -11,7 +11,7 @@ from PIL import Image
 
 from command.errors import DataError
 from command.files import atomic_write
-from command.names import canonical
+from command.names import canonical, stem_of
 from images.arrays import open_npy
 from images.pictures import open_picture
 from images.png import PNG_START
@@ -49,7 +49,7 @@ def find_reader(path):
 
 # ---------------------------------------------------------------------------- folders and sizes
 def list_images(folder, ignore=frozenset(), suffixes=IMAGE_SUFFIXES):
-    """The image files of a folder, sorted by name: {stem, in the spelling of `canonical`: Path}.
+    """The image files of a folder, sorted by name: {its `stem_of`: Path}.
 
     Hidden files, files with other suffixes, SIDECARS and the paths in `ignore` are left out.
     Raises DataError where the folder is missing or has two images of one stem, as a.png and a.tif.
@@ -64,7 +64,7 @@ def list_images(folder, ignore=frozenset(), suffixes=IMAGE_SUFFIXES):
             continue
         if path in ignore:
             continue
-        stem = canonical(path.stem)
+        stem = stem_of(path)
         if stem in found:
             raise DataError(f"{path}: {found[stem].name} has the same name; "
                             "keep one of the two")

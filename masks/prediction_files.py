@@ -23,7 +23,7 @@ from masks.objects import connected_components
 
 class PredictedPair(NamedTuple):
     """The files of one image."""
-    stem: str         # in the spelling of `canonical`
+    stem: str         # as `stem_of` gives it
     prediction: Path
     label: Path
 
@@ -43,8 +43,8 @@ def pair_predictions(prediction_directory, label_directory):
     partner.
     """
     labels, predictions = _list_masks(label_directory), _list_masks(prediction_directory)
-    named = {stem.removesuffix("_pred"): path for stem, path in predictions.items()
-             if stem.endswith("_pred")}
+    named = {stem.removesuffix("_pred").removesuffix(".ome"): path
+             for stem, path in predictions.items() if stem.endswith("_pred")}
     predictions = named or predictions
     for folder, files in ((prediction_directory, predictions), (label_directory, labels)):
         if not files:

@@ -5,7 +5,7 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
-from command.names import canonical
+from command.names import stem_of
 from datasets.copies import Manifest, original_of
 from images.figures import figure
 from images.formats import png_bytes
@@ -160,7 +160,7 @@ def find_example(dataset):
     images = [image for image, _ in dataset.pairs]
     made = Manifest(*(path.parent for path in dataset.pairs[0]))
     original = next((index for index, image in enumerate(images) if not made.lists(image)), 0)
-    stem = canonical(images[original].stem)
+    stem = stem_of(images[original])
     copies = [index for index, image in enumerate(images)
-              if made.lists(image) and original_of(canonical(image.stem)) == stem]
+              if made.lists(image) and original_of(stem_of(image)) == stem]
     return original, copies[:COPIES]

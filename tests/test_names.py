@@ -7,6 +7,7 @@ import unicodedata
 
 import numpy as np
 import pytest
+import tifffile
 from helpers import command
 
 import Metrics
@@ -212,3 +213,30 @@ def test_copies_are_made_and_removed(tmp_path):
         f"{name}{end}.png" for name in (ONE, TWO) for end in ("", "-0")}
     done = command("DataAugmentation.py", *flags, "--clean", cwd=tmp_path)
     assert done.stdout.startswith("2 augmented files removed")
+
+
+def test_ome_tiff_and_its_label(tmp_path, monkeypatch, make_data):
+    """`a.ome.tif` is the image of the label `a.png`, in every command that pairs files."""
+    for kind in ("imgs", "labels", "results"):
+        (tmp_path / kind).mkdir()
+    for k, name in enumerate(("a", "b")):
+        tifffile.imwrite(tmp_path / "imgs" / f"{name}.ome.tif", image(k))
+        write_png(tmp_path / "labels" / f"{name}.png", label(k))
+        write_png(tmp_path / "results" / f"{name}.ome_pred.png", label(k))  # as Predict.py names it
+    code, out, err = make_data("folders", "--images", "imgs", "--labels", "labels",
+                               "--Data_directory", "set", "--test_fraction", 0.5)
+    assert (code, err) == (0, ""), out
+    done = command("DataAugmentation.py", "--img_path", "imgs", "--mask_path", "labels", "--sum", 1,
+                   "--workers", 1, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    pairs = pair_by_name(tmp_path / "imgs", tmp_path / "labels")
+    assert [(one.name, two.name) for one, two in pairs] == [
+        ("a-0.png", "a-0.png"), ("a.ome.tif", "a.png"), ("b-0.png", "b-0.png"),
+        ("b.ome.tif", "b.png")]
+    held = hold_back(pairs, 0.5, 0)
+    assert len(held.train) == 2 and len(held.held) == 1, "a copy goes with its original"
+    for path in tmp_path.glob("labels/*-0.png"):
+        path.unlink()
+    monkeypatch.setattr("sys.argv", ["Metrics.py", "--Prediction_directory", "results",
+                                     "--Label_directory", "labels", "--metric", "pixel"])
+    assert run(Metrics.main) == 0
