@@ -3,12 +3,15 @@ import shlex
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import Main
 from command.errors import DataError
 from datasets.label_rules import LabelSplit, judge_labels, warn_of
+from datasets.labels import load_label
 from images.formats import write_png
 from runs.request import read_request
 
@@ -82,6 +85,42 @@ def test_a_log_has_the_first_warnings():
     assert list(warn_of(lines)) == [
         "warning: line 0", "warning: line 1", "warning: line 2",
         "warning: 2 more such lines; python MakeData.py check shows them"]
+
+
+# ----------------------------------------------------------------------------------- lossy labels
+def as_jpeg(path, label):
+    Image.fromarray(label).save(path, format="JPEG", quality=70)
+
+
+def as_tiff(path, label):
+    tifffile.imwrite(path, label, compression="jpeg")
+
+
+@pytest.mark.parametrize("suffix, save", [(".jpg", as_jpeg), (".png", as_jpeg), (".tif", as_tiff)])
+@pytest.mark.parametrize("flags, words", [
+    ("", ""), ("--n_classes 2", ""), ("--n_classes 3", "JPEG changes class numbers"),
+    ("--ignore_label 7", "JPEG changes class numbers"),
+    ("--label_kind objects", "JPEG changes the numbers of objects")])
+def test_a_lossy_label_is_a_mask_or_refused(tmp_path, make_data, suffix, save, flags, words):
+    """Whatever its name: known by its content."""
+    wanted = np.kron(np.eye(4, dtype=np.uint8), np.full((8, 8), 255, np.uint8))
+    for k, split in enumerate(("train", "test")):
+        for kind in ("imgs", "labels"):
+            (tmp_path / "set" / split / kind).mkdir(parents=True)
+        pixels = np.random.default_rng(k).integers(0, 255, wanted.shape, np.uint8)
+        write_png(tmp_path / "set" / split / "imgs" / "a.png", pixels)
+        save(tmp_path / "set" / split / "labels" / f"a{suffix}", wanted)
+    place = ("--Data_directory", tmp_path / "set", "--Datatxt_directory", tmp_path / "DataTxt")
+    code, out, err = make_data("check", *place, *flags.split())
+    assert err.count("a lossy label, cut at half its largest value") == 2
+    if not words:
+        assert code == 0 and prepare(*place, *flags.split(), "--protocol", "fast")[2] == []
+        label = load_label(tmp_path / "set" / "train" / "labels" / f"a{suffix}", 2)
+        assert np.array_equal(label, wanted // 255)
+        return
+    assert code == 1 and f"a{suffix}: {words}" in out
+    with pytest.raises(DataError, match=words):
+        prepare(*place, *flags.split(), "--protocol", "fast")
 
 
 # ------------------------------------------------------------------------- check against training
