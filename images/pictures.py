@@ -98,7 +98,7 @@ class PictureFile:
             say_change(self.path, ALPHA)  # of single colours
         if as_label and image.mode == "P":
             palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
-            return palette_values(np.array(image), palette), None
+            return palette_values(np.asarray(image), palette), None
         if self.header.dtype == np.uint16:
             values, alpha = np.asarray(image).astype(np.uint16), None
         else:
@@ -107,8 +107,8 @@ class PictureFile:
                 name = "palette" if image.mode in ("P", "PA") else image.mode
                 say_change(self.path, f"{name} colours are read as {plain}")
             has_alpha = image.mode in ("LA", "RGBA", "PA")
-            alpha = np.array(image.getchannel("A")) if has_alpha else None
-            values = np.array(image.convert(plain))
+            alpha = np.asarray(image.getchannel("A")) if has_alpha else None
+            values = np.asarray(image if image.mode == plain else image.convert(plain))
         return (self._undo_scaling(values, content) if as_label else values), alpha
 
     def _undo_scaling(self, values, content):
