@@ -58,8 +58,8 @@ def reading_errors(path):
     except Exception as error:  # noqa: BLE001 - decoders raise almost any for a damaged file
         words = " ".join(str(error).split())
         detail = f" ({words[:200]})" if words else ""
-        raise DataError(f"{path}: not a readable image{detail}; "
-                        "export it again as PNG or TIFF, grey or RGB") from None
+        raise DataError(f"{path}: not a readable image{detail}; export it again as PNG or "
+                        "TIFF") from None
 
 
 def check_fits(file, why=""):

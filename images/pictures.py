@@ -11,7 +11,7 @@ from command.errors import DataError
 from images.lossy import is_lossy_jpeg2000, is_lossy_webp
 from images.pages import (ALPHA, MAX_PIXELS, ImageFile, Stored, check_fits, orient, palette_values,
                           say_change, squeeze_channel, swaps_sides)
-from images.png import DEEP, ORIENTATION, check_png, decode_deep_png, read_png_header
+from images.png import DEEP, check_png, decode_deep_png, find_orientation, read_png_header
 
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "PPM", "WEBP", "JPEG2000", "AVIF")
 LOSSY_FORMATS = ("JPEG", "MPO", "AVIF")  # MPO: JPEG with a second picture behind
@@ -37,6 +37,13 @@ def open_picture(path):
             yield PictureFile(path, file, image)
 
 
+def _orientation_of(image):
+    """The orientation of a PIL.Image by its EXIF data.  Viewers pass over what is damaged there."""
+    with contextlib.suppress(Exception):
+        return find_orientation(image.getexif())
+    return 1
+
+
 class PictureFile:
     """An opened picture file: `header`, an ImageFile, and `read`."""
 
@@ -44,7 +51,7 @@ class PictureFile:
         """file: open; image: the PIL.Image of it."""
         self.path, self.file, self.image = path, file, image
         self.png = read_png_header(file) if image.format == "PNG" else None
-        self.orientation = self.png.orientation if self.png else image.getexif().get(ORIENTATION, 1)
+        self.orientation = self.png.orientation if self.png else _orientation_of(image)
         height, width = image.height, image.width
         if swaps_sides(self.orientation):
             height, width = width, height

@@ -13,6 +13,12 @@ ORIENTATION = 0x0112  # the number of EXIF's tag
 DEEP = {2: 3, 4: 1, 6: 3}  # kinds of which Pillow cuts 16 bits to 8: their channels without alpha
 
 
+def find_orientation(exif):
+    """The tag Orientation, 1 ... 8, of EXIF data, a PIL.Image.Exif; 1 where there is none."""
+    value = exif.get(ORIENTATION, 1)
+    return value if value in range(1, 9) else 1
+
+
 class PngHeader(NamedTuple):
     """What a PNG file says of its pixels."""
     bits: int         # of a stored value: 1, 2, 4, 8, 16
@@ -56,8 +62,9 @@ def read_png_header(file):
                 bits, kind = file.read(10)[8:10]
             elif chunk.name == b"eXIf":
                 exif = Image.Exif()
-                exif.load(file.read(chunk.length))
-                orientation = exif.get(ORIENTATION, 1)
+                with contextlib.suppress(Exception):  # viewers pass over what is damaged
+                    exif.load(file.read(chunk.length))
+                orientation = find_orientation(exif)
     return PngHeader(bits, kind, orientation)
 
 

@@ -5,14 +5,15 @@ tiff_kinds turns samples into what viewers show.
 """
 import contextlib
 import logging
+from typing import NamedTuple
 
 import numpy as np
 
 from command.errors import DataError
-from images.pages import (ALPHA, ImageFile, Stored, check_fits, orient, say_change, squeeze_channel,
-                          swaps_sides, to_common)
+from images.pages import (ALPHA, ImageFile, Stored, check_fits, orient, say_change,
+                          squeeze_channel, swaps_sides)
 from images.tiff_axes import array_shape, check_chain, find_layout, read_array
-from images.tiff_kinds import READ_AS_RGB, find_kind, show, store
+from images.tiff_kinds import READ_AS_RGB, Kind, find_kind, show, store
 from images.tiff_samples import is_lossy_page, read_samples, why_not_by_rows
 
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # of TIFF and BigTIFF files
@@ -29,6 +30,13 @@ def open_tiff(path):
         yield Tiff(path, file)
 
 
+class Samples(NamedTuple):
+    """What a page stores, and how it becomes an image."""
+    values: np.ndarray  # (H, W, S)
+    page: object        # tifffile.TiffPage
+    kind: Kind
+
+
 class Tiff:
     """An opened TIFF file: `header`, an ImageFile, and `read`."""
 
@@ -38,16 +46,17 @@ class Tiff:
         self.page = self.layout.series.keyframe if self.layout.series else file.pages.first
         self.kind = find_kind(self.page)
         self.orientation = 1 if self.layout.series else _orientation_of(self.page)
-        height, width = self.page.imagelength, self.page.imagewidth
-        channels, images = self.kind.channels, self.layout.images
         if self.layout.series:
-            count, height, width, channels = array_shape(self.layout.series)
-            images = tuple((k,) for k in range(count))
+            shape = array_shape(self.layout.series)
+            height, width, channels = shape.height, shape.width, shape.channels
+            if channels == self.kind.samples:
+                channels = self.kind.channels
         else:
-            channels *= len(images[0])
+            height, width = self.page.imagelength, self.page.imagewidth
+            channels = self.kind.channels * len(self.layout.images[0])
         if swaps_sides(self.orientation):
             height, width = width, height
-        self.header = ImageFile(path, height, width, channels, self.kind.dtype, images,
+        self.header = ImageFile(path, height, width, channels, self.kind.dtype, self.layout.images,
                                 self.layout.axes, self.layout.lengths,
                                 is_lossy_page(file, self.page))
         if self.header.is_large:
@@ -72,33 +81,33 @@ class Tiff:
         """
         if rows is None:
             check_fits(self.header)
-        if self.layout.series:
-            values = read_array(self.layout.series, entry[0], rows)
-            return Stored(squeeze_channel(values), None) if as_label else (
-                squeeze_channel(to_common(values)))
         if as_label:
-            return self._read_page(entry[0], True, None)
-        parts = [self._read_page(number, False, rows) for number in entry]
-        return squeeze_channel(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2))
+            values, alpha = store(*self._read_samples(entry[0], None))
+            alpha = None if alpha is None else orient(alpha, self.orientation)
+            return Stored(orient(values, self.orientation), alpha)
+        parts = [show(*self._read_samples(number, rows)) for number in entry]
+        self._say_changes()
+        pixels = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
+        return orient(squeeze_channel(pixels), self.orientation)
 
-    def _read_page(self, number, as_label, rows):
-        """A page's pixels (H, W, C), or its Stored values."""
+    def _say_changes(self):
+        if self.kind.alpha is not None:
+            say_change(self.path, ALPHA)
+        if self.kind.photometric in READ_AS_RGB:
+            name = READ_AS_RGB[self.kind.photometric]
+            say_change(self.path, f"{name} colours are read as RGB")
+
+    def _read_samples(self, number, rows):
+        """The Samples of a page, all or those of the slice `rows` of the image as shown."""
+        if self.layout.series:
+            return Samples(read_array(self.layout.series, number, rows), self.page, self.kind)
         page = self.file.pages[number]
         frame = page.keyframe
         kind = self._check_kind(frame, number)
         if rows is not None and self.orientation in (3, 4):  # the last row is stored first
             height = frame.imagelength
             rows = slice(height - rows.stop, height - rows.start)
-        samples = read_samples(self.file, page, rows)
-        if as_label:
-            values, alpha = store(samples, frame, kind)
-            alpha = None if alpha is None else orient(alpha, self.orientation)
-            return Stored(orient(values, self.orientation), alpha)
-        if kind.alpha is not None:
-            say_change(self.path, ALPHA)
-        if kind.photometric in READ_AS_RGB:
-            say_change(self.path, f"{READ_AS_RGB[kind.photometric]} colours are read as RGB")
-        return orient(show(samples, frame, kind), self.orientation)
+        return Samples(read_samples(self.file, page, rows), frame, kind)
 
     def _check_kind(self, frame, number):
         """The Kind of a page; DataError where it is not as the first one's."""

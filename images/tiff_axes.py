@@ -20,7 +20,8 @@ NO_IMAGES = 5  # bits of NewSubfileType: a smaller version, or a mask, of anothe
 
 class Layout(NamedTuple):
     """The images of a TIFF file."""
-    images: tuple         # for each the numbers of its pages, whose channels follow one another
+    images: tuple         # for each the numbers of its pages, whose channels follow one another;
+                          # of a `series` its own number
     axes: str = ""        # what the images are, such as "T" or "ZT"; "": nobody says
     lengths: tuple = ()   # how many there are along each of the axes
     series: object = None  # a tifffile.TiffPageSeries, where the pages themselves are no images
@@ -34,32 +35,29 @@ def check_chain(path):
     """
     with open(path, "rb") as file:
         size, head = os.fstat(file.fileno()).st_size, file.read(16)
-        order, is_big = ("<" if head[:2] == b"II" else ">"), head[2:4] in (b"+\0", b"\0+")
-        link, count, entry = ("Q", "Q", 20) if is_big else ("I", "H", 12)
-        place = 8 if is_big else 4
-        seen = set()
-        while True:
-            offset, = struct.unpack(order + link, _read_at(file, place, 8 if is_big else 4))
-            if offset == 0:
-                return
+        order, is_big = ("<" if head[:2] == b"II" else ">"), b"+" in head[2:4]
+        link, count = (struct.Struct(order + kind) for kind in ("QQ" if is_big else "IH"))
+        entry = 20 if is_big else 12  # bytes of a tag
+        place, seen = 8 if is_big else 4, set()  # where the first link is
+        while offset := _read_number(file, place, link):
             if offset in seen or offset >= size:
                 raise ValueError("the list of its pages leads nowhere")
             seen.add(offset)
             if len(seen) > MOST_PAGES:
                 raise DataError(f"more than {MOST_PAGES:,} pages; save it in parts")
-            entries, = struct.unpack(order + count, _read_at(file, offset, 8 if is_big else 2))
-            if entries == 0:
+            tags = _read_number(file, offset, count)
+            if tags == 0:
                 raise ValueError("a page without a description")
-            place = offset + (8 if is_big else 2) + entry * entries
+            place = offset + count.size + entry * tags
 
 
-def _read_at(file, place, length):
-    """Bytes of an open file; ValueError where it ends before."""
+def _read_number(file, place, kind):
+    """The number at a place of an open file; ValueError where that ends before."""
     if place < 2 ** 63:
         file.seek(place)
-        data = file.read(length)
-        if len(data) == length:
-            return data
+        data = file.read(kind.size)
+        if len(data) == kind.size:
+            return kind.unpack(data)[0]
     raise ValueError("cut short: it ends before the list of its pages")
 
 
@@ -102,7 +100,8 @@ def _layout_by_axes(path, file):
     if axes_of(first) != first.axes:
         say_once(f"{path}: an array {first.shape} without axes, read as height, width and channels")
     if not _are_pages_images(first):
-        return Layout((), *_axes_of_images(first), first)
+        images = tuple((k,) for k in range(array_shape(first).images))
+        return Layout(images, *_axes_of_images(first), first)
     images = []
     for series in file.series:
         if _are_pages_images(series) and _is_alike(series.keyframe, first.keyframe):
@@ -168,12 +167,20 @@ def _check_plane_counts(xml):
 
 
 # ------------------------------------------------------------------------------- pages as one array
+class ArrayShape(NamedTuple):
+    """What the values of a tifffile.TiffPageSeries are."""
+    images: int
+    height: int    # px
+    width: int     # px
+    channels: int  # of an image
+
+
 def array_shape(series):
-    """A tifffile.TiffPageSeries as images: (images, height, width, channels)."""
+    """The ArrayShape of a tifffile.TiffPageSeries."""
     lengths = dict.fromkeys("NYXC", 1)
     for letter, length in zip(axes_of(series), series.shape):
         lengths["C" if letter in CHANNELS else letter if letter in "YX" else "N"] *= length
-    return tuple(lengths.values())
+    return ArrayShape(*lengths.values())
 
 
 def read_array(series, number, rows=None):

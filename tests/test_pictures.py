@@ -73,6 +73,19 @@ def test_an_orientation_behind_the_pixels(tmp_path):
     check_picture(tmp_path / "a.png", np.rot90(pixels, -1))
 
 
+def test_damaged_exif_data_is_passed_over(tmp_path):
+    """As viewers do: the pixels are sound."""
+    pixels = random_pixels((21, 13))
+    of_99 = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x63\0\0"
+    for data in (b"", b"MM", of_99, of_99[:-9], b"\xff" * 30):
+        (tmp_path / "a.png").write_bytes(png_bytes_of(21, 13, 8, 0, pixels.tobytes(),
+                                                      chunks=[(b"eXIf", data)]))
+        check_picture(tmp_path / "a.png", pixels)
+        Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=b"Exif\0\0" + data)
+        with Image.open(tmp_path / "a.jpg") as image:
+            check_picture(tmp_path / "a.jpg", np.array(image))
+
+
 # ---------------------------------------------------------------------------------- depth and alpha
 @pytest.mark.parametrize("kind, samples, channels", [(0, 1, 1), (2, 3, 3), (4, 2, 1), (6, 4, 3)])
 def test_16_bits_are_kept(tmp_path, capsys, kind, samples, channels):

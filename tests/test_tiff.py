@@ -331,6 +331,16 @@ def test_pages_written_one_by_one(tmp_path, monkeypatch):
     check_images(tmp_path / "a.tif", list(values.transpose(0, 2, 3, 1)), monkeypatch)
 
 
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+def test_pages_that_are_hidden(tmp_path, monkeypatch, photometric):
+    """ImageJ's form for files of over 4 GB has one directory, and all pixels behind it."""
+    values = random_pixels((2, 3, 40, 50), np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", values, imagej=True, truncate=True,
+                     photometric=photometric, metadata={"axes": "ZCYX"})
+    shown = values if photometric == "minisblack" else 65535 - values
+    check_images(tmp_path / "a.tif", list(shown.transpose(0, 2, 3, 1)), monkeypatch)
+
+
 def test_a_volume(tmp_path, monkeypatch):
     values = random_pixels((16, 32, 48))
     tifffile.imwrite(tmp_path / "a.tif", values, volumetric=True, tile=(16, 16, 16),
