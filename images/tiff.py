@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from command.errors import DataError
-from images.pages import (ALPHA, ImageFile, Stored, check_fits, orient, say_change,
-                          squeeze_channel, swaps_sides)
+from images.pages import (ALPHA, ImageFile, Stored, check_fits, orient, say_change, squeeze_channel,
+                          swaps_sides)
 from images.tiff_axes import array_shape, check_chain, find_layout, read_array
 from images.tiff_kinds import READ_AS_RGB, Kind, find_kind, show, store
 from images.tiff_samples import is_lossy_page, read_samples, why_not_by_rows
