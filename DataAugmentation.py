@@ -38,13 +38,14 @@ from command.flags import Parser, number, picture
 from command.names import stem_of
 from command.processes import process_pool
 from datasets.copies import Manifest
-from datasets.pairs import check_folders_differ
-from images.channels import MOST_CHANNELS, stored_channels
+from datasets.label_kinds import looks_numbered
+from datasets.pairs import check_folders_differ, make_preview_folder, read_pair
+from images.channels import MOST_CHANNELS
 from images.composite import find_shades, show_pixels
 from images.figures import figure
-from images.formats import check_same_size, list_images, pixels_bytes, pixels_suffix
-from images.reading import read_image, read_label
+from images.formats import list_images, pixels_bytes, pixels_suffix
 from images.warp import gaussian_smooth, spline_weights, spread_vectors, warp_image, warp_label
+from masks.colours import colour_objects
 from Transforms import GRID_SIGMA, GRID_SIZE
 
 
@@ -110,16 +111,6 @@ def augment_pair(image, label, rng, method="elastic", **levels):
 def random_stream(seed, name, copy):
     """The random generator of one copy of the image of this name; each copy has its own."""
     return np.random.default_rng([seed, zlib.crc32(os.fsencode(name)), copy])
-
-
-def read_pair(pair, n_channels):
-    """(image, label) of two paths; n_channels: what --n_channels asks for, or None.
-
-    Raises DataError where one cannot be read, or their sizes differ.
-    """
-    image, label = read_image(pair[0], stored_channels(n_channels)), read_label(pair[1])
-    check_same_size(pair[0], image.shape[:2], pair[1], label.shape)
-    return image, label
 
 
 def find_suffixes(n_channels, pair):
@@ -200,6 +191,7 @@ def remove_copies(manifest):
 def draw_warped(pair, path, options, levels):
     """Draw a pair before and after: the image, the image under a grid, the label.
 
+    A label that looks numbered has each object in a colour of its own.
     pair: the paths of image and label.  "After" is copy number 0 with these options and levels.
     """
     image, label = read_pair(pair, options.n_channels)
@@ -207,6 +199,7 @@ def draw_warped(pair, path, options, levels):
     (height, width), shades = label.shape, find_shades(image)
     lines = np.arange(-16, 33) * max(height, width) / 16  # also in the mirrored border
     colours = "gray" if len(np.unique(label)) < 3 else "viridis"
+    are_objects = looks_numbered(pair[1])
 
     def draw_row(row, when, shown, classes, coordinates):
         for axis, what in zip(row, ("image", "image and grid", "label")):
@@ -217,6 +210,8 @@ def draw_warped(pair, path, options, levels):
         if min(height, width) > 1:  # an image of one line has no contours
             for places in coordinates:
                 row[1].contour(places, levels=lines, colors="tab:orange", linewidths=0.9)
+        if are_objects:
+            classes = colour_objects(classes)
         row[2].imshow(classes, cmap=colours, interpolation="nearest",
                       vmin=label.min(), vmax=label.max())
 
@@ -271,10 +266,7 @@ def main():
     pairs = manifest.original_pairs(own)
     if not options.preview:
         return write_copies(options, levels, manifest, own, pairs)
-    place = make_folder(options.preview.parent)
-    if any(place.samefile(folder) for folder in folders):
-        raise DataError(f"{options.preview}: lies among the training pairs; "
-                        "choose another folder")
+    make_preview_folder(options.preview, pairs[0])
     draw_warped(pairs[0], options.preview, options, levels)
     print(f"{options.preview}: {pairs[0][0].name} before and after")
 

@@ -25,6 +25,7 @@ from datasets.objects import training_target
 from datasets.survey import Survey
 from images.figures import figure
 from images.reading import read_label
+from masks.colours import colour_objects
 from WeightMap import border_weights, class_weights
 
 
@@ -121,10 +122,9 @@ def draw_weights(label, w0, sigma, path, numbered=False):
     """
     class_part = class_weights(np.minimum(label, 1) if numbered else label)
     border_part = border_weights(label, w0, sigma, numbered)
-    title, colours = "label", "gray"
-    if numbered:  # neighbours often have neighbouring numbers: in colours that differ
-        title, colours = "objects without their border", "nipy_spectral"
-        label = np.where(label > 0, 3 + 7 * (label % 17) % 17, label)
+    title = "label"
+    if numbered:
+        title, label = "objects without their border", colour_objects(label)
     panels = {
         title: label,
         "class weights $w_c$": class_part,
@@ -133,7 +133,7 @@ def draw_weights(label, w0, sigma, path, numbered=False):
     }
     with figure(path, 1, len(panels), size=(18, 4.2)) as axes:
         for axis, (title, values) in zip(axes.flat, panels.items()):
-            drawn = axis.imshow(values, cmap=colours if values is label else "viridis", vmin=0,
+            drawn = axis.imshow(values, cmap="gray" if values is label else "viridis", vmin=0,
                                 interpolation="nearest")
             axis.set_title(title, parse_math=True)
             axis.set_axis_off()

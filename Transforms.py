@@ -29,16 +29,16 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
-from command.errors import DataError, run
-from command.files import make_folder
+from command.errors import run
 from command.flags import Parser, number, picture
+from datasets.label_kinds import looks_numbered
+from datasets.pairs import make_preview_folder, read_pair
 from images import intensity, warp
-from images.channels import MOST_CHANNELS, as_pixels, as_planes, is_scaled, stored_channels
+from images.channels import MOST_CHANNELS, as_pixels, as_planes, is_scaled
 from images.composite import Shades, find_shades, show_pixels
 from images.figures import figure
-from images.formats import check_same_size
-from images.reading import read_image, read_label
 from images.stains import is_stained, jitter_stains
+from masks.colours import outline_objects
 
 # U-Net, section 3.1: "a coarse 3 by 3 grid", "10 pixels standard deviation"
 GRID_SIZE, GRID_SIGMA = 3, 10.0
@@ -245,10 +245,11 @@ class Augmentation:
 
 
 # ------------------------------------------------------------------------------------ the preview
-def draw_augmented(image, label, augment, seed, path):
+def draw_augmented(image, label, augment, seed, path, numbered=False):
     """Draw a pair and eleven augmented ones, with the foreground's contour, into a PNG file.
 
-    image: (C, H, W) float32; label: (H, W) int32; augment: an Augmentation.
+    image: (C, H, W) float32; label: (H, W) int32; augment: an Augmentation; numbered: whether the
+    label numbers objects, which are then outlined in colours of their own.
     """
     shades = Shades(0, 1) if augment.is_scaled else find_shades(as_pixels(image))
     height, width = label.shape
@@ -258,9 +259,11 @@ def draw_augmented(image, label, augment, seed, path):
               for k in range(11)]
     with figure(path, 3, 4, (16, 12.6 * height / width), dpi=110) as axes:
         for k, (axis, pair) in enumerate(zip(axes.flat, pairs)):
-            axis.imshow(show_pixels(as_pixels(pair.image), shades), cmap="gray", vmin=0, vmax=255)
-            foreground = pair.label > 0
-            if foreground.any() and not foreground.all():
+            shown, foreground = show_pixels(as_pixels(pair.image), shades), pair.label > 0
+            if numbered:
+                shown = outline_objects(shown, pair.label)
+            axis.imshow(shown, cmap="gray", vmin=0, vmax=255)
+            if foreground.any() and not foreground.all() and not numbered:
                 axis.contour(foreground, levels=[0.5], colors="#ffd400", linewidths=0.7)
             axis.set_title("the pair" if k == 0 else f"augmented, {k}", fontsize=10)
             axis.set_axis_off()
@@ -283,14 +286,12 @@ def build_parser():
 
 def main():
     args = build_parser().parse_args()
-    pixels = read_image(args.img, stored_channels(args.n_channels))
-    label = read_label(args.label).astype(np.int32)
-    check_same_size(args.img, pixels.shape[:2], args.label, label.shape)
-    folder = make_folder(args.preview.parent)
-    if any(folder.samefile(path.parent) for path in (args.img, args.label)):
-        raise DataError(f"{args.preview}: lies among the training pairs; choose another folder")
+    pair = args.img, args.label
+    pixels, label = read_pair(pair, args.n_channels)
+    make_preview_folder(args.preview, pair)
     augment = augmentation(args.augment, is_scaled(pixels.dtype))
-    draw_augmented(as_planes(pixels), label, augment, args.seed, args.preview)
+    draw_augmented(as_planes(pixels), label.astype(np.int32), augment, args.seed, args.preview,
+                   looks_numbered(args.label))
     print(f"{args.preview}: {args.img.name} and augmented versions of it")
 
 

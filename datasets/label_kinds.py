@@ -11,7 +11,7 @@ from datasets.copies import Manifest
 from datasets.label_values import MOST_USUAL, LabelKind, foreground_of
 from datasets.labels import load_objects
 from datasets.objects import BORDER, border_loss, count_pieces
-from datasets.survey import WORKERS, values_of
+from datasets.survey import WORKERS, Survey, values_of
 from images.reading import is_lossy
 
 FEWEST = 3     # values above 0 that may number objects
@@ -40,6 +40,11 @@ def decide_kind(survey, labels, label_kind=None, n_classes=None, ignore_label=No
         labels = without_copies(survey, labels)
     return recognise_kind(values_of(survey, labels, ignore_label), labels, n_classes,
                           lambda: object_facts(survey, labels, ignore_label))
+
+
+def looks_numbered(label):
+    """Whether the values of one label file look as if they number objects, for a preview."""
+    return decide_kind(Survey(), [label]).kind == "objects"
 
 
 def recognise_kind(counts, labels, n_classes, count_all):

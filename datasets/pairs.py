@@ -2,6 +2,8 @@
 from pathlib import Path
 
 from command.errors import DataError
+from command.files import make_folder
+from images.channels import stored_channels
 from images.formats import IMAGE_SUFFIXES, check_same_size, list_images
 from images.reading import image_size, read_image, read_label
 
@@ -64,10 +66,21 @@ def find_pairs(data_directory):
     return pairs
 
 
-def check_pair(pair):
-    """Decode both files of a pair; DataError where one is unreadable or their sizes differ."""
-    image, label = read_image(pair[0]), read_label(pair[1])
+def read_pair(pair, n_channels=None):
+    """(image, label) of two paths; n_channels: what --n_channels asks for, or None.
+
+    Raises DataError where one cannot be read, or their sizes differ.
+    """
+    image, label = read_image(pair[0], stored_channels(n_channels)), read_label(pair[1])
     check_same_size(pair[0], image.shape[:2], pair[1], label.shape)
+    return image, label
+
+
+def make_preview_folder(path, pair):
+    """Make the folder of a preview; DataError where a file of the pair that it shows lies there."""
+    folder = make_folder(path.parent)
+    if any(folder.samefile(each.parent) for each in pair):
+        raise DataError(f"{path}: lies among the training pairs; choose another folder")
 
 
 def check_sizes(pairs):

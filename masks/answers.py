@@ -48,6 +48,14 @@ def mask_pixels(prediction, n_classes):
     return prediction.astype(np.uint8)
 
 
+def object_pixels(objects):
+    """Numbered objects as a picture's values: (H, W) int32 -> (H, W) uint16.
+
+    Beyond 65,535 the numbers begin again at 1.
+    """
+    return np.where(objects > 0, (objects - 1) % 65535 + 1, 0).astype(np.uint16)
+
+
 def foreground_probability(logits):
     """How probably a pixel is no background: (K, H, W) float32 -> (H, W) uint8, 255 means 1."""
     return np.rint(255 * (1 - probabilities(logits)[0])).astype(np.uint8)
@@ -58,6 +66,7 @@ class Prediction(NamedTuple):
     mask: bytes         # PNG of the predicted classes, as `mask_pixels` shows them
     probability: bytes  # PNG of `foreground_probability`
     scores: dict        # {key of masks.score_rows.ROWS: score}
+    objects: Optional[bytes] = None  # PNG of `object_pixels`, where labels number objects
 
 
 # --------------------------------------------------------------------------------- from its parts

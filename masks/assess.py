@@ -8,7 +8,7 @@ import numpy as np
 from datasets.labels import IGNORED
 from datasets.objects import BORDER
 from images.formats import png_bytes
-from masks.answers import Prediction, foreground_probability, mask_pixels
+from masks.answers import Prediction, foreground_probability, mask_pixels, object_pixels
 from masks.object_scores import OBJECT_SCORES, instance_scores
 from masks.objects import whole_objects
 from masks.pixel_scores import scores
@@ -20,12 +20,14 @@ def assess(logits, dataset, index):
     logits: (K, H, W) float32.  Its label counts as it was given, with all pixels of its objects.
     """
     class_map = logits.argmax(axis=0)
-    of_objects = {}
+    of_objects, numbered = {}, None
     if dataset.are_objects:
         objects = whole_objects(class_map, BORDER)
         class_map = (objects > 0).astype(np.uint8)
         found = instance_scores(objects, dataset.objects(index), IGNORED)
+        numbered = png_bytes(object_pixels(objects))
         of_objects = {row.key: found[row.key] for row in OBJECT_SCORES}
     of_pixels = scores(class_map, dataset.label(index), dataset.n_classes, IGNORED)
     return Prediction(png_bytes(mask_pixels(class_map, dataset.n_classes)),
-                      png_bytes(foreground_probability(logits)), {**of_pixels, **of_objects})
+                      png_bytes(foreground_probability(logits)), {**of_pixels, **of_objects},
+                      numbered)

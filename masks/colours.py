@@ -17,6 +17,11 @@ from masks.prediction_files import read_prediction
 
 CONTOURS = ((255, 212, 0), (0, 220, 255), (255, 60, 200),
             (90, 255, 60), (255, 120, 40), (150, 130, 255))  # of class 1, 2 ...
+OBJECT_COLOURS = ((130, 30, 130), (245, 130, 40), (70, 100, 255), (255, 255, 255),
+                  (240, 50, 230), (255, 225, 25), (70, 230, 240), (230, 25, 60), (50, 170, 70),
+                  (215, 185, 255), (180, 240, 60))  # each far from the next, for human eyes
+OVERVIEW = 512  # px: the longest side of objects in the overview, where they have some 250 px
+NEAR = 4  # px: objects less than twice as far apart have different colours
 # of `colour_errors`: foreground that is right, extra or missed, and pixels that are not scored
 HIT, EXTRA, MISSED, PASSED_OVER = (0, 200, 90), (255, 60, 40), (60, 120, 255), (110, 110, 110)
 
@@ -43,10 +48,56 @@ def choose_colour_map(n_classes):
     return "gray" if n_classes == 2 else "nipy_spectral"
 
 
-def draw_overview(dataset, folder, output, rows=4):
+# ---------------------------------------------------------------------------------------- objects
+def colour_objects(numbers):
+    """Numbered objects in OBJECT_COLOURS: (H, W) integers -> (H, W, 3) uint8.
+
+    The background is black, IGNORED is grey.  A number has the same colour in all pictures, unless
+    a near object has this colour too.  Then one of the two takes the next one.
+    """
+    near, chosen, count = find_near_objects(numbers), {}, len(OBJECT_COLOURS)
+    for number in sorted(near, key=lambda number: (-len(near[number]), number)):
+        taken = {chosen.get(other) for other in near[number]}
+        wanted = ((number + k) % count for k in range(count))
+        chosen[number] = next((colour for colour in wanted if colour not in taken), number % count)
+    values, places = np.unique(numbers, return_inverse=True)
+    colours = [OBJECT_COLOURS[chosen[value]] if value > 0 else
+               PASSED_OVER if value == IGNORED else (0, 0, 0) for value in values.tolist()]
+    return np.array(colours, np.uint8)[places.reshape(numbers.shape)]
+
+
+def find_near_objects(numbers):
+    """The objects less than 2 NEAR px from each object: {number: set of numbers}.
+
+    numbers: (H, W) integers.  Objects behind others do not count.
+    """
+    from skimage.segmentation import expand_labels
+    grown = np.pad(expand_labels(np.maximum(numbers, 0), NEAR), 1)
+    near = {number: set() for number in np.unique(grown[grown > 0]).tolist()}
+    here = grown[:-1, 1:-1]
+    for there in (grown[:-1, 2:], grown[1:, :-2], grown[1:, 1:-1], grown[1:, 2:]):
+        meet = (here != there) & (here > 0) & (there > 0)
+        for one, other in set(zip(here[meet].tolist(), there[meet].tolist())):
+            near[one].add(other)
+            near[other].add(one)
+    return near
+
+
+def outline_objects(picture, numbers):
+    """A picture, (H, W) or (H, W, 3) uint8, with the outlines of numbered objects in colour."""
+    from skimage.segmentation import find_boundaries
+    outlined = np.repeat(picture[..., None], 3, axis=2) if picture.ndim == 2 else picture.copy()
+    edges = find_boundaries(numbers, mode="inner")
+    outlined[edges] = colour_objects(numbers)[edges]
+    return outlined
+
+
+# ----------------------------------------------------------------------------------- the overview
+def draw_overview(dataset, folder, output, rows=4, predictions=None):
     """Write a picture of the first test images: image, label, prediction, and where the two differ.
 
-    dataset: DataLoader.SegmentationSet; folder: of the predictions; rows: images to show, at most.
+    dataset: DataLoader.SegmentationSet; folder: of the predictions; rows: images to show, at most;
+    predictions: {name: answers.Prediction}, whose numbered objects are shown where there are any.
     """
     count, colours = min(rows, len(dataset)), choose_colour_map(dataset.n_classes)
     with figure(output, count, 4, (10, 2.6 * count)) as axes:
@@ -55,7 +106,12 @@ def draw_overview(dataset, folder, output, rows=4):
             path = Path(folder) / f"{dataset.name(index)}_pred.png"
             prediction = read_prediction(path, dataset.n_classes)
             row[0].imshow(show_pixels(image), cmap="gray")
-            for axis, classes in zip(row[1:3], (label, prediction)):
+            shown = [label, prediction]
+            if dataset.are_objects:
+                shown[0] = show_objects(dataset.objects(index), OVERVIEW)
+            if predictions and dataset.are_objects:
+                shown[1] = show_found(predictions[dataset.name(index)], OVERVIEW)
+            for axis, classes in zip(row[1:3], shown):
                 axis.imshow(classes, cmap=colours, vmin=0, vmax=dataset.n_classes - 1,
                             interpolation="nearest")
             row[3].imshow(colour_errors(label, prediction))
@@ -66,6 +122,7 @@ def draw_overview(dataset, folder, output, rows=4):
             axis.set_title(title, fontsize=9)
 
 
+# ---------------------------------------------------------------------------- pictures of one size
 def colour_errors(label, prediction):
     """Foreground that is right, extra or missed, in colour: (H, W) classes -> (H, W, 3) uint8.
 
@@ -111,16 +168,37 @@ def show_label(label, n_classes, longest):
     return shrink(picture, longest, smooth=False)
 
 
+def show_objects(numbers, longest):
+    """(H, W) integers, numbered objects, as a picture, see `colour_objects`."""
+    small = Image.fromarray(numbers.astype(np.int32))
+    small.thumbnail((longest, longest), Image.Resampling.NEAREST)
+    return colour_objects(np.asarray(small))
+
+
+def show_found(prediction, longest):
+    """The numbered objects of an answers.Prediction as a picture."""
+    return show_objects(read_png(prediction.objects), longest)
+
+
+def read_png(content):
+    """The pixels of a PNG file's bytes."""
+    with Image.open(io.BytesIO(content)) as file:
+        return np.asarray(file)
+
+
 def show_test(dataset, index, prediction, longest):
     """A tested image's pictures, {"image", "label", "probability", "errors": (h, w, 3) uint8}.
 
+    Where labels number objects, "prediction" follows "label" and shows the objects found.
     prediction: the answers.Prediction of image `index` of `dataset`, a DataLoader.SegmentationSet.
     """
     label = dataset.label(index)
     classes = read_prediction(io.BytesIO(prediction.mask), dataset.n_classes)
-    with Image.open(io.BytesIO(prediction.probability)) as file:
-        probability = np.asarray(file)
-    return {"image": show_image(dataset, index, longest),
-            "label": show_label(label, dataset.n_classes, longest),
-            "probability": shrink(probability, longest),
+    if dataset.are_objects:
+        answers = {"label": show_objects(dataset.objects(index), longest),
+                   "prediction": show_found(prediction, longest)}
+    else:
+        answers = {"label": show_label(label, dataset.n_classes, longest)}
+    return {"image": show_image(dataset, index, longest), **answers,
+            "probability": shrink(read_png(prediction.probability), longest),
             "errors": shrink(colour_errors(label, classes), longest, smooth=False)}

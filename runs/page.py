@@ -95,6 +95,7 @@ def page_content(run):
         "ranked_by": title_of(run.best_by),
         "error_colours": explain_errors(test_set.n_classes, test_set.ignore_label),
         "class_colours": explain_classes(test_set.n_classes),
+        "are_objects": test_set.are_objects,
         "probability_scale": PROBABILITY_SCALE,
         "examples": [show_example(test_set, run.predictions[name], rank, name)
                      for rank, name in choose_examples(run.predictions, run.best_by)],

@@ -10,7 +10,7 @@ from datasets.copies import Manifest, original_of
 from images.figures import figure
 from images.formats import png_bytes
 from masks.colours import (EXTRA, HIT, MISSED, PASSED_OVER, colour_values, show_image, show_label,
-                           show_test, shrink)
+                           show_objects, show_test, shrink)
 from masks.pixel_scores import CHOOSING
 from masks.score_rows import format_scores
 from runs.curves import plot_loss, plot_scores
@@ -139,7 +139,8 @@ def show_training(loader):
     original, copies = find_example(dataset)
     targets = {index: dataset.target(index) for index in (original, *copies)}
     shown = {index: {"image": show_image(dataset, index, LONGEST),
-                     "label": show_label(dataset.classes_of(target), dataset.n_classes, LONGEST)}
+                     "label": show_objects(target, LONGEST) if dataset.are_objects
+                     else show_label(target, dataset.n_classes, LONGEST)}
              for index, target in targets.items()}
     scale = None
     if loader.maps is not None:

@@ -197,19 +197,21 @@ class Recorder:
         if self.data.loader.keeps_maps:
             self.say(f"Weight maps  {self.folders.Weight_directory}/")
         self.say(f"Checkpoints  {self.folders.Checkpoint_directory}/")
-        if best and (self.test_scores or not self.data.holds_back):
-            self.say(f"Predictions  {self.folders.Result_directory}/ {self._draw_overview()}")
         try:
             self.write_page(seconds, outcome)
-            self.say(f"Page         {self.log.page_path} (all of this in one file)")
+            page = f"{self.log.page_path} (all of this in one file)"
         except Exception as error:  # noqa: BLE001 - all else is on disk: no reason to fail
-            self.say(f"Page         not written: {error}")
+            page = f"not written: {error}"
+        if best and (self.test_scores or not self.data.holds_back):
+            self.say(f"Predictions  {self.folders.Result_directory}/ {self._draw_overview()}")
+        self.say(f"Page         {page}")
 
     def _draw_overview(self):
         """Draw some predictions; returns what to say of them."""
         folder = self.folders.Result_directory
         try:
-            draw_overview(self.data.test_set, folder, folder / "overview.png")
+            draw_overview(self.data.test_set, folder, folder / "overview.png",
+                          predictions=self.predictions)
         except (FileNotFoundError, ValueError):  # its files are elsewhere, or of other data
             return "has not those of the best epoch, which was before the run was resumed"
         return "(the best epoch's; overview.png shows some)"

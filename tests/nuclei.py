@@ -5,6 +5,7 @@ from datasets.labels import IGNORED
 from datasets.segmentation import SegmentationSet
 from images.formats import write_png
 from images.values import Statistics
+from masks.assess import assess
 
 
 def random_objects(seed, shape=(24, 31)):
@@ -62,3 +63,13 @@ def nuclei_set(folder, count=2, seed=0, ignore_label=None, **options):
     """A SegmentationSet of `write_nuclei`."""
     pairs = write_nuclei(folder, count, seed, **options)
     return SegmentationSet(pairs, 1, 2, Statistics((0.4,), (0.2,)), ignore_label, "objects")
+
+
+def perfect_predictions(dataset):
+    """{name: Prediction} of a set of objects, by a net that has learnt all of its targets."""
+    found = {}
+    for index in range(len(dataset)):
+        target = dataset.target(index) > 0
+        logits = np.stack([0 * target, np.where(target, 2.0, -2.0)]).astype(np.float32)
+        found[dataset.name(index)] = assess(logits, dataset, index)
+    return found

@@ -7,6 +7,8 @@ from helpers import SMALL, Page, command
 from nuclei import write_nuclei
 from PIL import Image
 
+from images.reading import read_label
+from masks.colours import colour_objects
 from masks.object_scores import instance_scores
 from masks.objects import connected_components
 from nets import checkpoint
@@ -79,6 +81,13 @@ def test_page_and_events_show_them(folder):
     assert all(foreground[:5]), "what a constant answer scores, of objects too"
     assert any("Best IoU / Dice / AJI / PQ by PQ" in " ".join(text.split())
                for text in found.texts["p"])
+    for name in "12":  # a training image is shown too, with the name 0
+        strip = found.pictures(name)
+        assert list(strip) == ["image", "label", "prediction", "probability", "errors"]
+        label = read_label(folder / "data" / "test" / "labels" / f"{name}.png")
+        assert (strip["label"] == colour_objects(label)).all()
+        mask = np.asarray(Image.open(folder / "results" / f"{name}_pred.png"))
+        assert (strip["prediction"].any(axis=2) == (mask > 0)).all()
     events, = (path for path in (folder / "logs").iterdir() if path.is_dir())
     written = b"".join(file.read_bytes() for file in events.iterdir())
     assert b"scores/AJI" in written and b"scores/PQ" in written

@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from helpers import Page, decoded, events_in
+from nuclei import nuclei_set, perfect_predictions
 from PIL import Image
 
 from command.errors import DataError
@@ -25,8 +26,8 @@ from images.figures import figure
 from images.formats import png_bytes, write_png
 from images.values import Statistics
 from Main import Data
-from masks.colours import (EXTRA, HIT, MISSED, PASSED_OVER, colour_errors, draw_overview,
-                           show_image, show_label, show_test)
+from masks.colours import (EXTRA, HIT, MISSED, PASSED_OVER, colour_errors, colour_objects,
+                           draw_overview, show_image, show_label, show_test)
 from masks.pixel_scores import constant_baselines, scores
 from masks.prediction_files import write_predictions
 from masks.score_rows import ROWS
@@ -664,6 +665,30 @@ def test_a_page_of_objects(tmp_path):
     captions = [text for text in found.texts["figcaption"] if "test image by" in text]
     assert captions == [f"{rank} test image by PQ, " for rank in ("Best", "Median", "Worst")]
     assert found.texts["b"][:3] == ["b", "c", "a"]
+
+
+def test_a_page_shows_each_object_in_a_colour(tmp_path, log):
+    log.epoch(of_objects(0, 0.5, 0.5, 0.5), 1, 0)
+    made = make_run(tmp_path, log, ["a"])
+    write_page(log.page_path, made)
+    assert "colour of its own" not in Page(log.page_path).text
+    test_set, train_set = nuclei_set(tmp_path / "a", 2), nuclei_set(tmp_path / "b", 1, seed=5)
+    train_set.pairs[0][0].rename(tmp_path / "nuclei.png")
+    train_set.pairs[0] = tmp_path / "nuclei.png", train_set.pairs[0][1]
+    made.data.loader.dataset = train_set
+    predictions = perfect_predictions(test_set)
+    write_page(log.page_path, replace(made, predictions=predictions,
+                                      data=made.data._replace(test_set=test_set)))
+    found = Page(log.page_path)
+    assert "each object in a colour of its own" in found.text
+    assert "(without the border between objects that touch)" in found.text
+    for index, name in enumerate("01"):
+        shown, expected = found.pictures(name), show_test(test_set, index, predictions[name], 512)
+        assert list(shown) == ["image", "label", "prediction", "probability", "errors"]
+        assert all((shown[what] == expected[what]).all() for what in shown)
+        assert min(len(colours_in(shown[what])) for what in ("label", "prediction")) > 8
+    learnt = found.pictures("nuclei")["label"]
+    assert (learnt == colour_objects(train_set.target(0))).all()
 
 
 def test_a_page_is_in_the_order_of_interest(page):
