@@ -10,6 +10,7 @@ import numpy as np
 from command.errors import DataError, say_once
 from images.channels import MOST_CHANNELS
 from images.pages import MOST_BYTES
+from images.tiff_samples import decode_page
 
 # tifffile's kinds of files that say what their pages are
 WITH_AXES = ("shaped", "lsm", "mmstack", "ome", "imagej", "ndtiff", "fluoview", "stk", "scanimage")
@@ -185,16 +186,16 @@ def array_shape(series):
 
 def read_array(series, number, rows=None):
     """An image of a tifffile.TiffPageSeries, (H, W, C), or its rows of the slice `rows`."""
-    letters, rows = axes_of(series), rows or slice(None)
+    letters, rows, file = axes_of(series), rows or slice(None), series.keyframe.parent
     if series.dataoffset is not None:  # uncompressed, one value after the other
-        file = series.keyframe.parent
         dtype = file.byteorder + series.dtype.char
         values = np.memmap(file.filehandle.path, dtype, "r", series.dataoffset, series.shape)
     elif math.prod(series.shape) * series.dtype.itemsize > MOST_BYTES:
         raise DataError(f"more than {MOST_BYTES:,} bytes that can be decoded together only; "
                         "save its images one by one")
     else:
-        values = series.asarray(maxworkers=1)
+        values = np.reshape([decode_page(file, file.pages[k]) for k in _numbers_of(series)],
+                            series.shape)
     order = [k for k, letter in enumerate(letters) if letter not in "YX" + CHANNELS]
     order += [letters.index("Y"), letters.index("X")]
     order += [k for k, letter in enumerate(letters) if letter in CHANNELS]

@@ -106,15 +106,12 @@ def _decode_fax(frame, data, index):
 def read_samples(file, page, rows=None):
     """A page's samples (H, W, S), all or those of the slice `rows`."""
     frame = page.keyframe
-    check_segments(file, page)
     if rows is None and int(frame.compression) not in FAX:
-        if int(frame.compression) == LZW:
-            for index in range(len(page.dataoffsets)):
-                _check_codes(frame, _read_segment(file, page, index))
-        values = page.asarray(maxworkers=1)
+        values = decode_page(file, page)
         if frame.planarconfig == 2 and values.ndim == 3:
             values = values.transpose(1, 2, 0)
         return values.reshape(frame.imagelength, frame.imagewidth, -1)
+    check_segments(file, page)
     rows = rows or slice(0, frame.imagelength)
     if frame.is_memmappable and frame.planarconfig == 1:  # perhaps as a single large strip
         dtype = frame.parent.byteorder + frame.dtype.char
@@ -123,6 +120,15 @@ def read_samples(file, page, rows=None):
     else:
         values = _decode_rows(file, page, rows.start, rows.stop)
     return values.reshape(rows.stop - rows.start, frame.imagewidth, -1)
+
+
+def decode_page(file, page):
+    """A page's values as tifffile shapes them: (H, W), (H, W, S), (S, H, W) or (D, H, W)."""
+    check_segments(file, page)
+    if int(page.keyframe.compression) == LZW:
+        for index in range(len(page.dataoffsets)):
+            _check_codes(page.keyframe, _read_segment(file, page, index))
+    return page.asarray(maxworkers=1)
 
 
 def _decode_rows(file, page, top, bottom):

@@ -86,6 +86,8 @@ SOUND = {
     "OME": tiff_of(STACK, ome=True, **BLACK, **ZCYX), "ImageJ": tiff_of(STACK, imagej=True, **ZCYX),
     "hidden pages": tiff_of(STACK, imagej=True, truncate=True, **ZCYX),
     "an array": tiff_of(random_pixels((20, 30, 5)), metadata={"axes": "YXC"}, **BLACK),
+    "a packed array": tiff_of(random_pixels((20, 30, 5)), metadata={"axes": "YXC"},
+                              compression="lzw", **BLACK),
     "floats": tiff_of(PIXELS.astype(np.float32), compression="zstd", predictor=True),
     "JPEG in TIFF": tiff_of(COLOURS, photometric="rgb", compression="jpeg"),
     "JPEG 2000 in TIFF": tiff_of(PIXELS, compression="jpeg2000"), "bits": tiff_of(PIXELS > 99),

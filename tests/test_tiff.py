@@ -260,7 +260,7 @@ STACKS = [  # axes of the array, its shape, axes of the images in the header, wr
     ("CYX", (4, 40, 50), "", "p"), ("ZYX", (4, 40, 50), "Z", "p")]
 
 
-@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("compression", [None, "zlib", "lzw"])
 @pytest.mark.parametrize("writer, axes, shape, named", [
     (writer, axes, shape, named) for axes, shape, named, writers in STACKS for writer in writers])
 def test_axes(tmp_path, monkeypatch, writer, axes, shape, named, compression):
@@ -341,10 +341,11 @@ def test_pages_that_are_hidden(tmp_path, monkeypatch, photometric):
     check_images(tmp_path / "a.tif", list(shown.transpose(0, 2, 3, 1)), monkeypatch)
 
 
-def test_a_volume(tmp_path, monkeypatch):
+@pytest.mark.parametrize("compression", [None, "zlib", "lzw"])
+def test_a_volume(tmp_path, monkeypatch, compression):
     values = random_pixels((16, 32, 48))
     tifffile.imwrite(tmp_path / "a.tif", values, volumetric=True, tile=(16, 16, 16),
-                     photometric="minisblack")
+                     photometric="minisblack", compression=compression)
     check_images(tmp_path / "a.tif", list(values), monkeypatch)
 
 
