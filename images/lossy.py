@@ -1,4 +1,8 @@
-"""Whether compressed pixels have lost values, for formats that can do both."""
+"""Which compressions of TIFF change values; WebP and JPEG 2000 can do both."""
+
+JPEG = (6, 7, 33007, 34892)  # numbers of TIFF's compressions
+JPEG2000 = (33003, 33004, 33005, 34712)
+WEBP = (34927, 50001)
 
 
 def is_lossy_webp(start):

@@ -7,13 +7,13 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from command.errors import DataError
+from images.lossy import JPEG
 from images.pages import Stored, common_dtype, palette_values, squeeze_channel, to_common
 
 MINISWHITE, MINISBLACK, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6  # photometric kinds
 SAMPLES = {MINISWHITE: 1, MINISBLACK: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3}
 READ_AS_RGB = {PALETTE: "palette", CMYK: "CMYK"}
 ALPHAS = (1, 2)                # kinds of extra samples: associated and unassociated alpha
-JPEG = (6, 7, 33007, 34892)    # compressions that tifffile decodes to RGB
 
 
 class Kind(NamedTuple):
@@ -52,7 +52,7 @@ def show(samples, page, kind):
     values = _without_alpha(samples, kind)
     if kind.photometric == CMYK:
         return _convert(values, "CMYK")
-    if kind.photometric == YCBCR and int(page.compression) not in JPEG:
+    if kind.photometric == YCBCR and int(page.compression) not in JPEG:  # that is RGB by now
         return _convert(values, "YCbCr")
     if kind.photometric == MINISWHITE:
         values = _invert(values, kind.bits)

@@ -8,15 +8,12 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
-from images.lossy import is_lossy_jpeg2000, is_lossy_webp
+from images.lossy import JPEG, JPEG2000, WEBP, is_lossy_jpeg2000, is_lossy_webp
 from images.lzw import check_lzw
 
 LARGEST_SEGMENT = 2 ** 30  # bytes of a strip or a tile that is decoded for some of its rows
 FAX = (2, 3, 4)            # compressions of one bit, which imagecodecs has not in every version
 LZW = 5
-LOSSY = (6, 7, 33007, 34892)                           # JPEG
-JPEG2000 = (33003, 33004, 33005, 34712)
-WEBP = (50001, 34927)
 
 
 # ------------------------------------------------------------------------------------- the segments
@@ -173,4 +170,4 @@ def is_lossy_page(file, page):
     if compression in JPEG2000 or compression in WEBP:
         start = _read_segment(file, page, 0)[:4096]
         return is_lossy_webp(start) if compression in WEBP else is_lossy_jpeg2000(start)
-    return compression in LOSSY
+    return compression in JPEG
