@@ -29,7 +29,7 @@ from MirrorPadding import tiling
 from nets import checkpoint
 from nets.geometry import UNET_ALIGNED, UNET_BILINEAR, UNET_PADDED
 from nets.recognise import describe_net
-from nets.trained import net_of_header
+from nets.trained import TrainedNet, net_of_header
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = {"mode": "Unet", "n_channels": 1, "n_classes": 2,
@@ -574,10 +574,11 @@ def test_ctrl_c_ends_all_files(predict, here, ours, monkeypatch):
 
 
 def test_a_file_that_cannot_be_examined_is_told(here, monkeypatch):
-    def fail(path):
+    def fail(path, n_channels):
         raise IndexError("tag")
     monkeypatch.setattr(outputs, "examine_file", fail)
-    plan = outputs.plan_outputs([Path("cell.png")], here / "out", (), False, "")
+    net = TrainedNet("Unet", 1, 2, {}, Statistics((0.0,), (1.0,)))
+    plan = outputs.plan_outputs([Path("cell.png")], here / "out", (), False, net)
     assert plan.jobs == [] and len(plan.errors) == 1
     assert plan.errors[0].startswith("cell.png: not expected: IndexError: tag (test_predict.py, ")
 

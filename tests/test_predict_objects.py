@@ -49,7 +49,7 @@ def predict(folder, net, extras=("instances", "overlay"), tile=None):
                            instances="instances" in extras)
     out = folder / "out"
     out.mkdir()
-    for job in plan_outputs([folder / "in"], out, extras, False, "").jobs:
+    for job in plan_outputs([folder / "in"], out, extras, False, net).jobs:
         Predict.Predictor(net, forward, args).predict(job)
     return out
 
