@@ -5,6 +5,7 @@ A prediction is `<stem>_pred.png`, as Main.py and Predict.py write it.  `<stem>_
 `<stem>_instances.tif` may lie too.  MakeData.py puts CoNSeP's numbered nuclei into
 `instances/<stem>.png` beside `labels/`.
 """
+import io
 from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple, Optional
@@ -18,6 +19,7 @@ from command.names import find_file
 from datasets.labels import IGNORED, as_classes, as_objects, check_some_counts
 from images.formats import list_images
 from images.reading import examine_file, label_pages_of
+from images.writing import page_writer
 from masks.objects import connected_components
 
 
@@ -180,10 +182,20 @@ def check_pages(file, other):
 
 # ---------------------------------------------------------------------------------------- the masks
 def write_predictions(folder, predictions):
-    """Write {name: PNG bytes} as `<name>_pred.png`."""
-    for name, content in predictions.items():
+    """Write {name: answers.Prediction}: `<name>_pred.png`, of objects `<name>_instances.tif` too.
+
+    The objects of an older mask, which is replaced, are removed where the new one has none.
+    """
+    for name, prediction in predictions.items():
+        numbers = Path(folder) / f"{name}_instances.tif"
+        if prediction.objects is None:
+            numbers.unlink(missing_ok=True)
+        else:
+            pixels = np.asarray(Image.open(io.BytesIO(prediction.objects))).astype(np.uint16)
+            with page_writer(numbers, 1, *pixels.shape) as add:
+                add(pixels)
         with atomic_write(Path(folder) / f"{name}_pred.png") as temporary:
-            temporary.write_bytes(content)
+            temporary.write_bytes(prediction.mask)
 
 
 def read_prediction(mask, n_classes):

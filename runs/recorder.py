@@ -114,8 +114,7 @@ class Recorder:
 
     def show(self, epoch, predictions):
         """Write predictions of the test images, those of `epoch`."""
-        masks = {name: prediction.mask for name, prediction in predictions.items()}
-        write_predictions(self.folders.Result_directory, masks)
+        write_predictions(self.folders.Result_directory, predictions)
         self.events.predictions(epoch, self.data.test_set, predictions)
         self.predictions = predictions
 

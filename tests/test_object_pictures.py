@@ -188,7 +188,7 @@ def test_overview_of_objects(tmp_path):
     """Where predictions are not at hand, their masks are shown; labels have their colours."""
     dataset = nuclei_set(tmp_path)
     predictions, look = perfect_predictions(dataset), tmp_path / "overview.png"
-    write_predictions(tmp_path, {name: each.mask for name, each in predictions.items()})
+    write_predictions(tmp_path, predictions)
 
     def draw(**more):
         draw_overview(dataset, tmp_path, look, **more)

@@ -68,6 +68,18 @@ def test_the_best_epochs_masks_have_its_scores(folder):
     assert np.mean(found, axis=0) == pytest.approx(expected, rel=1e-5)
 
 
+def test_metrics_finds_the_same_scores(folder):
+    """The numbers of the predicted objects lie beside the masks, in which touching ones are one."""
+    done = command("Metrics.py", "--Prediction_directory", "results", "--Label_directory",
+                   "data/test/labels", "--csv", "scores/scores.csv", cwd=folder)
+    assert done.returncode == 0 and "no numbered objects" not in done.stderr, done.stderr
+    with open(folder / "scores" / "scores.csv", newline="") as file:
+        mean = next(row for row in csv.DictReader(file) if row["image"] == "mean")
+    best = max(rows_of_csv(folder), key=lambda row: float(row["pq"]))
+    for key in KEYS:
+        assert float(mean[key]) == pytest.approx(float(best[key]), abs=1e-4), key
+
+
 def test_page_and_events_show_them(folder):
     path, = folder.glob("logs/report_*.html")
     found = Page(path)

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import tifffile
 from helpers import Page, decoded, events_in
 from nuclei import nuclei_set, perfect_predictions
 from PIL import Image
@@ -26,6 +27,7 @@ from images.figures import figure
 from images.formats import png_bytes, write_png
 from images.values import Statistics
 from Main import Data
+from masks.answers import Prediction
 from masks.colours import (EXTRA, HIT, MISSED, PASSED_OVER, colour_errors, colour_objects,
                            draw_overview, show_image, show_label, show_test)
 from masks.pixel_scores import constant_baselines, scores
@@ -333,7 +335,11 @@ def test_ignored_pixels_are_neither_right_nor_wrong():
 def test_write_predictions(tmp_path):
     masks = {"细胞 1": np.eye(4, dtype=np.uint8) * 255, "b": np.zeros((2, 3), np.uint8)}
     (tmp_path / "b_pred.png").write_text("old")
-    write_predictions(str(tmp_path), {name: png_bytes(mask) for name, mask in masks.items()})
+    numbers = np.array([[0, 7, 300]], np.uint16)
+    answers = {name: Prediction(png_bytes(mask), b"", {}) for name, mask in masks.items()}
+    write_predictions(tmp_path, {"b": answers["b"]._replace(objects=png_bytes(numbers))})
+    assert (tifffile.imread(tmp_path / "b_instances.tif") == numbers).all()
+    write_predictions(str(tmp_path), answers)  # of classes: the older objects are not theirs
     assert {path.name for path in tmp_path.iterdir()} == {"细胞 1_pred.png", "b_pred.png"}
     for name, mask in masks.items():
         assert (np.asarray(Image.open(tmp_path / f"{name}_pred.png")) == mask).all()
@@ -352,7 +358,8 @@ def make_set(folder, names, n_classes, size=(40, 60)):
         for kind, pixels in (("imgs", label * 20), ("labels", label * scale)):
             (folder / kind).mkdir(exist_ok=True)
             write_png(folder / kind / f"{name}.png", pixels)
-        write_predictions(folder, {name: png_bytes(np.roll(label, 10, axis=0) * scale)})
+        mask = png_bytes(np.roll(label, 10, axis=0) * scale)
+        write_predictions(folder, {name: Prediction(mask, b"", {})})
         pairs.append((folder / "imgs" / f"{name}.png", folder / "labels" / f"{name}.png"))
     return SegmentationSet(pairs, 1, n_classes, Statistics((0.0,), (1.0,)))
 
