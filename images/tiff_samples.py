@@ -37,8 +37,8 @@ class Grid(NamedTuple):
 def grid_of(page):
     """The Grid of a page."""
     frame = page.keyframe
-    length = frame.tilelength if frame.is_tiled else frame.rowsperstrip
-    width = frame.tilewidth if frame.is_tiled else frame.imagewidth
+    length = int(frame.tilelength if frame.is_tiled else frame.rowsperstrip)
+    width = int(frame.tilewidth if frame.is_tiled else frame.imagewidth)
     planes = frame.samplesperpixel if frame.planarconfig == 2 else 1
     return Grid(planes, -(-frame.imagelength // length), -(-frame.imagewidth // width), length,
                 width)
