@@ -73,6 +73,7 @@ def test_an_orientation_behind_the_pixels(tmp_path):
     check_picture(tmp_path / "a.png", np.rot90(pixels, -1))
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_damaged_exif_data_is_passed_over(tmp_path):
     """As viewers do: the pixels are sound."""
     pixels = random_pixels((21, 13))
