@@ -91,11 +91,14 @@ def _is_alike(page, first):
 def _layout_by_axes(path, file):
     """The Layout of a file that tells its axes; None for another one."""
     is_told = any(getattr(file, f"is_{kind}") for kind in WITH_AXES)
+    is_volume = file.pages.first.imagedepth > 1
     if file.is_ome:
         _check_plane_counts(file.pages.first.description)
-    if not is_told or not file.series or file.series[0].kind not in WITH_AXES:
+    if not (is_told or is_volume) or not file.series:
         return None
     first = file.series[0]
+    if first.kind not in WITH_AXES and not is_volume:
+        return None
     if math.prod(first.shape) > MOST_PAGES * first.keyframe.size:
         raise DataError(f"more than {MOST_PAGES:,} images; save it in parts")
     if axes_of(first) != first.axes:

@@ -341,11 +341,12 @@ def test_pages_that_are_hidden(tmp_path, monkeypatch, photometric):
     check_images(tmp_path / "a.tif", list(shown.transpose(0, 2, 3, 1)), monkeypatch)
 
 
+@pytest.mark.parametrize("metadata", [{}, None])
 @pytest.mark.parametrize("compression", [None, "zlib", "lzw"])
-def test_a_volume(tmp_path, monkeypatch, compression):
+def test_a_volume(tmp_path, monkeypatch, compression, metadata):
     values = random_pixels((16, 32, 48))
     tifffile.imwrite(tmp_path / "a.tif", values, volumetric=True, tile=(16, 16, 16),
-                     photometric="minisblack", compression=compression)
+                     photometric="minisblack", compression=compression, metadata=metadata)
     check_images(tmp_path / "a.tif", list(values), monkeypatch)
 
 
