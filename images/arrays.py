@@ -10,7 +10,7 @@ from images.pages import ImageFile, Stored, check_fits, common_dtype, squeeze_ch
 
 @contextlib.contextmanager
 def open_npy(path):
-    """`with open_npy(path) as array:` an opened Array; damaged files raise any exception.
+    """`with open_npy(path) as array:` an opened Array; a damaged file raises anything.
 
     The file is mapped into memory: a header that promises more than the file holds is an error.
     Nothing in it is executed.
@@ -44,7 +44,10 @@ class Array:
                                 is_lossy=is_lossy, by_rows=True)
 
     def read(self, entry, as_label=False, rows=None):
-        """The pixels, all or those of the slice `rows`; for a label, the Stored values."""
+        """The pixels, all or those of the slice `rows`; for a label, the Stored values.
+
+        entry: of the header's `pages`; here there is one.
+        """
         if rows is None:
             check_fits(self.header)
         part = np.array(self.pixels if rows is None else self.pixels[rows])

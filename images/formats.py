@@ -20,12 +20,15 @@ from images.tiff import TIFF_STARTS, open_tiff
 
 # ------------------------------------------------------------------------------------ the formats
 class Reader(NamedTuple):
-    """How the files of an image format are read."""
+    """How the files of an image format are read.
+
+    `open(path)` is a context manager.  It gives an object as arrays.Array is one: `header` is its
+    pages.ImageFile, and `read(entry, as_label, rows)` decodes it.  For a damaged file both may
+    raise any exception.
+    """
     suffixes: tuple  # of its files, in lower case, with the dot
     starts: tuple    # what its files begin with, bytes: they are known by these, not by the suffix
-    open: Callable   # from a path to a context manager, which gives an object with
-    # `header`, a pages.ImageFile, and `read(entry, as_label, rows)`, as arrays.Array has them.
-    # For a damaged file it may raise any exception.
+    open: Callable   # from a path
 
 
 READERS = (

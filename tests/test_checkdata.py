@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from datasets import label_values
@@ -326,6 +327,31 @@ def test_empty_folders(check, folder):
 def test_some():
     assert name_some([1, 2]) == "1, 2" and name_some([*range(8)]) == "0, 1, 2, 3, 4, 5, 6, 7"
     assert name_some([*range(10)]) == "0, 1, 2, 3, 4, 5, 6, 7 and 2 more"
+
+
+def test_masks_and_orientations_of_every_kind(make_data, tmp_path):
+    """The same mask in forms that were read in other ways once; images that EXIF turns."""
+    mask = np.zeros((40, 30), np.uint8)
+    mask[5:25, 3:20] = 1
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for split, first in (("train", 0), ("test", 9)):
+        images, labels = tmp_path / split / "imgs", tmp_path / split / "labels"
+        images.mkdir(parents=True)
+        labels.mkdir()
+        for k in range(4):
+            image = noise(first + k, 40, 30) // 4 + mask * 150
+            Image.fromarray(np.rot90(image)).save(images / f"a{k}.png", exif=exif)
+        white_first = Image.fromarray(1 - mask)
+        white_first.putpalette([255, 255, 255, 0, 0, 0])
+        white_first.save(labels / "a0.tif")
+        tifffile.imwrite(labels / "a1.tif", mask > 0)
+        tifffile.imwrite(labels / "a2.tif", mask * 255, photometric="miniswhite")
+        Image.fromarray(mask * 255).save(labels / "a3.png", "JPEG", quality=95)
+    code, output, error = make_data("check", "--Data_directory", tmp_path)
+    assert code == 0 and "8 pairs, sound\n" in output
+    assert output.count("40 x 30 px, 8-bit grey, pixels with label 0: 71.7%, 255: 28.3%") == 2
+    assert error.count("a3.png: a lossy label, cut at half") == error.count("\n") == 2
 
 
 def test_the_committed_sample_is_sound():
