@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from command.errors import DataError, say_once
-from images.channels import has_colours, to_channels
+from images.channels import MOST_CHANNELS, has_colours, to_channels
 from images.formats import find_reader
 from images.pages import reading_errors, say_change
 
@@ -82,7 +82,7 @@ def _check_one_image(file):
         return
     if file.axes:
         raise DataError(f"has {count} images, along its axes {file.axes}; {SPLIT}")
-    is_open = file.channels == 1 and count not in SURE_CHANNELS
+    is_open = file.channels == 1 and count not in SURE_CHANNELS and count <= MOST_CHANNELS
     as_channels = f" (if they are channels: --n_channels {count})" if is_open else ""
     raise DataError(f"has {count} pages; {SPLIT}{as_channels}")
 
