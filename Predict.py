@@ -3,8 +3,8 @@
     python Predict.py --Checkpoint checkpoints/best_model.safetensors --Input my_images/
 
 The checkpoint says which net it holds, and how images are normalised and tiled.  Weights of others
-(.pth, safetensors) show most of it; --preset names the published ones.  Images may have any size,
-grey or RGB, 8 or 16 bits, one page or many.  Each gives <name>_pred.png; --probabilities, --overlay
+(.pth, safetensors) show most of it; --preset names the published ones.  Images may have any size
+and depth, one page or many.  Each gives <name>_pred.png; --probabilities, --overlay
 and --instances add <name>_prob.npy, <name>_overlay.png and <name>_instances.tif.  Stacks and images
 over 8,192 x 8,192 px give .tif files.  Flags and files are checked before Jittor is imported.
 """
