@@ -62,7 +62,7 @@ PROTOCOLS = {
               "Val_epochs": None},
     # the modern recipe, which docs/ablation.md measures
     "fast": {"base_channels": None, "padding": 1, "tile": None, "dropout_probs": [0.0] * 4,
-             "Batch_size": None, "loss": "ce_dice", "optimizer": "adamw", "lr_schedule": "cosine",
+             "Batch_size": None, "loss": None, "optimizer": "adamw", "lr_schedule": "cosine",
              "augment": "light", "Total_epochs": None, "Val_epochs": None},
 }
 CROP = Tiles(256)  # px of the output: the crops of --protocol fast

@@ -81,9 +81,9 @@ def race_settings(tile):
     from runs.settings import TrainingSettings
     return TrainingSettings(
         protocol="reference", Total_epochs=1, Val_epochs=0, Batch_size=1, tile=tile,
-        Learning_rate=RACE_RATE, optimizer="adam", lr_schedule="constant", warm_up=0.0,
-        clip_norm=0.0, loss="weighted_ce", Loss_w0=10.0, Loss_sigma=5.0, augment="none",
-        Time_budget=None, seed=0)
+        crops_per_image=1, Learning_rate=RACE_RATE, optimizer="adam", lr_schedule="constant",
+        warm_up=0.0, clip_norm=0.0, loss="weighted_ce", Loss_w0=10.0, Loss_sigma=5.0,
+        augment="none", best_by="iou", Time_budget=None, seed=0)
 
 
 class JittorContender:

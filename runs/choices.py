@@ -18,7 +18,7 @@ from runs.log import ENDLESS
 from runs.settings import Settings
 
 # the flags that can be left to this module
-CHOSEN = ("n_channels", "label_kind", "n_classes", "base_channels", "tile", "Batch_size",
+CHOSEN = ("n_channels", "label_kind", "n_classes", "loss", "base_channels", "tile", "Batch_size",
           "Total_epochs", "Val_epochs")
 BATCH = 4            # crops per step, where the memory allows
 CROPS = 10_000       # that a run sees, copies that DataAugmentation.py made among them
@@ -27,6 +27,7 @@ TESTED = 0.25        # share of the epochs that are tested, the last ones; and m
                      # tests for each crop that is trained on (a large image counts as its crops)
 MANY_CROPS = 16      # crops' areas: of an image that is larger, an epoch takes several crops
 BASE_CHANNELS = {"cpu": 16, "cuda": 64}
+LOSS = {"classes": "ce_dice", "objects": "weighted_ce"}  # only the weight map parts objects
 LARGEST_SHARE = 0.5  # of the memory that is free, for a batch that is left to choose
 
 
@@ -70,6 +71,7 @@ def complete(settings, facts, device, crop):
     are_objects = values["label_kind"] == "objects"
     settle("n_classes", facts.n_classes,
            "objects and background" if are_objects else f"values in the labels{doubt}")
+    settle("loss", LOSS[values["label_kind"]], "parts objects that touch" if are_objects else "")
     kind = "cuda" if device.is_gpu else "cpu"
     settle("base_channels", BASE_CHANNELS[kind], "a GPU" if device.is_gpu else "a CPU")
     if "base_channels" not in settings.net.row.flags:

@@ -122,7 +122,7 @@ def add_training_flags(add, protocols, tiling, losses, augmentations):
         help="largest norm of all gradients together; larger ones are scaled down; 0: no limit")
     add("--loss", choices=tuple(losses),
         help="weighted_ce: cross entropy with the weight map; ce: without it; ce_dice: without it, "
-             "plus the Dice loss (fast: ce_dice)")
+             "plus the Dice loss (fast: ce_dice; for numbered objects weighted_ce)")
     add("--Time_budget", type=number(float, 0, include_low=False), metavar="MINUTES",
         help="minutes after which the run ends, with a test; the schedule of the learning rate "
              "ends then too (default: no limit)")

@@ -82,7 +82,7 @@ class TrainingSettings:
     lr_schedule: str
     warm_up: float                # share of the run
     clip_norm: float              # 0: any
-    loss: str
+    loss: Optional[str]
     Loss_w0: float
     Loss_sigma: float             # px
     augment: str

@@ -94,7 +94,7 @@ class Malicious:
 
 LAST = "checkpoints/last_model.safetensors"
 CHOSEN = {"n_channels": ["1"], "n_classes": ["2"], "base_channels": ["16"], "tile": ["full"],
-          "Batch_size": ["1"], "Total_epochs": ["200"], "Val_epochs": ["50"]}
+          "loss": ["ce"], "Batch_size": ["1"], "Total_epochs": ["200"], "Val_epochs": ["50"]}
 RUN = dict(settings=CHOSEN, log="Unet_2025-01-31_12-00-00", records=[], data="",
            progress=dict(epoch=1, step=0, n_step=4, best_iou=0.5, losses=[], accepted=[0.5],
                          skipped=0, tested=0, bad_in_a_row=0, good_in_a_row=4, went_back=False,

@@ -101,17 +101,24 @@ def test_numbers_of_objects_are_no_classes():
 
 def test_everything_is_chosen_and_no_flag_overruled():
     values, reasons = chosen(facts=facts(n_channels=3, n_classes=3))
-    said = [flag for flag in choices.CHOSEN if flag != "label_kind"]  # as one would expect
-    assert list(reasons) == said and values["label_kind"] == "classes"
+    said = [flag for flag in choices.CHOSEN if flag not in ("label_kind", "loss")]  # as expected
+    assert list(reasons) == said
+    assert (values["label_kind"], values["loss"]) == ("classes", "ce_dice")
     assert (values["n_channels"], values["n_classes"]) == (3, 3)
     assert (values["base_channels"], values["tile"]) == (choices.BASE_CHANNELS["cpu"], Tiles(256))
     assert (values["Batch_size"], values["Total_epochs"]) == (choices.BATCH, choices.EPOCHS[1])
     assert values["Val_epochs"] == 1875
-    given = dict(n_channels=1, label_kind="classes", n_classes=5, base_channels=8, tile="full",
-                 Batch_size=7, Total_epochs=3, Val_epochs=1)
+    given = dict(n_channels=1, label_kind="classes", n_classes=5, loss="ce", base_channels=8,
+                 tile="full", Batch_size=7, Total_epochs=3, Val_epochs=1)
     words = [word for name, value in given.items() for word in (f"--{name}", value)]
     values, reasons = chosen(*words, facts=facts(n_channels=3, n_classes=3))
     assert reasons == {} and {name: values[name] for name in given} == {**given, "tile": Whole()}
+
+
+def test_numbered_objects_are_parted_by_the_weight_map():
+    values, reasons = chosen("--label_kind", "objects")
+    assert values["loss"] == "weighted_ce" and reasons["loss"] == "parts objects that touch"
+    assert chosen("--label_kind", "objects", "--loss", "ce")[0]["loss"] == "ce"
 
 
 @pytest.mark.parametrize("n_channels", [1, 3, 4, 16])

@@ -68,7 +68,7 @@ def test_the_modern_recipe_is_one_word():
     changed = {name: value for name, value in found.items() if value != plain[name]}
     assert changed == {
         "protocol": "fast", "padding": 1, "base_channels": None, "tile": None, "Batch_size": None,
-        "Total_epochs": None, "Val_epochs": None, "loss": "ce_dice", "optimizer": "adamw",
+        "Total_epochs": None, "Val_epochs": None, "loss": None, "optimizer": "adamw",
         "lr_schedule": "cosine", "augment": "light", "dropout_probs": [0, 0, 0, 0]}
 
 
