@@ -18,6 +18,10 @@ from images.tiff_samples import is_lossy_page, read_samples, why_not_by_rows
 
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # of TIFF and BigTIFF files
 ORIENTATION_TAG = 274
+PLANES = 2  # value of the planar configuration
+# how tifffile stores an array (4, H, W) where nobody says what its planes are
+CHANNELS_AS_ALPHA = ("four channels of a microscope are to be written as such: "
+                     "tifffile.imwrite(..., photometric='minisblack')")
 
 
 @contextlib.contextmanager
@@ -92,7 +96,8 @@ class Tiff:
 
     def _say_changes(self):
         if self.kind.alpha is not None:
-            say_change(self.path, ALPHA)
+            in_planes = self.page.planarconfig == PLANES
+            say_change(self.path, f"{ALPHA}; {CHANNELS_AS_ALPHA}" if in_planes else ALPHA)
         if self.kind.photometric in READ_AS_RGB:
             name = READ_AS_RGB[self.kind.photometric]
             say_change(self.path, f"{name} colours are read as RGB")

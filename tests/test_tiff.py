@@ -183,6 +183,16 @@ def test_alpha_is_said_and_left_out(tmp_path, capsys):
         read_image(tmp_path / "a.tif", 4)
 
 
+def test_planes_that_tifffile_takes_for_alpha_are_told(tmp_path, capsys):
+    stored = random_pixels((4, 20, 30), np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb")
+    assert equal(read_image(tmp_path / "a.tif"), np.moveaxis(stored[:3], 0, -1))
+    assert "tifffile.imwrite(..., photometric='minisblack')" in capsys.readouterr().err
+    tifffile.imwrite(tmp_path / "b.tif", stored, photometric="minisblack", planarconfig="separate")
+    assert equal(read_image(tmp_path / "b.tif"), np.moveaxis(stored, 0, -1))
+    assert capsys.readouterr().err == ""
+
+
 def test_a_palette_of_8_bits(tmp_path):
     """TIFF wants 16 bits for each colour; some writers give 8."""
     colours = random_pixels((3, 256)).astype(int)
