@@ -107,7 +107,7 @@ def describe_border(facts):
     line = f"{facts.all:,} objects to train on; where two touch, each loses {BORDER} px"
     losses = []
     if facts.vanished:
-        losses.append(f"nothing is left of {facts.vanished:,}")
+        losses.append(f"{facts.vanished:,} vanish")
     if facts.parted:
-        losses.append(f"{facts.parted:,} fall into more pieces")
-    return f"{line}: {' and '.join(losses)}" if losses else line
+        losses.append(f"{facts.parted:,} fall into pieces")
+    return f"{line}: {', '.join(losses)}" if losses else line

@@ -180,7 +180,7 @@ def _only_channel(values):
     """Label values (H, W) or (H, W, C) of equal channels as (H, W)."""
     if has_colours(values):
         raise DataError("a label in colour; store class numbers as one grey channel, or turn its "
-                        "colours into them: `python MakeData.py folders --colours`")
+                        "colours into them: `python MakeData.py folders --colours classes.csv`")
     return values if values.ndim == 2 else np.ascontiguousarray(values[..., 0])
 
 

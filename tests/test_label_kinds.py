@@ -180,12 +180,12 @@ def test_check_names_what_the_border_takes(nuclei, capsys):
     write_png(nuclei / "set/train/labels/0.png", label)
     assert check_set(nuclei / "set", Survey(), label_kind="objects").is_sound
     line, = (line for line in capsys.readouterr().out.splitlines() if "objects to train" in line)
-    assert line.endswith("where two touch, each loses 1 px: nothing is left of 1")
+    assert line.endswith("where two touch, each loses 1 px: 1 vanish")
 
 
 @pytest.mark.parametrize("vanished, parted, end", [
-    (0, 0, "loses 1 px"), (0, 1200, ": 1,200 fall into more pieces"),
-    (3, 2, ": nothing is left of 3 and 2 fall into more pieces")])
+    (0, 0, "loses 1 px"), (0, 1200, ": 1,200 fall into pieces"),
+    (3, 2, ": 3 vanish, 2 fall into pieces")])
 def test_what_the_border_takes_in_words(vanished, parted, end):
     line = describe_border(ObjectFacts(4000, 3999, vanished, parted))
     assert line.startswith("4,000 objects to train on; ") and line.endswith(end)
