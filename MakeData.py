@@ -26,15 +26,18 @@ from images.channels import MOST_CHANNELS
 # Each function imports the modules that it needs, so that --help and mistakes are answered fast.
 
 
+def flags_of_set(folder, n_channels, n_classes, ignore_label, label_kind):
+    """The flags of a set, as Main.py and `MakeData.py check` take them; None: not given."""
+    flags = {"Data_directory": folder, "n_channels": n_channels, "n_classes": n_classes,
+             "label_kind": label_kind, "ignore_label": ignore_label}
+    return " ".join(f"--{flag} {shlex.quote(str(value))}" for flag, value in flags.items()
+                    if value is not None)
+
+
 def print_next(folder, n_channels, n_classes, ignore_label=None, label_kind=None):
     """Print the command that trains on the new set."""
-    flags = f"--n_channels {n_channels} --n_classes {n_classes}"
-    if label_kind is not None:
-        flags += f" --label_kind {label_kind}"
-    if ignore_label is not None:
-        flags += f" --ignore_label {ignore_label}"
-    print(f"next: python Main.py --Data_directory {shlex.quote(str(folder))} {flags} "
-          "--protocol fast")
+    flags = flags_of_set(folder, n_channels, n_classes, ignore_label, label_kind)
+    print(f"next: python Main.py {flags} --protocol fast")
 
 
 def make_sample(options):
@@ -123,8 +126,8 @@ def report_set(options, n_channels=None, n_classes=None, label_kind=None):
     survey = Survey(options.Datatxt_directory, n_channels)
     verdict = check_set(folder, survey, n_channels, n_classes, ignore_label, label_kind)
     if not verdict.is_sound:
-        print("next: mend these, then python MakeData.py check --Data_directory "
-              f"{shlex.quote(str(folder))}")
+        flags = flags_of_set(folder, n_channels, n_classes, ignore_label, label_kind)
+        print(f"next: mend these, then python MakeData.py check {flags}")
         return 1
     if verdict.label_kind == "objects":
         label_kind = "objects"

@@ -1,5 +1,4 @@
 """Your own images in our layout, `{train,test}/{imgs,labels}`, for `python MakeData.py folders`."""
-import os
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ from datasets.class_colours import (CLASS_TABLE, list_colours, read_classes, rea
 from datasets.copies import MANIFEST
 from datasets.entries import Entry
 from datasets.layout import Source, content_of, lay_out, suffix_in_set
-from datasets.pairs import check_folders_differ
+from datasets.pairs import check_folders_differ, find_ending, say_ending
 from datasets.stacks import StackPair
 from images.channels import stored_channels
 from images.formats import IMAGE_SUFFIXES, check_same_size, list_images, pixels_suffix
@@ -20,12 +19,6 @@ from images.reading import read_image, read_label
 
 # what Pillow reads and the other commands do not
 CONVERTED_SUFFIXES = (".avif", ".gif", ".jp2", ".pbm", ".pgm", ".pnm", ".ppm", ".webp")
-
-
-def common_endings(stems):
-    """What all stems end with, from a separator on, the shortest first: [""] or ["", "_mask"]."""
-    shared = os.path.commonprefix([stem[::-1] for stem in stems])[::-1]
-    return [""] + [shared[k:] for k in reversed(range(len(shared))) if shared[k] in "_-. "]
 
 
 def pair_folders(image_folder, label_folder):
@@ -41,10 +34,8 @@ def pair_folders(image_folder, label_folder):
                       for folder in (image_folder, label_folder))
     if not images:
         raise DataError(f"{image_folder}: no images here ({', '.join(suffixes)})")
-    by_ending = {ending: {stem[:len(stem) - len(ending)]: path for stem, path in labels.items()}
-                 for ending in common_endings(labels)}
-    ending = max(by_ending, key=lambda each: len(by_ending[each].keys() & images.keys()))
-    partners = by_ending[ending]
+    ending = find_ending(labels, images)
+    partners = {stem.removesuffix(ending): path for stem, path in labels.items()}
     for stem, path in images.items():
         if stem not in partners:
             raise DataError(f"{path}: no label {stem + ending} in {label_folder} (an ending such "
@@ -111,7 +102,7 @@ def import_folders(image_folder, label_folder, folder, rule, wish):
         else:
             sources.append(pair_source(image, label, wish.n_channels))
     if ending:
-        print(f"{label_folder}: the labels' common ending {ending} is left out of their names")
+        say_ending(label_folder, ending)
     stacks = [source for source in sources if len(source.stems) > 1]
     if stacks:
         print(f"{len(stacks)} stacks become {sum(len(source.stems) for source in stacks)} images")

@@ -1,4 +1,5 @@
 """The image/label pairs of a data set, `{train,test}/{imgs,labels}`, matched by file name."""
+import os
 from pathlib import Path
 
 from command.errors import DataError
@@ -21,6 +22,23 @@ def check_folders_differ(image_folder, label_folder, flags):
             raise DataError(f"{folder}: no such folder")
     if image_folder.samefile(label_folder):
         raise DataError(f"{label_folder}: both {flags}; keep images and labels in two folders")
+
+
+def common_endings(stems):
+    """What all stems end with, from a separator on, the shortest first: [""] or ["", "_mask"]."""
+    shared = os.path.commonprefix([stem[::-1] for stem in stems])[::-1]
+    return [""] + [shared[k:] for k in reversed(range(len(shared))) if shared[k] in "_-. "]
+
+
+def find_ending(labels, images):
+    """The ending of all label stems without which most are stems of images, such as `_mask`."""
+    return max(common_endings(labels),
+               key=lambda ending: sum(stem.removesuffix(ending) in images for stem in labels))
+
+
+def say_ending(label_folder, ending):
+    """Print that the names of labels are taken without an ending."""
+    print(f"{label_folder}: the labels' common ending {ending} is left out of their names")
 
 
 def pair_by_name(image_folder, label_folder, ignore=frozenset(), label_suffixes=IMAGE_SUFFIXES):

@@ -1,7 +1,8 @@
 """The files of predictions and labels: masks, probabilities, numbered objects.
 
 A prediction is `<stem>_pred.png`, as Main.py and Predict.py write it.  `<stem>_prob.npy` and
-`<stem>_instances.tif` may lie beside it.  Its label is `<stem>.*` in another folder, where
+`<stem>_instances.tif` may lie beside it.  Its label is `<stem>.*` in another folder (or
+`<stem><ending>.*`, where all labels share the ending), where
 `<stem>_instances.tif` may lie too.  MakeData.py puts CoNSeP's numbered nuclei into
 `instances/<stem>.png` beside `labels/`.
 """
@@ -17,6 +18,7 @@ from command.errors import DataError, say_once
 from command.files import atomic_write
 from command.names import find_file
 from datasets.labels import IGNORED, as_classes, as_objects, check_some_counts
+from datasets.pairs import find_ending, say_ending
 from images.formats import list_images
 from images.reading import examine_file, label_pages_of
 from images.writing import page_writer
@@ -42,7 +44,7 @@ def pair_predictions(prediction_directory, label_directory):
 
     A prediction is `<stem>_pred.*`.  In a folder without any, every image is one, except
     `<stem>_instances.*`.  Raises DataError for an empty folder, and for the first file without a
-    partner.
+    partner.  The labels may share an ending, such as `_mask`, and a line says so.
     """
     labels, predictions = _list_masks(label_directory), _list_masks(prediction_directory)
     named = {stem.removesuffix("_pred").removesuffix(".ome"): path
@@ -51,6 +53,10 @@ def pair_predictions(prediction_directory, label_directory):
     for folder, files in ((prediction_directory, predictions), (label_directory, labels)):
         if not files:
             raise DataError(f"{folder}: no images here")
+    ending = find_ending(labels, predictions)
+    if ending:
+        say_ending(label_directory, ending)
+    labels = {stem.removesuffix(ending): path for stem, path in labels.items()}
     for stem, path in labels.items():
         if stem not in predictions:
             raise DataError(f"{path}: no prediction {stem}_pred.png or {stem}.* in "

@@ -162,6 +162,7 @@ def test_a_planted_defect_is_found(check, folder, defect):
     # there every label has 255
     assert len(problems) == 1 or defect in ("255 for 4", "a class too many")
     assert lines[-1].startswith("next: mend these")
+    assert {*map(str, flags)} <= {*lines[-1].split()}, "the next check asks for the same"
 
 
 def test_all_defects_at_once_are_each_named(check, folder):

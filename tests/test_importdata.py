@@ -10,8 +10,8 @@ import tifffile
 from PIL import Image
 from scipy.io import savemat
 
-from datasets.folders import common_endings
 from datasets.isbi import hold_out
+from datasets.pairs import common_endings
 from datasets.splits import split_groups
 
 

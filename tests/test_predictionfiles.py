@@ -45,6 +45,19 @@ def test_predictions_are_found_by_their_suffix(tmp_path):
                                                ("b", plain / "b.bmp", labels / "b.png")]
 
 
+def test_labels_may_share_an_ending(tmp_path, capsys):
+    labels = make_files(tmp_path / "labels", "a_cp_masks.png", "b_cp_masks.tif")
+    results = make_files(tmp_path / "results", "a_pred.png", "b_pred.png")
+    assert pair_predictions(results, labels) == [
+        ("a", results / "a_pred.png", labels / "a_cp_masks.png"),
+        ("b", results / "b_pred.png", labels / "b_cp_masks.tif")]
+    assert "common ending _cp_masks is left out" in capsys.readouterr().out
+    make_files(results, "c_pred.png")
+    assert "c_pred.png: no label c.*" in refused(pair_predictions, results, labels)
+    same = make_files(tmp_path / "same", "a_cp_masks.png", "b_cp_masks.png")
+    assert [pair.stem for pair in pair_predictions(same, labels)] == ["a_cp_masks", "b_cp_masks"]
+
+
 def test_a_file_without_its_partner_is_named(tmp_path):
     labels = make_files(tmp_path / "labels", "a.png", "b.png")
     few = make_files(tmp_path / "few", "a_pred.png", "b.png")
