@@ -166,7 +166,7 @@ def build_parser():
         help="what the values of labels and predictions are, as for Main.py; objects: IoU of the "
              "foreground, AJI and PQ of the numbers (default: as the values show it; files of 16 "
              "bits and more hold numbers)")
-    add("--ignore_label", type=number(int, 0, 2 ** 16),
+    add("--ignore_label", type=number(int, 0, 2 ** 32),
         help="label value to ignore, in all scores (default: none)")
     add("--csv", type=csv_file, default=Path("./results/scores.csv"), metavar="FILE.csv",
         help="table to write")

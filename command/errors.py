@@ -7,6 +7,7 @@ import io
 import os
 import signal
 import sys
+import threading
 import traceback
 from functools import lru_cache
 from pathlib import Path
@@ -36,9 +37,18 @@ def say_stopped():
     return 130
 
 
-@lru_cache(maxsize=None)
+SAYING = threading.Lock()  # threads that read the files of a folder find the same things odd
+
+
 def say_once(text):
-    """Print a remark to stderr the first time that it is made."""
+    """Print a remark to stderr the first time that it is made, by whatever thread."""
+    with SAYING:
+        say_first_time(text)
+
+
+@lru_cache(maxsize=None)
+def say_first_time(text):
+    """Print a remark to stderr, unless this was called with it before; for one thread at a time."""
     print(text, file=sys.stderr)
 
 

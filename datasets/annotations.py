@@ -11,7 +11,7 @@ import numpy as np
 
 from command.bars import progress_bar
 from command.errors import DataError
-from command.names import canonical
+from command.names import canonical, stem_of
 from datasets.class_colours import CLASS_TABLE, list_classes
 from datasets.entries import Entry
 from datasets.folders import CONVERTED_SUFFIXES, check_no_copies, say_conversions
@@ -112,7 +112,7 @@ def find_drawings(source_format, place, images, remarks):
     by_stem = {}
     for name, drawing in drawings.items():
         name = canonical(name)
-        stem = next((stem for stem in (name, Path(name).stem) if stem in images), None)
+        stem = next((stem for stem in (name, stem_of(name)) if stem in images), None)
         if stem is None:
             where = f"{place}: {name}" if source_format.one_for_all else drawing
             remarks.add("annotations without an image", f"{where}: no image of this name")

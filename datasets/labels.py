@@ -23,11 +23,9 @@ def as_classes(path, stored, n_classes, ignore_label=None):
 
     path: of their file, for the message.  Whether it is lossy is not looked at again.
     """
-    classes = (stored > 0 if n_classes == 2 else stored).astype(np.int32)
-    if ignore_label is not None:
-        classes[stored == ignore_label] = IGNORED
-    check_class(path, classes.max(), n_classes)
-    return classes
+    values, is_ignored = stored > 0 if n_classes == 2 else stored, _is_ignored(stored, ignore_label)
+    check_class(path, np.where(is_ignored, 0, values).max(), n_classes)  # of 32 bits without sign
+    return np.where(is_ignored, IGNORED, values.astype(np.int32))
 
 
 def load_objects(path, ignore_label=None):
@@ -45,11 +43,14 @@ def as_objects(path, stored, ignore_label=None):
 
     Whether the file is lossy is not looked at again.
     """
-    is_ignored = np.zeros(stored.shape, bool)
-    if ignore_label is not None:
-        is_ignored = stored == ignore_label
+    is_ignored = _is_ignored(stored, ignore_label)
     check_number(path, np.where(is_ignored, 0, stored).max())
     return np.where(is_ignored, IGNORED, stored.astype(np.int32))
+
+
+def _is_ignored(stored, ignore_label):
+    """Where stored values are `ignore_label`: bool, of their shape; None: nowhere."""
+    return np.zeros(stored.shape, bool) if ignore_label is None else stored == ignore_label
 
 
 def check_label(path, largest, n_classes, ignore_label):

@@ -1,7 +1,7 @@
 """A data set's pairs as arrays: images, classes, numbered objects, what is trained on."""
 import numpy as np
 
-from datasets.labels import (IGNORED, as_classes, as_objects, check_label, check_objects,
+from datasets.labels import (as_classes, as_objects, check_label, check_objects,
                              check_some_counts, load_label, load_objects)
 from datasets.objects import BORDER, training_target
 from images.channels import as_planes
@@ -101,14 +101,15 @@ class SegmentationSet:
         counts.
         """
         for _, path in self.pairs:
+            values = survey.label(path).values.keys() - {self.ignore_label}
+            largest = max(values, default=0)
             if self.are_objects:
-                check_objects(path, max(survey.label(path).values.keys() - {self.ignore_label},
-                                        default=0))
-            counts = survey.label(path).class_counts(self.n_classes, self.ignore_label)
-            largest = np.flatnonzero(counts)[-1] if counts.any() else IGNORED
-            check_label(path, largest, self.n_classes, self.ignore_label)
+                check_objects(path, largest)
+            else:
+                check_label(path, largest if self.n_classes > 2 else 0, self.n_classes,
+                            self.ignore_label)
             if to_score_against:
-                check_some_counts(path, counts.any(), self.ignore_label)
+                check_some_counts(path, bool(values), self.ignore_label)
 
     def class_counts(self, survey):
         """The pixels of each class in each label: [(n_classes,) int64]."""

@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from roifile import ROI_OPTIONS, ROI_SUBTYPE, ROI_TYPE, ImagejRoi, roiwrite
 
-from datasets.annotations import ANNOTATION_FORMATS, Labelled
+from datasets.annotations import ANNOTATION_FORMATS, Labelled, Remarks, find_drawings
 from datasets.shapes import Bounds, Ellipse, Patch, Polygon, Shape, draw_shapes
 from images.formats import pixels_suffix
 
@@ -365,6 +365,16 @@ def test_a_crowd_is_drawn_and_said(annotations, tmp_path, kind, times):
     code, output, _ = annotations("coco", kind)
     assert code == 0 and output.count("is marked as a crowd: drawn as one object") == times
     assert np.array_equal(labels_in(tmp_path / "set")["a"], IN_SQUARE)
+
+
+def test_coco_names_an_ome_tiff(tmp_path):
+    content = coco([])
+    content["images"] = [{**content["images"][0], "file_name": "slides/a.ome.tif"}]
+    (tmp_path / "drawn").write_text(json.dumps(content))
+    row, remarks = next(row for row in ANNOTATION_FORMATS if row.name == "coco"), Remarks()
+    images = {"a": tmp_path / "a.ome.tif"}
+    assert find_drawings(row, tmp_path / "drawn", images, remarks).keys() == {"a"}
+    assert not remarks.lines and not remarks.errors
 
 
 def test_no_shape_at_all(annotations, tmp_path):

@@ -10,7 +10,7 @@ import tifffile
 from helpers import command
 from PIL import Image
 
-from command.errors import DataError, say_once
+from command.errors import DataError, say_first_time
 from datasets.check import check_set
 from datasets.mixtures import check_mixtures, describe_mixture
 from datasets.survey import Survey, facts_of_set, statistics_of
@@ -200,7 +200,7 @@ def net(dtype, n_channels=1):
 @pytest.mark.parametrize("trained", ["", *VALUE_DTYPES])
 def test_which_depths_a_net_takes(tmp_path, capsys, trained, dtype):
     """Scaled ones among each other, own units among each other; floats where nobody knows."""
-    say_once.cache_clear()
+    say_first_time.cache_clear()
     file = examine_file(write_tiff(tmp_path / "a.tif", values_of(dtype, (6, 7))))
     fits = (is_scaled(dtype) == is_scaled(trained)) if trained else (
         is_scaled(dtype) or dtype.startswith("float"))

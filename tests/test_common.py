@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -15,12 +16,14 @@ from helpers import ROOT
 from PIL import Image
 
 from command import bars
-from command.errors import DataError, describe_failure, run
+from command.errors import DataError, describe_failure, run, say_once
 from command.files import atomic_write, make_folder, parse_json
 from command.flags import Parser, boolean, number
 from datasets.labels import IGNORED, load_label
 from datasets.pairs import pair_by_name
-from images.formats import list_images, png_bytes, write_png
+from datasets.segmentation import SegmentationSet
+from datasets.survey import Survey
+from images.formats import list_images, png_bytes, write_pixels, write_png
 from images.reading import image_size, read_image, read_label
 
 needs_permissions = pytest.mark.skipif(os.geteuid() == 0, reason="root may do everything")
@@ -387,6 +390,34 @@ def test_ignored_pixels_of_a_label(tmp_path):
     Image.fromarray(stored).save(tmp_path / "a.jpg")
     with pytest.raises(DataError, match="JPEG changes class numbers"):
         load_label(tmp_path / "a.jpg", 2, 7)
+
+
+@pytest.mark.parametrize("value", [2 ** 31, 2 ** 32 - 1])
+def test_class_numbers_beyond_32_bits_with_sign(tmp_path, value):
+    """They are refused, at once and without a table of so many classes; none becomes IGNORED."""
+    path, words = tmp_path / "a.tif", f"a.tif: has the value {value}, but --n_classes 3 allows"
+    write_pixels(path, np.array([[0, 1, 2, value]], np.uint32))
+    with pytest.raises(DataError, match=words):
+        load_label(path, 3)
+    dataset = SegmentationSet([(path, path)], 1, 3, None)
+    with pytest.raises(DataError, match=words):
+        dataset.check_labels(Survey())
+    assert load_label(path, 3, value).tolist() == [[0, 1, 2, IGNORED]]
+    assert load_label(path, 2).tolist() == [[0, 1, 1, 1]]
+
+
+def test_a_remark_is_made_once_by_all_threads(monkeypatch):
+    """A terminal may take its time: meanwhile others have the same to say."""
+    said = []
+
+    class SlowStream:
+        def write(self, text):
+            time.sleep(0.01)
+            said.append(text)
+    monkeypatch.setattr("sys.stderr", SlowStream())
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(say_once, ["the same to all of them"] * 4))
+    assert "".join(said) == "the same to all of them\n"
 
 
 # ------------------------------------------------------------------------------------------ writing

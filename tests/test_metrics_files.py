@@ -195,10 +195,12 @@ def test_objects_are_two_classes(folder):
     assert rows_of(folder, "--label_kind", "objects", "--n_classes", 2)
 
 
-def test_ignored_numbers_count_nowhere(folder):
-    truth = [np.where(np.arange(SHAPE[1]) < 9, 65535, each).astype(np.uint16) for each in TRUTH]
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
+def test_ignored_numbers_count_nowhere(folder, dtype):
+    largest = np.iinfo(dtype).max
+    truth = [np.where(np.arange(SHAPE[1]) < 9, largest, each).astype(dtype) for each in TRUTH]
     write_pairs(folder, TRUTH, truth)
-    rows, _ = rows_of(folder, "--label_kind", "objects", "--ignore_label", 65535)
+    rows, _ = rows_of(folder, "--label_kind", "objects", "--ignore_label", largest)
     assert float(rows["mean"]["iou"]) == 1 and float(rows["mean"]["aji"]) == 1
 
 

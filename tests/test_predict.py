@@ -15,7 +15,7 @@ from skimage.transform import resize
 import Predict
 from backend import start
 from command import errors
-from command.errors import DataError, say_once
+from command.errors import DataError, say_first_time
 from images import formats, reading
 from images import pages as image_pages
 from images.channels import VALUE_DTYPES, to_channels
@@ -52,7 +52,7 @@ def weights(n_channels=1, n_classes=2, **more):
 def here(tmp_path, monkeypatch):
     """A working folder with an image, a checkpoint of Main.py and weights from elsewhere."""
     monkeypatch.chdir(tmp_path)
-    say_once.cache_clear()
+    say_first_time.cache_clear()
     formats.write_png("cell.png", noise((30, 40)))
     checkpoint.save("ours.safetensors", weights(), HEADER)
     save_file(weights(), "others.safetensors")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from command.errors import DataError, say_once
+from command.errors import DataError, say_first_time
 from datasets.labels import IGNORED
 from images.formats import write_png
 from images.reading import examine_file
@@ -157,7 +157,7 @@ def test_instances_of_a_label_lie_where_makedata_puts_them(tmp_path, monkeypatch
 
     Folders of other names have no such neighbour.
     """
-    say_once.cache_clear()
+    say_first_time.cache_clear()
     numbers = np.array([[0, 700, 700, 3, 3]], np.uint16)
     classes = np.array([[0, 2, 2, 4, 4]], np.uint8)
     for folder in ("labels", "instances", "results"):

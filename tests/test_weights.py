@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from torch_files import (MACHINE, MAGIC, PUBLIC, VALUES, Call, Entries, Name, Persistent, archive,
                          dump, opcodes, stream, tensor)
 
-from command.errors import DataError, say_once
+from command.errors import DataError, say_first_time
 from nets import torch_format, torch_pickle
 from nets.catalogue import CATALOGUE
 from nets.checkpoint import load, load_weights, read_weights, save
@@ -215,7 +215,7 @@ def test_what_begins_all_names_is_taken_off(tmp_path, capsys, form, prefix):
         write_safetensors(path, {**arrays, **counter})
     else:
         write_pth(path, {**arrays, **counter}, {"archive": archive, "stream": stream}[form])
-    say_once.cache_clear()
+    say_first_time.cache_clear()
     assert_unet(read_weights(path)[0])
     assert capsys.readouterr().err == f"{path}: '{prefix}' is taken off their names\n"
 
@@ -229,7 +229,7 @@ def test_state_dicts_inside_dicts(tmp_path, capsys, write, keys):
         state = {"epoch": 3, "best": tensor("9", 1, 0, (), ()), key: Entries(state),
                  "optimizer": {"state": {0: {"step": tensor("9", 1, 0, (), ())}}}}
     path = write(tmp_path / "a.pth", state, {**storages, "9": np.zeros(1, "<f4")})
-    say_once.cache_clear()
+    say_first_time.cache_clear()
     assert_unet(read_weights(path)[0])
     place = " > ".join(f'"{key}"' for key in keys)
     assert capsys.readouterr().err == (f"{path}: the weights lie under {place} and "
