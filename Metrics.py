@@ -155,7 +155,7 @@ def build_parser():
     add("--Prediction_directory", type=Path, default=Path("./results"),
         help="folder of the predictions")
     add("--Label_directory", type=Path, default=Path("./data/ISBC2012/test/labels"),
-        help="folder of the labels")
+        help="folder of the labels; their names may share an ending, such as _mask")
     add("--metric", choices=("all", *METRICS), default="all",
         help="scores to compute; pixel: IoU, Dice, F1, mean IoU; isbi: V_rand, V_info, pixel error "
              "(ISBI 2012); instances: AJI, DQ, SQ, PQ, binary Dice (CoNSeP); curve: average "

@@ -17,7 +17,7 @@ import numpy as np
 from command.errors import DataError, run
 from command.files import make_folder
 from command.flags import Parser, number, picture
-from images.channels import as_pixels
+from images.channels import MOST_CHANNELS, as_pixels, stored_channels
 from images.composite import find_shades, show_pixels
 from images.figures import figure
 from images.mirror import mirrored
@@ -276,12 +276,15 @@ def build_parser():
                         help="picture to write (default: <image>_mirrored.png, here)")
     parser.add_argument("--pad_size", type=number(int, 0, 4096),
                         help="pixels added to each axis, half on each side (default: U-Net's)")
+    parser.add_argument("--n_channels", type=number(int, 1, MOST_CHANNELS + 1),
+                        help="channels of an image whose file has as many pages (default: a page "
+                             "is an image)")
     return parser
 
 
 def main():
     args = build_parser().parse_args()
-    image, geometry = read_image(args.image), UNET_BILINEAR
+    image, geometry = read_image(args.image, stored_channels(args.n_channels)), UNET_BILINEAR
     if args.pad_size is not None:
         geometry = Geometry(args.pad_size, 1, 0, 1, None, 0)
     output = args.output or Path(f"{args.image.stem}_mirrored.png")

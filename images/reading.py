@@ -76,13 +76,14 @@ def read_image(path, n_channels=None):
         return pixels if n_channels is None else to_channels(pixels, n_channels)
 
 
-def _check_one_image(file):
+def _check_one_image(file, as_label=False):
     count = len(file.pages)
     if count == 1:
         return
     if file.axes:
         raise DataError(f"has {count} images, along its axes {file.axes}; {SPLIT}")
-    is_open = file.channels == 1 and count not in SURE_CHANNELS and count <= MOST_CHANNELS
+    is_open = (not as_label and file.channels == 1 and count not in SURE_CHANNELS
+               and count <= MOST_CHANNELS)
     as_channels = f" (if they are channels: --n_channels {count})" if is_open else ""
     raise DataError(f"has {count} pages; {SPLIT}{as_channels}")
 
@@ -148,7 +149,7 @@ def read_label(path):
     its alpha, and for values that are negative or no whole numbers.
     """
     with _opened(path) as opened:
-        _check_one_image(opened.header)
+        _check_one_image(opened.header, as_label=True)
         return _read_label_page(opened, opened.header.pages[0])
 
 

@@ -365,6 +365,15 @@ def test_pages(tmp_path):
             read(tmp_path / "stack.tif")
 
 
+def test_only_pages_of_an_image_may_be_channels(tmp_path):
+    pages = [Image.fromarray(noise((4, 6), k)) for k in range(4)]
+    pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
+    for read, is_told in ((read_image, True), (read_label, False)):
+        with pytest.raises(DataError) as caught:
+            read(tmp_path / "stack.tif")
+        assert str(caught.value).endswith("(if they are channels: --n_channels 4)") is is_told
+
+
 @needs_permissions
 def test_permissions(tmp_path):
     write_png(tmp_path / "a.png", GREY)

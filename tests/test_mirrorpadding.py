@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 import MirrorPadding
@@ -417,6 +418,16 @@ def test_command_names_its_picture_and_takes_a_colour_image(tmp_path, monkeypatc
                         ["MirrorPadding.py", "--image", "colour.bmp", "--pad_size", "5"])
     assert run(MirrorPadding.main) == 0
     assert Path("colour_mirrored.png").stat().st_size > 1000
+
+
+def test_command_takes_pages_as_channels_where_it_is_told_to(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", noise(4, 20, 30).astype(np.uint8),
+                     photometric="minisblack", metadata=None)
+    flags = ("--image", tmp_path / "a.tif", "--output", tmp_path / "a.png")
+    done = start(*flags)
+    assert done.returncode == 1 and "if they are channels: --n_channels 4" in done.stderr
+    done = start(*flags, "--n_channels", 4)
+    assert done.returncode == 0 and (tmp_path / "a.png").stat().st_size > 1000, done.stderr
 
 
 def test_mistake_as_a_process(tmp_path):
