@@ -103,7 +103,8 @@ def find_drawings(source_format, place, images, remarks):
     """The Drawings of the images: {stem: Drawing}; without those of which no file says anything.
 
     source_format: an AnnotationFormat; place: its file or folder; images: {stem: Path}.  A file
-    that is damaged is an error among the `remarks`.  Raises DataError where no image has a file.
+    that is damaged is an error among the `remarks`, and its Drawing is None.  Raises DataError
+    where no image has a file.
     """
     if source_format.one_for_all:
         drawings = _read_one_for_all(source_format, place, remarks)
@@ -131,6 +132,7 @@ def find_drawings(source_format, place, images, remarks):
         try:
             read[stem] = source_format.read(path)
         except DataError as error:
+            read[stem] = None
             remarks.errors.append(str(error))
     return read
 
@@ -230,12 +232,14 @@ def make_labelled(labelled):
 def draw_sources(images, drawings, wish, remarks):
     """Draw the label of each image once: a list of Source.
 
-    images: {stem: Path}; drawings: {stem: Drawing}; wish: a LabelWish.  Errors and what is odd go
-    to the `remarks`.
+    images: {stem: Path}; drawings: as `find_drawings` gives them; wish: a LabelWish.  Errors and
+    what is odd go to the `remarks`.
     """
     sources, contested, is_empty = [], [], True
     for stem, image in progress_bar(images.items(), "drawing", unit="image"):
         drawing = drawings.get(stem)
+        if stem in drawings and drawing is None:
+            continue  # its file is damaged; it is no image without annotations
         labelled = choose_shapes(image, drawing, wish, remarks)
         drawn = labelled and check_drawn(labelled, drawing and drawing.path, remarks)
         if drawn:
@@ -244,8 +248,8 @@ def draw_sources(images, drawings, wish, remarks):
             suffixes = [labelled.suffix, pixels_suffix(drawn.label)]
             sources.append(Source(image, (stem,), suffixes, partial(make_labelled, labelled)))
     if contested:
-        remarks.add("overlaps", f"{sum(contested):,} pixels in {len(contested)} images lie in "
-                                "several shapes: the smallest one is on top")
+        remarks.add("overlaps", "pixels that lie in several shapes belong to the smallest one: "
+                                f"{sum(contested):,}, in {len(contested):,} of the images")
     if is_empty and not remarks.errors:
         remarks.errors.append(f"{image.parent}: no shape that can be drawn on any of these images; "
                               "export polygons")
