@@ -22,8 +22,8 @@ from command.files import lock_folder, make_folder
 from command.last_words import last_words
 from DataLoader import Data, SegmentationSet, TrainingLoader
 from datasets.decoded import WORTH_KEEPING, DecodedFiles, decoding_tasks
-from datasets.label_rules import judge_labels, read_splits, warn_of
 from datasets.label_kinds import decide_kind, describe_border, object_facts
+from datasets.label_rules import judge_labels, read_splits, warn_of
 from datasets.lists import current_pairs
 from datasets.mixtures import check_mixtures, describe_mixture
 from datasets.splits import HeldBack, hold_back

@@ -37,11 +37,11 @@ from datasets.labels import IGNORED
 from datasets.objects import BORDER
 from images.formats import write_png
 from images.windows import open_array
+from masks.objects import connected_components
 
 FORMAT_VERSION = 1      # part of the cache's key: raise it when the computation changes
 NEGLIGIBLE = 1e-5       # a smaller border term is left out, which limits the distances that matter
 ROWS_IN_CACHE = 32      # rows treated together: they stay in the processor's cache
-EIGHT_CONNECTED = np.ones((3, 3), bool)
 
 
 def compute_weight_map(label, w0=10, sigma=5, numbered=False):
@@ -95,7 +95,7 @@ def border_weights(label, w0=10, sigma=5, numbered=False):
     if numbered:
         objects = np.maximum(label, 0).astype(np.int32)
     else:
-        objects, _ = scipy.ndimage.label(label > 0, structure=EIGHT_CONNECTED)
+        objects = connected_components(label > 0)
     present = objects[objects > 0]
     are_several = present.size > 0 and present.min() < present.max()
     reach = border_reach(w0, sigma)  # d2 is computed up to there; d1 + d2 is at least 2

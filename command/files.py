@@ -38,6 +38,13 @@ def atomic_write(path):
         temporary.unlink(missing_ok=True)
 
 
+def open_lock(folder):
+    """The open file `.lock` of a folder; a lock on it ends with it."""
+    def open_itself(name, flags):  # a link would lead to another's file
+        return os.open(name, flags | os.O_NOFOLLOW, 0o666)
+    return open(Path(folder) / ".lock", "a+", opener=open_itself)
+
+
 @contextlib.contextmanager
 def lock_folder(path):
     """`with lock_folder(path):` no other process that locks it may write there.
@@ -45,10 +52,7 @@ def lock_folder(path):
     The lock ends with the process, however that ends.  What writes that were cut off have left
     behind is removed.  Raises DataError where a process has the lock already.
     """
-    def open_itself(name, flags):  # a link would lead to another's file
-        return os.open(name, flags | os.O_NOFOLLOW, 0o666)
-
-    with open(Path(path) / ".lock", "a+", opener=open_itself) as file:
+    with open_lock(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

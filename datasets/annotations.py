@@ -107,7 +107,7 @@ def find_drawings(source_format, place, images, remarks):
     where no image has a file.
     """
     if source_format.one_for_all:
-        drawings = _read_one_for_all(source_format, place, remarks)
+        drawings = _read_one_for_all(source_format, place)
     else:
         drawings = _find_files(source_format, place)
     by_stem = {}
@@ -137,7 +137,7 @@ def find_drawings(source_format, place, images, remarks):
     return read
 
 
-def _read_one_for_all(source_format, path, remarks):
+def _read_one_for_all(source_format, path):
     if not path.is_file():
         raise DataError(f"{path}: no such file; --from {source_format.name} reads one file for all "
                         "images")

@@ -10,13 +10,14 @@ from typing import NamedTuple
 from command.bars import progress_bar
 from command.errors import DataError
 from datasets.copies import Manifest
+from datasets.facts import ImageFacts, LabelFacts
 from datasets.label_kinds import decide_kind, describe_border, object_facts
 from datasets.label_rules import LabelSplit, judge_labels, name_some, refused_labels
 from datasets.mixtures import find_mixtures
 from datasets.pairs import SPLITS
 from datasets.survey import needed_channels
-from datasets.facts import ImageFacts, LabelFacts
 from images.formats import check_same_size, list_images
+
 
 class PairFacts(NamedTuple):
     """A pair of the set, and what is known of it."""

@@ -9,18 +9,15 @@ start it removes the files that are none of its own, but only where no other pro
 """
 import fcntl
 import hashlib
-import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Callable, NamedTuple
 
 import numpy as np
 
-from command.bars import progress_bar
-from command.files import atomic_write
-from datasets.survey import WORKERS
+from command.bars import map_in_threads
+from command.files import atomic_write, open_lock
 from images.reading import read_image, read_label
 from images.windows import open_array
 
@@ -138,8 +135,7 @@ class DecodedFiles:
         Where nobody else uses it, files that are not needed are removed.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        no_link = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        self.lock = os.fdopen(os.open(self.folder / ".lock", no_link, 0o666), "r+")
+        self.lock = open_lock(self.folder)
         is_alone = False
         with suppress(BlockingIOError):
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -186,13 +182,7 @@ class DecodedFiles:
             except OSError as error:
                 failures.append(error.strerror or DISK_IS_FULL)
 
-        pool = ThreadPoolExecutor(WORKERS)
-        try:
-            for _ in progress_bar(pool.map(write, tasks), "decoding large images", len(tasks),
-                                  unit="file", leave=True):
-                pass
-        finally:
-            pool.shutdown(cancel_futures=True)
+        list(map_in_threads(write, tasks, "decoding large images", unit="file", leave=True))
         return written, failures
 
     def _describe(self, tasks, written, reasons):

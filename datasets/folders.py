@@ -66,7 +66,7 @@ def check_no_copies(image_folder):
 
 
 def say_conversions(paths):
-    """Print how many of the files become PNG, or TIFF where PNG does not hold their values."""
+    """Print how many of the files become PNG, which holds all that Pillow gives of them."""
     for suffix, count in Counter(path.suffix for path in paths).items():
         if suffix.lower() in CONVERTED_SUFFIXES:
             print(f"{count} {suffix} files become PNG")

@@ -2,16 +2,15 @@
 
 Main.py and `MakeData.py check` ask here, so that both say the same.
 """
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from command.bars import progress_bar
+from command.bars import map_in_threads
 from command.names import canonical_path
 from datasets.copies import Manifest
 from datasets.label_values import MOST_USUAL, LabelKind, foreground_of
 from datasets.labels import load_objects
 from datasets.objects import BORDER, border_loss, count_pieces
-from datasets.survey import WORKERS, Survey, values_of
+from datasets.survey import Survey, values_of
 from images.reading import is_lossy
 
 FEWEST = 3     # values above 0 that may number objects
@@ -86,11 +85,10 @@ def object_facts(survey, labels, ignore_label):
         is_whole = len(words) == len(ObjectFacts._fields) and all(map(str.isdecimal, words))
         return ObjectFacts(*map(int, words)) if is_whole else None
     missing = [path for path in labels if not recall(path)]
-    with ThreadPoolExecutor(WORKERS) as pool:
-        found = pool.map(lambda path: count_objects(load_objects(path, ignore_label)), missing)
-        for path, facts in progress_bar(zip(missing, found), "counting objects", len(missing),
-                                        unit="label"):
-            survey.note(path, name, " ".join(map(str, facts)))
+    found = map_in_threads(lambda path: count_objects(load_objects(path, ignore_label)), missing,
+                           "counting objects", unit="label")
+    for path, facts in zip(missing, found):
+        survey.note(path, name, " ".join(map(str, facts)))
     survey.save()
     return ObjectFacts(*map(sum, zip(*map(recall, labels))))
 

@@ -2,7 +2,6 @@
 import math
 from itertools import product
 
-
 from command.errors import DataError
 from images.formats import check_same_size, pixels_suffix
 from images.reading import examine_file, label_pages_of, pages_of

@@ -8,14 +8,13 @@ import dataclasses
 import hashlib
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from command.bars import progress_bar
+from command.bars import map_in_threads
 from command.errors import DataError, describe_failure
 from command.files import atomic_write, parse_json
 from command.names import canonical
@@ -27,7 +26,6 @@ from images.formats import check_same_size
 from images.values import Statistics
 
 SURVEY_VERSION = 2         # raise it when the facts change
-WORKERS = min(4, os.cpu_count() or 1)
 SMALLEST_STD = 1e-6  # of values in [0, 1]: below it a channel counts as constant.  In other units
                      # it is this part of the values' root mean square
 
@@ -78,21 +76,13 @@ class Survey:
         fresh = {path for _, path in unknown}
         check_sizes([pair for pair in pairs if not fresh.isdisjoint(pair)])
         try:
-            self._read_all(unknown)
+            list(map_in_threads(lambda each: self._ask(*each), unknown, "reading the data set",
+                                unit="file"))
         finally:
             self.save()
         for image, label in pairs:
             check_same_size(image, size_of(self.image(image)),
                             label, size_of(self.label(label)))
-
-    def _read_all(self, asked):
-        pool = ThreadPoolExecutor(WORKERS)
-        try:
-            results = pool.map(lambda each: self._ask(*each), asked)
-            for _ in progress_bar(results, "reading the data set", len(asked), unit="file"):
-                pass
-        finally:
-            pool.shutdown(cancel_futures=True)
 
     def note(self, label_path, name, value):
         """Keep a text about a label file for as long as that stays as it is."""

@@ -33,15 +33,14 @@ def channels_last(array):
 class Array:
     """An array as an opened image file: `header`, an ImageFile, and `read`.
 
-    pixels: (H, W) or (H, W, C), as they are shown and as they are stored; is_lossy: whether the
-    format changes values.
+    pixels: (H, W) or (H, W, C), as they are shown and as they are stored.
     """
 
-    def __init__(self, path, pixels, is_lossy=False):
+    def __init__(self, path, pixels):
         self.path, self.pixels = path, pixels
         channels = pixels.shape[2] if pixels.ndim == 3 else 1
         self.header = ImageFile(path, *pixels.shape[:2], channels, common_dtype(pixels.dtype),
-                                is_lossy=is_lossy, by_rows=True)
+                                by_rows=True)
 
     def read(self, entry, as_label=False, rows=None):
         """The pixels, all or those of the slice `rows`; for a label, the Stored values.

@@ -80,9 +80,14 @@ def check_same_size(image, size, label, label_size):
 
     image, label: their paths, for the message; size, label_size: (height, width) in pixels.
     """
-    if size != label_size:
-        raise DataError(f"{label}: {label_size[0]} x {label_size[1]} px (height x width), but its "
-                        f"image {image} has {size[0]} x {size[1]} px; export one of them again")
+    check_shape(label, label_size, f"its image {image}", size)
+
+
+def check_shape(path, shape, other, wanted):
+    """Raise DataError where a file's (height, width) is not that of another, named `other`."""
+    if shape != wanted:
+        raise DataError(f"{path}: {shape[0]} x {shape[1]} px (height x width), but {other} has "
+                        f"{wanted[0]} x {wanted[1]} px; export one of them again")
 
 
 # ---------------------------------------------------------------------------------------- writing

@@ -13,7 +13,7 @@ from images.channels import stored_channels
 from images.composite import show_pixels
 from images.figures import figure, import_matplotlib
 from images.reading import read_image
-from masks.prediction_files import read_prediction
+from masks.prediction_files import read_png, read_prediction
 
 CONTOURS = ((255, 212, 0), (0, 220, 255), (255, 60, 200),
             (90, 255, 60), (255, 120, 40), (150, 130, 255))  # of class 1, 2 ...
@@ -178,12 +178,6 @@ def show_objects(numbers, longest):
 def show_found(prediction, longest):
     """The numbered objects of an answers.Prediction as a picture."""
     return show_objects(read_png(prediction.objects), longest)
-
-
-def read_png(content):
-    """The pixels of a PNG file's bytes."""
-    with Image.open(io.BytesIO(content)) as file:
-        return np.asarray(file)
 
 
 def show_test(dataset, index, prediction, longest):

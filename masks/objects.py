@@ -44,8 +44,5 @@ def whole_objects(class_map, border):
 
 
 def connected_components(mask):
-    """Number the 8-connected components of a mask: (H, W) -> (H, W) int32, 0 outside, 1 ... n.
-
-    WeightMap has the same objects.
-    """
+    """Number the 8-connected components of a mask: (H, W) -> (H, W) int32, 0 outside, 1 ... n."""
     return scipy.ndimage.label(mask, np.ones((3, 3)))[0]

@@ -19,7 +19,7 @@ from command.files import atomic_write
 from command.names import find_file
 from datasets.labels import IGNORED, as_classes, as_objects, check_some_counts
 from datasets.pairs import find_ending, say_ending
-from images.formats import list_images
+from images.formats import check_shape, list_images
 from images.reading import examine_file, label_pages_of
 from images.writing import page_writer
 from masks.objects import connected_components
@@ -197,11 +197,17 @@ def write_predictions(folder, predictions):
         if prediction.objects is None:
             numbers.unlink(missing_ok=True)
         else:
-            pixels = np.asarray(Image.open(io.BytesIO(prediction.objects))).astype(np.uint16)
+            pixels = read_png(prediction.objects).astype(np.uint16)
             with page_writer(numbers, 1, *pixels.shape) as add:
                 add(pixels)
         with atomic_write(Path(folder) / f"{name}_pred.png") as temporary:
             temporary.write_bytes(prediction.mask)
+
+
+def read_png(content):
+    """The pixels of a PNG file's bytes."""
+    with Image.open(io.BytesIO(content)) as file:
+        return np.asarray(file)
 
 
 def read_prediction(mask, n_classes):
@@ -209,13 +215,6 @@ def read_prediction(mask, n_classes):
     with Image.open(mask) as file:
         pixels = np.asarray(file)
     return pixels // 255 if n_classes == 2 else pixels
-
-
-def check_shape(path, shape, other, wanted):
-    """Raise DataError where a file's (height, width) is not that of another."""
-    if shape != wanted:
-        raise DataError(f"{path}: {shape[0]} x {shape[1]} px (height x width), but {other} has "
-                        f"{wanted[0]} x {wanted[1]} px; export one of them again")
 
 
 # -------------------------------------------------------------------------------- the probabilities

@@ -10,6 +10,7 @@ import pytest
 from helpers import ROOT
 from PIL import Image
 
+from command import bars
 from datasets import decoded
 from datasets.decoded import DecodedFiles, decoding_tasks
 from datasets.survey import Survey
@@ -245,7 +246,7 @@ def test_a_disk_that_becomes_full(tmp_path, monkeypatch, error):
             path.write_bytes(bytes(100))
             raise error
         save(path, values, **options)
-    monkeypatch.setattr(decoded, "WORKERS", 1)
+    monkeypatch.setattr(bars, "WORKERS", 1)
     monkeypatch.setattr(decoded.np, "save", save_some)
     files, (line,) = keep(tmp_path, pairs)
     assert len(written) == 2, "no further file is tried"
