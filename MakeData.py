@@ -206,9 +206,9 @@ def add_folders_flags(add):
     add("--labels", type=Path, required=True,
         help="folder of the labels; their names may share an ending, such as _mask")
     add("--colours", type=csv_file, metavar="FILE.csv",
-        help="table of the classes that colours of the labels stand for, with the columns name, r, "
-             "g, b, and a row for each class from 0 on (or a column class); without such a file "
-             "one is written, to be edited, and no set")
+        help="table of the classes that the labels' colours stand for: columns name, r, g, b, the "
+             "background first; a column class lets several colours be one class; where there is "
+             "no such file, the command writes one for you to edit, and no set")
     add("--split_pages", action="store_true",
         help="make an image of each page of a stack: <name>_z003_t001 by the axes of the file, or "
              "<name>_p003; the pages of a stack stay in one split unless --group says otherwise")
@@ -256,7 +256,7 @@ def add_flags_of_facts(add):
     """The flags for what is to be known of a set's files, and where it is kept."""
     add("--n_channels", type=number(int, 1, MOST_CHANNELS + 1),
         help="channels that the images should have, up to 16 (default: those that most of them "
-             "have); as many pages of a TIFF without axes are its channels")
+             "have); a TIFF without axes that has as many pages is one image (not for 1 and 3)")
     add("--ignore_label", type=number(int, 0, 2 ** 32),
         help="label value to ignore, in the loss and in all scores (default: none)")
     add("--Datatxt_directory", type=Path, default="./DataTxt",

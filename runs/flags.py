@@ -47,7 +47,8 @@ def add_data_flags(add):
     add("--is_grayscale", type=boolean,
         help="True: same as --n_channels 1. False: same as --n_channels 3, where that is not given")
     add("--n_channels", type=number(int, 1, MOST_CHANNELS + 1),
-        help="image channels, up to 16; 1 reads RGB as grey, 3 reads grey as RGB (default: as the "
+        help="image channels, up to 16; 1 reads RGB as grey, 3 reads grey as RGB; with another "
+             "number a TIFF without axes that has as many pages is one image (default: as the "
              "images are)")
     add("--n_classes", type=number(int, 2, 256),
         help="number of classes, background included (default: the largest label value + 1; 2 for "
