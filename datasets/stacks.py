@@ -51,7 +51,8 @@ def describe_axes(file):
 def page_stems(file, stem):
     """Names for the pages of an ImageFile: cell_z003_t001 by its axes, cell_p003 without any.
 
-    stem: of its name.  Numbers begin with 1, as people count.
+    stem: of its name; of `cell.ome.tif` the pages are no OME-TIFF, and are named as of `cell.tif`.
+    Numbers begin with 1, as people count.
     """
     count = len(file.pages)
     if count == 1:
@@ -60,6 +61,7 @@ def page_stems(file, stem):
     if math.prod(lengths) != count or not axes:
         axes, lengths = "p", (count,)
     digits = [max(3, len(str(length))) for length in lengths]
-    return tuple(stem + "".join(f"_{axis}{k + 1:0{width}d}"
+    name = stem.removesuffix(".ome")
+    return tuple(name + "".join(f"_{axis}{k + 1:0{width}d}"
                                 for axis, k, width in zip(axes, place, digits))
                  for place in product(*map(range, lengths)))

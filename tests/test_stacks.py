@@ -102,6 +102,16 @@ def test_pages_become_images(folders, tmp_path, write, name, snapshot):
     assert code == 0 and "used as they are" in output and snapshot(tmp_path / "set") == before
 
 
+def test_pages_of_ome_files_are_named_without_ome(folders, tmp_path):
+    write_stacks(tmp_path, as_ome)
+    for path in [*(tmp_path / "scans").iterdir()]:
+        path.rename(path.with_suffix(".ome.tif"))
+    code, output, _ = folders("--split_pages")
+    images, _ = files_in(tmp_path / "set", "imgs")
+    assert code == 0 and len(images) == 18, output
+    assert not any("ome" in path.name for path in images.values())
+
+
 def test_groups_may_part_a_stack_or_join_several(folders, tmp_path):
     write_stacks(tmp_path, as_pages)
     for path in (tmp_path / "scans" / "b.tif", tmp_path / "scans" / "c_1.tif",
