@@ -34,6 +34,9 @@ def pair_folders(image_folder, label_folder):
                       for folder in (image_folder, label_folder))
     if not images:
         raise DataError(f"{image_folder}: no images here ({', '.join(suffixes)})")
+    if not labels:
+        raise DataError(f"{label_folder}: no labels here ({', '.join(suffixes)}; Cellpose's "
+                        "_seg.npy files are not read: save its masks as PNG or TIFF)")
     ending = find_ending(labels, images)
     partners = {stem.removesuffix(ending): path for stem, path in labels.items()}
     for stem, path in images.items():

@@ -383,6 +383,15 @@ def test_labels_may_share_an_ending(folders, tmp_path, stems, ending):
     assert found == {f"{stem}.png" for stem in stems}
 
 
+def test_a_folder_without_labels_is_named(folders, tmp_path):
+    write_pairs(tmp_path, ["a", "b"])
+    for path in [*(tmp_path / "masks").iterdir()]:
+        path.rename(path.with_name(f"{path.stem}_seg.npy"))  # as Cellpose's own files
+    code, output, error = folders()
+    assert code == 1 and f"{tmp_path / 'masks'}: no labels here" in output + error
+    assert not (tmp_path / "set").exists()
+
+
 @pytest.mark.parametrize("stems, expected", [
     (["a_mask", "b_mask"], ["", "_mask"]), (["a_1_mask", "b_1_mask"], ["", "_mask", "_1_mask"]),
     (["10", "20"], [""]), (["a mask", "b mask", "c"], [""]), ([], [""])])
