@@ -12,11 +12,11 @@ import numpy as np
 
 from backend import ranks
 from command.bars import progress_bar
-from command.errors import DataError
 from command.names import canonical
 from datasets.labels import IGNORED
 from datasets.objects import BORDER, training_target
 from datasets.segmentation import SegmentationSet
+from images.formats import check_same_size
 from images.reading import image_size
 from images.values import Statistics, normalise
 from MirrorPadding import Whole
@@ -203,8 +203,8 @@ class TrainingLoader:
         draw = self.draws[index]
         image = self.dataset.image_windows(draw.index)
         label = self.dataset.label_windows(draw.index)
-        if image.shape[1:] != label.shape:
-            raise DataError(f"{self.dataset.pairs[draw.index][1]}: not of its image's size")
+        image_path, label_path = self.dataset.pairs[draw.index]
+        check_same_size(image_path, image.shape[1:], label_path, label.shape)
         rng = self._generator(draw, epoch)
         crop = self._draw_crop(rng, *label.shape)
         if self.augment is None:

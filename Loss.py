@@ -120,7 +120,11 @@ def draw_weights(label, w0, sigma, path, numbered=False):
 
     label, w0, sigma, numbered: as for WeightMap.compute_weight_map.
     """
-    class_part = class_weights(np.minimum(label, 1) if numbered else label)
+    classes = np.minimum(label, 1)
+    if not numbered:  # without gaps: a value of 32 bits would need a table of billions of classes
+        values = np.union1d([0], label)
+        classes = np.searchsorted(values, label) - np.searchsorted(values, 0)
+    class_part = class_weights(classes)
     border_part = border_weights(label, w0, sigma, numbered)
     title = "label"
     if numbered:

@@ -265,9 +265,10 @@ def import_annotations(image_folder, place, format_name, folder, rule, label_kin
     n_channels: that the images should have, or None.
     Raises DataError, before anything is written, for what is no data set.
     """
-    images = list_images(image_folder, suffixes=IMAGE_SUFFIXES + CONVERTED_SUFFIXES)
+    suffixes = IMAGE_SUFFIXES + CONVERTED_SUFFIXES
+    images = list_images(image_folder, suffixes=suffixes)
     if not images:
-        raise DataError(f"{image_folder}: no images here")
+        raise DataError(f"{image_folder}: no images here ({', '.join(suffixes)})")
     check_no_copies(image_folder)
     source_format = next(row for row in ANNOTATION_FORMATS if row.name == format_name)
     remarks = Remarks()

@@ -71,7 +71,7 @@ def read_colours(path):
             number, colour = -1, (-1,)
         if min(number, *colour) < 0 or max(number, *colour) > 65535:
             raise DataError(f"{path}: line {table.line_num}: class, r, g and b have to be whole "
-                            "numbers from 0")
+                            "numbers from 0 to 65535; correct it")
         rows.append(ClassColour(number, row["name"], colour))
     _check_table(path, rows)
     return rows

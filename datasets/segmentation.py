@@ -55,24 +55,21 @@ class SegmentationSet:
         return training_target(self.objects(index)) if self.are_objects else self.label(index)
 
     # -------------------------------------------------------------------------- parts of a pair
-    def _open(self, path):
-        """The values of a file that is kept decoded, or None."""
-        return None if self.decoded is None else self.decoded.open(path)
+    def _open(self, path, read):
+        """The values of a file, of which parts are read where it is kept decoded; else `read()`."""
+        kept = None if self.decoded is None else self.decoded.open(path)
+        return read() if kept is None else kept
 
     def image_windows(self, index):
         """The image before it is normalised: Windows, as an array (C, H, W) float32."""
         path = self.pairs[index][0]
-        stored = self._open(path)
-        if stored is None:
-            stored = read_image(path, self.n_channels)
+        stored = self._open(path, lambda: read_image(path, self.n_channels))
         return Windows(stored, as_planes, self.n_channels)
 
     def label_windows(self, index):
         """The classes, or the numbers of objects, as given: Windows, as an array (H, W) int32."""
         path = self.pairs[index][1]
-        stored = self._open(path)
-        if stored is None:
-            stored = read_label(path)
+        stored = self._open(path, lambda: read_label(path))
         if self.are_objects:
             return Windows(stored, lambda part: as_objects(path, part, self.ignore_label))
         return Windows(stored, lambda part: as_classes(path, part, self.n_classes,

@@ -71,7 +71,8 @@ def to_channels(pixels, n_channels):
     if channels == n_channels:
         return pixels
     if not suits_channels(channels, n_channels):
-        raise DataError(f"{describe_channels(channels)}, but {n_channels} channels are needed")
+        raise DataError(f"{describe_channels(channels)}, but {n_channels} channels are needed; "
+                        "give it as many, or another --n_channels")
     if channels == 1:
         return np.repeat(pixels[..., None], 3, axis=2)
     wide = np.uint32 if is_scaled(pixels.dtype) else np.float64

@@ -195,6 +195,7 @@ def _as_unsigned(values):
     if values.min() < 0:
         raise DataError(f"has the label value {int(values.min())}; store numbers from 0 on")
     if values.max() > np.iinfo(np.uint32).max:
-        raise DataError(f"has the label value {int(values.max())}, more than 32 bits hold")
+        raise DataError(f"has the label value {int(values.max())}, more than 32 bits hold; "
+                        "number them anew")
     size = min(values.dtype.itemsize, 4) if kind in "iu" else 4
     return values.astype(f"u{size}", copy=False)

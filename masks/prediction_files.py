@@ -238,7 +238,8 @@ def read_probability(path, shape, n_classes, page=0, count=1):
         raise DataError(f"{path}: not an array of floats; save probabilities with numpy.save")
     if count > 1:
         if stored.ndim < 3 or len(stored) != count:
-            raise DataError(f"{path}: shape {stored.shape}, but its prediction has {count} pages")
+            raise DataError(f"{path}: shape {stored.shape}, but its prediction has {count} "
+                            "pages; write both with `python Predict.py --probabilities`")
         stored = stored[page]
     of_class_1 = n_classes == 2 and stored.shape in (shape, (1, *shape))
     if stored.shape != (n_classes, *shape) and not of_class_1:

@@ -1,4 +1,5 @@
 """WeightMap.py: against the definition written out, at its limits, and with a damaged cache."""
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from scipy import ndimage
 
 import WeightMap
 from command.errors import DataError
-from images.formats import write_png
+from images.formats import write_pixels, write_png
 from WeightMap import WeightMaps, border_weights, class_weights, compute_weight_map
 
 ROOT = Path(WeightMap.__file__).resolve().parent
@@ -274,9 +275,9 @@ def test_folder_that_cannot_be(tmp_path):
 
 
 # -------------------------------------------------------------------------------------- the picture
-def draw(*arguments, folder):
+def draw(*arguments, folder, **options):
     command = [sys.executable, ROOT / "Loss.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, **options)
 
 
 def test_draws_without_jittor(tmp_path):
@@ -286,6 +287,14 @@ def test_draws_without_jittor(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "Wrote cells_weights.png\n", "")
     with Image.open(tmp_path / "cells_weights.png") as picture:
         assert picture.width > 3 * picture.height
+
+
+def test_draws_a_mask_of_32_bits(tmp_path):
+    """In little memory: a table of all values up to the largest would take 34 GB."""
+    write_pixels(tmp_path / "cells.tif", LABEL.astype(np.uint32) * (2 ** 32 - 1))
+    done = draw("--label", "cells.tif", folder=tmp_path, preexec_fn=lambda: resource.setrlimit(
+        resource.RLIMIT_AS, (2 ** 33, 2 ** 33)))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Wrote cells_weights.png\n", "")
 
 
 def test_draws_numbered_objects(tmp_path):
