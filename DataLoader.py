@@ -21,7 +21,7 @@ from images.reading import image_size
 from images.values import Statistics, normalise
 from MirrorPadding import Whole
 from Transforms import Crop
-from WeightMap import border_weights, weights_of_counts
+from WeightMap import border_weights, compute_weight_map, weights_of_counts
 
 
 class Batch(NamedTuple):
@@ -131,6 +131,8 @@ class TrainingLoader:
         """The weights of the pixels of `dataset.target(index)`, (H, W) float32."""
         if self.maps is None:
             return _count_known(target)
+        if not self.keeps_maps:
+            return compute_weight_map(target, self.maps.w0, self.maps.sigma, numbered=True)
         return self.maps.read(self.dataset.pairs[index][1], target, self.dataset.are_objects)
 
     def epoch(self, epoch, start=0):

@@ -40,6 +40,9 @@ READERS = (
 )
 OTHERS = Reader((), (), open_picture)  # what else Pillow knows
 IMAGE_SUFFIXES = tuple(suffix for reader in READERS for suffix in reader.suffixes)
+# Deflate is what tifffile knows without imagecodecs.  Without metadata it writes no shape of its
+# own into the description, and the pages of several calls are one stack.
+TIFF_OPTIONS = {"compression": "zlib", "metadata": None, "maxworkers": 1}
 SIDECARS = ("_prob.npy", "_seg.npy")  # of Predict.py and of Cellpose, beside an image
 
 
@@ -123,7 +126,7 @@ def pixels_bytes(pixels, suffix=None):
     is_rgb = pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype in (np.uint8, np.uint16)
     buffer = io.BytesIO()
     imwrite(buffer, pixels, photometric="rgb" if is_rgb else "minisblack", planarconfig=planar,
-            compression="zlib", metadata=None, maxworkers=1)
+            **TIFF_OPTIONS)
     return buffer.getvalue()
 
 

@@ -9,7 +9,7 @@ from typing import Iterator, NamedTuple
 import numpy as np
 
 from command.files import atomic_write
-from images.formats import write_png
+from images.formats import TIFF_OPTIONS, write_png
 
 MASK_TILE = 512      # px: the side of the tiles of a large mask
 BIG_TIFF = 2 ** 30   # values: more of them, of up to 4 bytes each, make a BigTIFF
@@ -76,11 +76,8 @@ def _npy_writer(path, count):
 
 def _add_tiff_page(file, page):
     """Write a page, an array or Bands, with a tifffile.TiffWriter."""
-    # Deflate is what tifffile knows without imagecodecs.  Without metadata it writes no shape
-    # of its own into the description, and the pages of several calls are one stack.
-    options = {"compression": "zlib", "metadata": None, "maxworkers": 1}
     if isinstance(page, Bands):
         file.write(page.tiles(), shape=(page.height, page.width), dtype=np.uint8,
-                   tile=(MASK_TILE, MASK_TILE), photometric="minisblack", **options)
+                   tile=(MASK_TILE, MASK_TILE), photometric="minisblack", **TIFF_OPTIONS)
     else:
-        file.write(page, photometric="rgb" if page.ndim == 3 else "minisblack", **options)
+        file.write(page, photometric="rgb" if page.ndim == 3 else "minisblack", **TIFF_OPTIONS)

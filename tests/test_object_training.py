@@ -85,6 +85,15 @@ def test_labels_objects_targets(tmp_path):
     assert dataset.classes_of(target).tolist() == [[1, 1, 0, 0, -1, -1], [0, 0, 0, 0, 0, -1]]
 
 
+def test_maps_of_warped_objects_are_not_kept(tmp_path):
+    """The page of a run shows some, after a training that has written none."""
+    dataset = nuclei_set(tmp_path, 1)
+    loader = loader_of(dataset, tmp_path, augment=augmentation("light"))
+    found = loader.weight_map(0, dataset.target(0))
+    np.testing.assert_array_equal(found, compute_weight_map(dataset.target(0), numbered=True))
+    assert not loader.keeps_maps and not (tmp_path / "weights").exists()
+
+
 def test_numbers_beyond_32_bits_with_sign(tmp_path):
     path = tmp_path / "a.tif"
     write_pixels(path, np.array([[0, 2 ** 31 - 1, 2 ** 31]], np.uint32))
