@@ -61,7 +61,7 @@ class Crop(NamedTuple):
 class Augmented(NamedTuple):
     """An augmented training pair."""
     image: np.ndarray       # (C, h, w) float32, with the pixels around the crop
-    label: np.ndarray       # (H, W) int32
+    label: np.ndarray       # (H, W) integers, of the dtype that was given
     weight_map: Optional[np.ndarray]  # (H, W) float32
 
 
@@ -158,7 +158,7 @@ class Augmentation:
                  margin=0, lights=None):
         """Augment a pair, or its crop: an Augmented.
 
-        image: (C, H, W) float32; label: (H, W) int32; weight_map: (H, W) float32, or None.  Each
+        image: (C, H, W) float32; label: (H, W) integers; weight_map: (H, W) float32, or None.  Each
         is an array or images.windows.Windows, of which the crop alone is computed.
         crop: a Crop, by default the whole image.  context: a function from a side of the result, in
         px, to (pixels before it, pixels after it) that only the image has, not label and map.
@@ -248,8 +248,8 @@ class Augmentation:
 def draw_augmented(image, label, augment, seed, path, numbered=False):
     """Draw a pair and eleven augmented ones, with the foreground's contour, into a PNG file.
 
-    image: (C, H, W) float32; label: (H, W) int32; augment: an Augmentation; numbered: whether the
-    label numbers objects, which are then outlined in colours of their own.
+    image: (C, H, W) float32; label: (H, W) integers; augment: an Augmentation; numbered: whether
+    the label numbers objects, which are then outlined in colours of their own.
     """
     shades = Shades(0, 1) if augment.is_scaled else find_shades(as_pixels(image))
     height, width = label.shape
@@ -290,7 +290,7 @@ def main():
     pixels, label = read_pair(pair, args.n_channels)
     make_preview_folder(args.preview, pair)
     augment = augmentation(args.augment, is_scaled(pixels.dtype))
-    draw_augmented(as_planes(pixels), label.astype(np.int32), augment, args.seed, args.preview,
+    draw_augmented(as_planes(pixels), label, augment, args.seed, args.preview,
                    looks_numbered(args.label))
     print(f"{args.preview}: {args.img.name} and augmented versions of it")
 

@@ -42,10 +42,10 @@ def boolean(text):
 
 def number(kind, low, high=float("inf"), include_low=True):
     """A flag type: a finite `kind` (int or float) in [low, high), or in (low, high)."""
-    name = "a whole number" if kind is int else "a number"
-    bound = f"{'at least' if include_low else 'above'} {low:g}"
+    name, form = ("a whole number", "") if kind is int else ("a number", "g")
+    bound = f"{'at least' if include_low else 'above'} {low:{form}}"
     if high < float("inf"):
-        bound += f" and below {high:g}"
+        bound += f" and below {high:{form}}"
 
     def parse(text):
         try:

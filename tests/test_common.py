@@ -185,6 +185,7 @@ def test_number(parse, good, bad):
 def test_number_says_its_bounds():
     for parse, words in ((number(int, 1), "a whole number at least 1,"),
                          (number(float, 0, 1), "a number at least 0 and below 1,"),
+                         (number(int, 0, 2 ** 32), "at least 0 and below 4294967296,"),
                          (number(float, 0, include_low=False), "a number above 0,")):
         with pytest.raises(argparse.ArgumentTypeError, match=words):
             parse("x")

@@ -519,6 +519,14 @@ def test_preview_writes_one_picture(tmp_path, monkeypatch, capsys):
     files = map(str, ("--img", tmp_path / "four.tif", "--label", label, "--preview", look))
     monkeypatch.setattr(sys, "argv", ["Transforms.py", *files])
     assert run(Transforms.main) == 0 and np.asarray(Image.open(look)).std() > 20
+    pictures = []
+    for value in (1, 2 ** 32 - 1):
+        label = tmp_path / "labels" / "deep.tif"
+        write_pixels(label, np.eye(24, 30, dtype=np.uint32) * np.uint32(value))
+        assert preview(look) == 0
+        pictures.append(look.read_bytes())
+    assert pictures[0] == pictures[1], "whatever the number of the foreground"
+    label = tmp_path / "labels" / "a.png"
     write_png(label, np.eye(25, 30, dtype=np.uint8))
     assert preview(look) == 1 and "25 x 30 px" in capsys.readouterr().err
     assert load_image(image, 3).shape == (3, 24, 30)
