@@ -2,9 +2,11 @@
 
 Main.py and `MakeData.py check` ask here, so that both say the same.
 """
+from contextlib import suppress
 from typing import NamedTuple
 
 from command.bars import map_in_threads
+from command.errors import DataError
 from command.names import canonical_path
 from datasets.copies import Manifest
 from datasets.label_values import MOST_USUAL, LabelKind, foreground_of
@@ -42,8 +44,13 @@ def decide_kind(survey, labels, label_kind=None, n_classes=None, ignore_label=No
 
 
 def looks_numbered(label):
-    """Whether the values of one label file look as if they number objects, for a preview."""
-    return decide_kind(Survey(), [label]).kind == "objects"
+    """Whether the values of one label file look as if they number objects, for a preview.
+
+    A preview does without what a training refuses, such as a number that is too large.
+    """
+    with suppress(DataError):
+        return decide_kind(Survey(), [label]).kind == "objects"
+    return False
 
 
 def recognise_kind(counts, labels, n_classes, count_all):

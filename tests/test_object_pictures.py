@@ -15,7 +15,7 @@ import Transforms
 from command.errors import run
 from datasets.labels import IGNORED
 from datasets.objects import training_target
-from images.formats import write_png
+from images.formats import write_pixels, write_png
 from images.reading import read_label
 from masks.answers import object_pixels
 from masks.colours import (NEAR, OBJECT_COLOURS, PASSED_OVER, colour_objects, draw_overview,
@@ -218,11 +218,19 @@ def test_events_show_objects(tmp_path):
 
 # ----------------------------------------------------------------------------------- the previews
 @pytest.mark.parametrize("numbered", [True, False])
-def test_previews_of_numbered_labels(tmp_path, monkeypatch, capsys, numbered):
+@pytest.mark.parametrize("unlabelled", [0, 2 ** 32 - 1])
+def test_previews_of_numbered_labels(tmp_path, monkeypatch, capsys, numbered, unlabelled):
+    """A value too large for a number may mean "not labelled".  Previews have no flag for it."""
     pairs = write_nuclei(tmp_path, 1, size=128)
     image, label = pairs[0]
     if not numbered:
         write_png(label, ((read_label(label) > 0) * 255).astype(np.uint8))
+    if unlabelled:
+        numbers, numbered = read_label(label).astype(np.uint32), False
+        numbers[:9, :9] = unlabelled
+        label.unlink()
+        label = label.with_suffix(".tif")
+        write_pixels(label, numbers)
     for module, *words in (
             (Transforms, "--img", image, "--label", label),
             (DataAugmentation, "--img_path", tmp_path / "imgs", "--mask_path",
