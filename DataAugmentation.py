@@ -35,7 +35,7 @@ from command.bars import progress_bar
 from command.errors import DataError, run
 from command.files import make_folder
 from command.flags import Parser, number, picture
-from command.names import stem_of
+from command.names import stem_of, without_ome
 from command.processes import process_pool
 from datasets.copies import Manifest
 from datasets.label_kinds import looks_numbered
@@ -141,7 +141,7 @@ def plan_copies(suffixes, copies, own):
     outputs = {}
     for pair in suffixes:
         for k in range(copies):
-            paths = tuple(path.with_name(f"{path.stem.removesuffix('.ome')}-{k}{suffix}")
+            paths = tuple(path.with_name(f"{without_ome(path.stem)}-{k}{suffix}")
                           for path, suffix in zip(pair, suffixes[pair]))
             for path, stems in zip(paths, taken):
                 blocker = stems.get(stem_of(path))

@@ -17,7 +17,12 @@ def stem_of(path):
 
     `cell.ome.tif` is `cell`, so that its label may be `cell.png`.
     """
-    return canonical(Path(path).stem).removesuffix(".ome")
+    return without_ome(canonical(Path(path).stem))
+
+
+def without_ome(stem):
+    """The stem of a file's name without the `.ome` of OME-TIFF."""
+    return stem.removesuffix(".ome")
 
 
 def canonical_path(path):

@@ -3,6 +3,7 @@ import math
 from itertools import product
 
 from command.errors import DataError
+from command.names import without_ome
 from images.formats import check_same_size, pixels_suffix
 from images.reading import examine_file, label_pages_of, pages_of
 
@@ -61,7 +62,7 @@ def page_stems(file, stem):
     if math.prod(lengths) != count or not axes:
         axes, lengths = "p", (count,)
     digits = [max(3, len(str(length))) for length in lengths]
-    name = stem.removesuffix(".ome")
+    name = without_ome(stem)
     return tuple(name + "".join(f"_{axis}{k + 1:0{width}d}"
                                 for axis, k, width in zip(axes, place, digits))
                  for place in product(*map(range, lengths)))

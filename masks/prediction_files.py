@@ -16,7 +16,7 @@ from PIL import Image
 
 from command.errors import DataError, say_once
 from command.files import atomic_write
-from command.names import find_file
+from command.names import find_file, without_ome
 from datasets.labels import IGNORED, as_classes, as_objects, check_some_counts
 from datasets.pairs import find_ending, say_ending
 from images.formats import check_shape, list_images
@@ -47,9 +47,7 @@ def pair_predictions(prediction_directory, label_directory):
     partner.  The labels may share an ending, such as `_mask`, and a line says so.
     """
     labels, predictions = _list_masks(label_directory), _list_masks(prediction_directory)
-    named = {stem.removesuffix("_pred").removesuffix(".ome"): path
-             for stem, path in predictions.items() if stem.endswith("_pred")}
-    predictions = named or predictions
+    predictions = _named_predictions(predictions) or predictions
     for folder, files in ((prediction_directory, predictions), (label_directory, labels)):
         if not files:
             raise DataError(f"{folder}: no images here")
@@ -71,6 +69,17 @@ def pair_predictions(prediction_directory, label_directory):
 def stem_of_prediction(path):
     """The stem of the image that a prediction `<stem>_pred.*` or `<stem>.*` is of."""
     return path.stem.removesuffix("_pred")
+
+
+def _named_predictions(masks):
+    """{stem: path} of those of {stem: path} that are named `<stem>_pred` or `<stem>.ome_pred`."""
+    named = {}
+    for stem, path in masks.items():
+        if stem.endswith("_pred"):
+            other = named.setdefault(without_ome(stem.removesuffix("_pred")), path)
+            if other != path:
+                raise DataError(f"{path}: {other.name} is of the same image; keep one of the two")
+    return named
 
 
 def _list_masks(folder):

@@ -65,6 +65,9 @@ def test_a_file_without_its_partner_is_named(tmp_path):
     assert "labels/b.png: no prediction b_pred.png or b.*" in message
     many = make_files(tmp_path / "many", "a_pred.png", "b_pred.png", "c_pred.png")
     assert "many/c_pred.png: no label c.*" in refused(pair_predictions, many, labels)
+    twice = make_files(tmp_path / "twice", "a_pred.png", "a.ome_pred.png", "b_pred.png")
+    message = refused(pair_predictions, twice, labels)
+    assert "twice/a_pred.png: a.ome_pred.png is of the same image; keep one of the two" in message
     empty = make_files(tmp_path / "empty")
     assert "empty: no images here" in refused(pair_predictions, empty, labels)
     assert "empty: no images here" in refused(pair_predictions, labels, tmp_path / "empty")
