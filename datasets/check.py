@@ -171,7 +171,7 @@ def check_set(folder, survey, n_channels=None, n_classes=None, ignore_label=None
     for split, part in parts.items():
         print(describe_split(split, part, kind))
     if reason:
-        print(f"labels: {kind}: {reason}")
+        print(f"labels are {kind} ({reason})")
     splits = {split: LabelSplit(part[0].label_path.parent,
                                 {pair.label_path: pair.values for pair in part})
               for split, part in parts.items()}

@@ -112,7 +112,7 @@ def describe_border(facts):
     line = f"{facts.all:,} objects to train on; where two touch, each loses {BORDER} px"
     losses = []
     if facts.vanished:
-        losses.append(f"{facts.vanished:,} vanish")
+        losses.append(f"{facts.vanished:,} lost")
     if facts.parted:
-        losses.append(f"{facts.parted:,} fall into pieces")
+        losses.append(f"{facts.parted:,} in more pieces")
     return f"{line}: {', '.join(losses)}" if losses else line

@@ -68,7 +68,7 @@ def kind_of_files(paths, counts, n_classes, label_kind, ignore_label):
         return LabelKind("objects", f"{8 * dtypes[0].itemsize} bits, taken for numbered objects of "
                          "one class; --n_classes N or --label_kind classes takes them for classes")
     kind, reason = recognise_kind(counts, paths, n_classes, lambda: count_all(paths, ignore_label))
-    return LabelKind(kind, reason and f"{kind}: {reason}")
+    return LabelKind(kind, reason and f"{kind} ({reason})")
 
 
 def count_all(paths, ignore_label):

@@ -159,7 +159,7 @@ def test_check_proposes_the_right_command(nuclei, capsys):
     out = capsys.readouterr().out.splitlines()
     assert verdict == (True, 1, 2, kind)
     assert f" {objects} objects in " in out[0]
-    assert out[2].startswith("labels: objects: ") and "--label_kind classes" in out[2]
+    assert out[2].startswith("labels are objects (") and "--label_kind classes" in out[2]
     assert out[-1] == "5 pairs, sound"
     done = command("MakeData.py", "check", "--Data_directory", "set", cwd=nuclei)
     assert done.returncode == 0
@@ -180,12 +180,12 @@ def test_check_names_what_the_border_takes(nuclei, capsys):
     write_png(nuclei / "set/train/labels/0.png", label)
     assert check_set(nuclei / "set", Survey(), label_kind="objects").is_sound
     line, = (line for line in capsys.readouterr().out.splitlines() if "objects to train" in line)
-    assert line.endswith("where two touch, each loses 1 px: 1 vanish")
+    assert line.endswith("where two touch, each loses 1 px: 1 lost")
 
 
 @pytest.mark.parametrize("vanished, parted, end", [
-    (0, 0, "loses 1 px"), (0, 1200, ": 1,200 fall into pieces"),
-    (3, 2, ": 3 vanish, 2 fall into pieces")])
+    (0, 0, "loses 1 px"), (0, 1200, ": 1,200 in more pieces"),
+    (3, 2, ": 3 lost, 2 in more pieces")])
 def test_what_the_border_takes_in_words(vanished, parted, end):
     line = describe_border(ObjectFacts(4000, 3999, vanished, parted))
     assert line.startswith("4,000 objects to train on; ") and line.endswith(end)

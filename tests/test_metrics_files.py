@@ -172,12 +172,12 @@ def test_what_the_labels_show(folder):
             page[pieces] *= count == 1
     write_pairs(folder, pages, pages)
     rows, done = rows_of(folder)
-    assert done.stdout.startswith("labels: objects: 14 values above 0, 100% in one piece")
+    assert done.stdout.startswith("labels: objects (14 values above 0, 100% in one piece")
     assert float(rows["mean"]["aji"]) == 1 and "--label_kind classes" in done.stdout
     rows, done = rows_of(folder, "--label_kind", "classes")
     assert done.stdout.startswith("15 classes, by the stored values") and "iou_14" in rows["mean"]
     rows, done = rows_of(folder, "--n_classes", 15)
-    assert "objects:" not in done.stdout and "iou_14" in rows["mean"]
+    assert "objects (" not in done.stdout and "iou_14" in rows["mean"]
 
 
 def test_16_bits_may_be_classes(folder):
