@@ -216,3 +216,19 @@ def with_statistics(model, rng):
             var.assign(rng.uniform(0.5, 1.5, var.shape).astype(np.float32))
     model.eval()
     return model
+
+
+def assert_refused(result, *words):
+    """That MakeData.py, whose (exit code, output, errors) are given, ended in one line of words."""
+    code, _, error = result
+    assert code == 1 and error.startswith("MakeData.py: error: ") and error.count("\n") == 1, error
+    for word in words:
+        assert str(word) in error, error
+
+
+def write_scans(folder, height, width):
+    """Write five grey images, a.png to e.png, no two alike; returns their stems."""
+    for k, stem in enumerate("abcde"):
+        pixels = np.random.default_rng(k).integers(0, 256, (height, width), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{stem}.png")
+    return "abcde"

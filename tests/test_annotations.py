@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from helpers import assert_refused
 from PIL import Image
 from pycocotools import mask as coco_mask
 from roifile import ROI_OPTIONS, ROI_SUBTYPE, ROI_TYPE, ImagejRoi, roiwrite
@@ -143,13 +144,6 @@ def labels_in(folder):
             with Image.open(path) as image:
                 found[path.stem] = np.asarray(image)
     return found
-
-
-def assert_refused(result, *words):
-    code, _, error = result
-    assert code == 1 and error.startswith("MakeData.py: error: ") and error.count("\n") == 1, error
-    for word in words:
-        assert str(word) in error, error
 
 
 RINGS = {stem: [polygon_of(100 + 10 * k + j, corners=5) for j in range(3)]

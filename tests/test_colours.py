@@ -4,6 +4,7 @@ from functools import partial
 import numpy as np
 import pytest
 import tifffile
+from helpers import assert_refused, write_scans
 from PIL import Image, ImageDraw
 
 HEIGHT, WIDTH = 20, 26
@@ -15,9 +16,7 @@ def folders(make_data, tmp_path):
     """The command; its folders have five images, no two alike."""
     for kind in ("scans", "masks"):
         (tmp_path / kind).mkdir()
-    for k, stem in enumerate("abcde"):
-        pixels = np.random.default_rng(k).integers(0, 256, (HEIGHT, WIDTH), np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "scans" / f"{stem}.png")
+    write_scans(tmp_path / "scans", HEIGHT, WIDTH)
     return partial(make_data, "folders", "--images", tmp_path / "scans", "--labels",
                    tmp_path / "masks", "--Data_directory", tmp_path / "set", "--colours",
                    tmp_path / "classes.csv")
@@ -50,13 +49,6 @@ def labels_in(folder):
     found = {path.stem: np.asarray(Image.open(path)) for path in folder.glob("*/labels/*.png")}
     assert found.keys() == set("abcde")
     return found
-
-
-def assert_refused(result, *words):
-    code, _, error = result
-    assert code == 1 and error.startswith("MakeData.py: error: ") and error.count("\n") == 1, error
-    for word in words:
-        assert str(word) in error, error
 
 
 def test_without_a_table_it_is_proposed_and_then_used(folders, tmp_path, snapshot):

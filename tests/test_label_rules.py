@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tifffile
+from helpers import write_scans
 from PIL import Image, ImageDraw
 
 from datasets.labels import load_label
@@ -42,9 +43,7 @@ def make_set(make_data, tmp_path):
     def make(write, suffix):
         for kind in ("scans", "masks"):
             (tmp_path / kind).mkdir()
-        for k, stem in enumerate("abcde"):
-            pixels = np.random.default_rng(k).integers(0, 256, (SIDE, SIDE), np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "scans" / f"{stem}.png")
+        for stem in write_scans(tmp_path / "scans", SIDE, SIDE):
             write(tmp_path / "masks" / f"{stem}{suffix}")
         result = make_data("folders", "--images", "scans", "--labels", "masks",
                            "--Data_directory", "set")
