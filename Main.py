@@ -100,8 +100,8 @@ def prepare(request, is_gpu):
     labels = [label for _, label in (*pairs.train, *pairs.test)]
     kind = decide_kind(survey, labels, data.label_kind, data.n_classes, data.ignore_label)
     facts = facts_of_set(survey, *split, pairs.test, data.ignore_label, kind)
-    labels = read_splits(survey, (pairs.train, pairs.test), data.ignore_label)
-    judgement = judge_labels(labels, data.n_classes, kind.kind)
+    splits = read_splits(survey, (pairs.train, pairs.test), data.ignore_label)
+    judgement = judge_labels(splits, data.n_classes, kind.kind)
     if judgement.refusal:
         raise DataError(judgement.refusal)
     device = Device(is_gpu, gpu_memory() if is_gpu else free_memory())

@@ -37,9 +37,11 @@ def decide_kind(survey, labels, label_kind=None, n_classes=None, ignore_label=No
     """
     if label_kind:
         return LabelKind(label_kind)
-    if sum(value > 0 for value in values_of(survey, labels, ignore_label)) >= FEWEST:
+    counts = values_of(survey, labels, ignore_label)
+    if sum(value > 0 for value in counts) >= FEWEST:
         labels = without_copies(survey, labels)
-    return recognise_kind(values_of(survey, labels, ignore_label), labels, n_classes,
+        counts = values_of(survey, labels, ignore_label)
+    return recognise_kind(counts, labels, n_classes,
                           lambda: object_facts(survey, labels, ignore_label))
 
 

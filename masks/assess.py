@@ -21,13 +21,17 @@ def assess(logits, dataset, index):
     """
     class_map = logits.argmax(axis=0)
     of_objects, numbered = {}, None
-    if dataset.are_objects:
+    if not dataset.are_objects:
+        label = dataset.label(index)
+    else:
+        truth = dataset.objects(index)
+        label = dataset.classes_of(truth)
         objects = whole_objects(class_map, BORDER)
         class_map = (objects > 0).astype(np.uint8)
-        found = instance_scores(objects, dataset.objects(index), IGNORED)
+        found = instance_scores(objects, truth, IGNORED)
         numbered = png_bytes(object_pixels(objects))
         of_objects = {row.key: found[row.key] for row in OBJECT_SCORES}
-    of_pixels = scores(class_map, dataset.label(index), dataset.n_classes, IGNORED)
+    of_pixels = scores(class_map, label, dataset.n_classes, IGNORED)
     return Prediction(png_bytes(mask_pixels(class_map, dataset.n_classes)),
                       png_bytes(foreground_probability(logits)), {**of_pixels, **of_objects},
                       numbered)

@@ -20,7 +20,7 @@ from masks.score_rows import (CHOOSERS, OF_OBJECTS, ROWS, baselines_of_set, form
 def make_set(*objects):
     """What `assess` asks of a SegmentationSet whose labels are these numbered objects."""
     return SimpleNamespace(are_objects=True, n_classes=2, objects=lambda k: objects[k],
-                           label=lambda k: np.minimum(objects[k], 1))
+                           classes_of=lambda numbers: np.minimum(numbers, 1))
 
 
 def logits_of_mask(mask):
