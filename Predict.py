@@ -154,7 +154,7 @@ class Predictor:
             for pixels in pages_of(file):
                 if levels is None:
                     say_conversion(file, self.net)
-                    levels = find_levels(file, pixels, self.net)
+                    levels = find_levels(file, pixels, self.net, "overlay" in job.outputs)
                 uniform += self.predict_page(file, pixels, levels, add)
         if uniform:
             where = f" in {uniform} of {count} pages" if count > 1 else ""

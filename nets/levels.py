@@ -59,21 +59,25 @@ def say_conversion(file, net):
 
 
 # ---------------------------------------------------------------------------------- by its values
-def find_levels(file, pixels, net):
+def find_levels(file, pixels, net, is_shown):
     """The Levels of an ImageFile whose first image is `pixels`, for a TrainedNet.
 
+    is_shown: whether an overlay is made.  All images are read only where something depends on it.
     Of 16 bits a camera may fill 12: what is brightest is shown white.  Raises DataError for floats
     beyond 0 ... 1 where nobody knows in which units the net was trained.
     """
     if file.dtype == np.uint8:
         return Levels(255, Shades(0, 255))
-    if file.is_large and file.dtype != np.uint16 and net.statistics.dtype:
-        return Levels(None, Shades(0, 1))  # no overlay is made, and nothing is to be found
+    trained = net.statistics.dtype
+    if not is_shown and trained == "uint16":
+        return Levels(white_of(np.iinfo(file.dtype).max, file.dtype, net.statistics), Shades(0, 1))
+    if not is_shown and trained and file.dtype != np.uint16:
+        return Levels(None, Shades(0, 1))
     ends = find_ends([pixels] if len(file.pages) == 1 else pages_of(file))
     low, high = ends.lowest.min(), ends.highest.max()
     together = file.channels in (1, 3)
     if file.dtype != np.uint16:
-        if not net.statistics.dtype and not 0 <= low <= high <= 1:
+        if not trained and not 0 <= low <= high <= 1:
             raise DataError(f"{file.path}: values from {low:g} to {high:g}, and nobody knows in "
                             "which units the net was trained; scale them to 0 ... 1")
         return Levels(None, Shades(low, high) if together else Shades(*ends))

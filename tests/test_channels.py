@@ -223,12 +223,12 @@ def test_which_depths_a_net_takes(tmp_path, capsys, trained, dtype):
 def test_floats_for_weights_of_others_lie_within_0_and_1(tmp_path):
     pixels = np.random.default_rng(0).random((6, 7), np.float32)
     file = examine_file(write_tiff(tmp_path / "a.tif", pixels))
-    found = levels.find_levels(file, pixels, net(""))
+    found = levels.find_levels(file, pixels, net(""), True)
     assert found.white is None and tuple(found.shades) == (pixels.min(), pixels.max())
     for odd in (pixels - 0.1, pixels * 2):
         with pytest.raises(DataError, match="a.tif: values from .* and nobody knows in which"):
-            levels.find_levels(file, odd, net(""))
-        assert levels.find_levels(file, odd, net("float32")).white is None
+            levels.find_levels(file, odd, net(""), True)
+        assert levels.find_levels(file, odd, net("float32"), True).white is None
 
 
 @pytest.mark.parametrize("channels, n_channels, fits", [
@@ -249,16 +249,32 @@ def test_which_channels_a_net_takes(tmp_path, channels, n_channels, fits):
 def test_levels_show_each_channel_from_end_to_end(tmp_path, dtype, channels):
     pixels = values_of(dtype, (6, 7, channels))
     file = examine_file(write_tiff(tmp_path / "a.tif", pixels))
-    found = levels.find_levels(file, pixels, net(dtype, channels))
+    found = levels.find_levels(file, pixels, net(dtype, channels), True)
     assert found.white == (65535 if dtype == "uint16" else None)
     for shade, ends in zip(found.shades, (pixels.min(axis=(0, 1)), pixels.max(axis=(0, 1)))):
         assert (shade == ends).all()
 
 
+@pytest.mark.parametrize("dtype, trained, white, is_read", [
+    ("uint16", "uint16", 65535, False), ("float32", "float32", None, False),
+    ("int16", "float32", None, False), ("uint16", "uint8", 16383, True),
+    ("float32", "", None, True)])
+def test_values_are_looked_at_only_where_they_matter(tmp_path, monkeypatch, dtype, trained, white,
+                                                     is_read):
+    """Without an overlay, and where the net's training says what is white, no page is read."""
+    pixels = np.array([[0, 1]] if dtype == "float32" else [[0, 9000]], dtype)
+    file, read = examine_file(write_tiff(tmp_path / "a.tif", pixels)), []
+    monkeypatch.setattr(levels, "find_ends", lambda pages, find=levels.find_ends:
+                        read.append(True) or find(pages))
+    taker = net(trained)
+    assert levels.find_levels(file, pixels, taker, False).white == white and bool(read) == is_read
+    assert levels.find_levels(file, pixels, taker, True).white == white and read
+
+
 def test_pages_of_a_stack_share_their_levels(tmp_path):
     stack = values_of("float32", (3, 6, 7))
     tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack", metadata=None)
-    found = levels.find_levels(examine_file(tmp_path / "a.tif"), stack[0], net("float32"))
+    found = levels.find_levels(examine_file(tmp_path / "a.tif"), stack[0], net("float32"), True)
     assert tuple(found.shades) == (stack.min(), stack.max())
     bands = levels.find_ends([values_of("int16", (2500, 3, 2))])  # more rows than a band has
     whole = values_of("int16", (2500, 3, 2))
@@ -275,7 +291,7 @@ def test_rows_of_a_large_file_are_those_of_the_whole(tmp_path, monkeypatch, dtyp
                      tile=(32, 16), metadata={"axes": "CYX"}, ome=True)
     file, taker = examine_file(tmp_path / "a.tif"), net(dtype, 4)
     page, = pages_of(file)
-    found = levels.find_levels(file, page, taker)
+    found = levels.find_levels(file, page, taker, True)
     assert type(page) is LargePage and found.white == (65535 if dtype == "uint16" else None)
     rows = NormalisedRows(page, 4, taker.statistics, found.white)
     whole = normalise(load_image(tmp_path / "a.tif", 4), taker.statistics)
