@@ -18,7 +18,7 @@ class ImageFacts:
     """What is known of an image file."""
     height: int       # px
     width: int        # px
-    dtype: str        # of a value, as images.channels.DTYPES has it
+    dtype: str        # of a value, one of images.channels.VALUE_DTYPES
     channels: int     # that are stored
     is_colour: bool   # it has three channels, and these differ
     is_flat: bool     # all its pixels are equal
