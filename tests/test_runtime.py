@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backend import machine, start
+from backend import machine, preparation, raw_import, start
 from command.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -127,8 +127,8 @@ def test_unwritable_home(home, monkeypatch, tmp_path, variable):
 @pytest.mark.parametrize("seconds, said", [(0.05, 1), (60, 0)])
 def test_a_start_that_waits_for_another_says_so(tmp_path, monkeypatch, capsys, seconds, said):
     (tmp_path / "jittor_core.so").touch()  # compiled already
-    monkeypatch.setattr(start, "PATIENCE", seconds)
-    with start._compile_progress(tmp_path, with_cuda=False):
+    monkeypatch.setattr(raw_import, "PATIENCE", seconds)
+    with raw_import.compile_progress(tmp_path, with_cuda=False):
         time.sleep(0.5)
     assert capsys.readouterr().err.count("another process compiles, perhaps") == said
 
@@ -236,7 +236,7 @@ def test_onednn_of_the_environment_is_shown_to_jittor(home):
     """It replaces links into an environment that is gone.  Else Jittor would download oneDNN."""
     if not (Path(sys.prefix) / "lib" / "libmkldnn.so").is_file():
         pytest.skip("oneDNN is not installed from PyPI")
-    target = home / ".cache" / "jittor" / "mkl" / start.ONEDNN_FOLDER
+    target = home / ".cache" / "jittor" / "mkl" / preparation.ONEDNN_FOLDER
     target.mkdir(parents=True)
     for name in ("lib", "include"):
         (target / name).symlink_to(home / "gone")
