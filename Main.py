@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from backend import ranks, start
 from backend.machine import free_memory, gpu_memory, is_out_of_memory
+from backend.precision import has_tf32
 from command.errors import DataError
 from command.files import lock_folder, make_folder
 from command.last_words import last_words
@@ -104,7 +105,7 @@ def prepare(request, is_gpu):
     judgement = judge_labels(splits, data.n_classes, kind.kind)
     if judgement.refusal:
         raise DataError(judgement.refusal)
-    device = Device(is_gpu, gpu_memory() if is_gpu else free_memory())
+    device = Device(is_gpu, gpu_memory() if is_gpu else free_memory(), is_gpu and has_tf32())
     choice = complete(settings, facts, device, CROP)
     digest = digest_of_set(survey, [*split.train, *split.held, *pairs.test])
     digest = f"{len(split.train)} {len(split.held)} {digest}"
@@ -223,6 +224,12 @@ def train(trainer, recorder, go_on):
     return 130 if stopped else 0
 
 
+def start_jittor(request):
+    """Import Jittor as the settings want it: for their device, in their precision."""
+    settings = request.settings
+    return start.import_jittor(settings.run.device, settings.training.precision == "float32")
+
+
 def lead(request, nvcc):
     """Prepare, train and record as the only process or the first rank; returns the exit code."""
     run = request.settings.run
@@ -230,9 +237,9 @@ def lead(request, nvcc):
         make_folder(getattr(run, name))
     with lock_folder(run.Checkpoint_directory), lock_folder(run.Result_directory):
         # there may be a CUDA compiler and no GPU that Jittor can use: Jittor knows once imported
-        is_gpu = bool(nvcc) and bool(start.import_jittor(run.device).flags.use_cuda)
+        is_gpu = bool(nvcc) and bool(start_jittor(request).flags.use_cuda)
         prepared = prepare(request, is_gpu)
-        start.import_jittor(run.device)
+        start_jittor(request)
         trainer = build_trainer(request, prepared, Recorder)
         recorder = trainer.recorder
         greet(recorder, request, prepared)
@@ -242,7 +249,7 @@ def lead(request, nvcc):
 
 def follow(request):
     """Train together with the first rank, which does all else; returns 0 for a complete run."""
-    start.import_jittor(request.settings.run.device)
+    start_jittor(request)
     trainer = build_trainer(request, None, lambda *_: Listener())
     try:
         with last_words(f"Main.py: error: rank {ranks.rank()} was killed, for lack of memory "

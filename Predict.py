@@ -17,6 +17,7 @@ import numpy as np
 
 from backend import start
 from backend.machine import is_out_of_memory
+from backend.precision import NO_TF32, add_precision_flag, has_tf32, refuse_tf32_on_cpu
 from command.bars import progress_bar, say_beside_bars
 from command.errors import DataError, describe_failure, run, say_once
 from command.files import make_folder
@@ -71,6 +72,7 @@ def build_parser():
     add("--batch", type=number(int, 1), default=1, help="tiles per forward pass")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto",
         help="where to run; auto: on a GPU where one is usable")
+    add_precision_flag(add)
     add_others_flags(parser.add_argument_group("for weights of others than Main.py").add_argument)
     return parser
 
@@ -98,6 +100,7 @@ def add_others_flags(add):
 
 def refuse_contradictions(args, parser):
     """End with exit code 2 for flags that do not go together."""
+    refuse_tf32_on_cpu(args.precision, args.device, parser)
     given = [name for name in UNSEEN if getattr(args, name) is not None]
     if args.preset and given:
         parser.error(f"--{given[0]}: --preset {args.preset} says it already")
@@ -246,7 +249,9 @@ def main():
     parser = build_parser()
     args = parser.parse_args()
     refuse_contradictions(args, parser)
-    start.check_machine(args.device)
+    nvcc, _ = start.check_machine(args.device)
+    if args.precision == "tf32" and not (nvcc and has_tf32()):
+        raise DataError(f"--precision tf32: {NO_TF32}; leave it out")
     net, weights = read_net(args, parser)
     extras = [name for name in EXTRAS if getattr(args, name)]
     plan = plan_outputs(args.Input, args.Result_directory, extras, args.overwrite, net)
@@ -257,7 +262,7 @@ def main():
     failed = []
     if plan.jobs:
         started = time.monotonic()
-        start.import_jittor(args.device)
+        start.import_jittor(args.device, args.precision == "float32")
         with last_words(f"Predict.py: error: killed, for lack of memory perhaps: {SMALLER_TILES}"):
             failed = predict_all(plan.jobs, net, weights, args)
         print(f"Images predicted: {len(plan.jobs) - len(failed)}, in "

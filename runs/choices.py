@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from backend import ranks
+from backend.precision import NO_TF32
 from command.errors import DataError
 from datasets.label_values import MOST_USUAL, NUMBERED
 from masks.score_rows import OF_OBJECTS
@@ -19,7 +20,7 @@ from runs.settings import Settings
 
 # the flags that can be left to this module
 CHOSEN = ("n_channels", "label_kind", "n_classes", "loss", "base_channels", "tile", "Batch_size",
-          "Total_epochs", "Val_epochs")
+          "Total_epochs", "Val_epochs", "precision")
 BATCH = 4            # crops per step, where the memory allows
 CROPS = 10_000       # that a run sees, copies that DataAugmentation.py made among them
 EPOCHS = (10, 2500)  # fewest and most: with four images or more, and up to a thousand, that many
@@ -35,6 +36,7 @@ class Device(NamedTuple):
     """Where a run will train."""
     is_gpu: bool
     memory: int  # bytes that are free there
+    has_tf32: bool = False
 
     @property
     def whose(self):
@@ -51,7 +53,8 @@ def complete(settings, facts, device, crop):
     """Choose what the settings leave open: Choice.
 
     facts: datasets.survey.SetFacts.  device: Device.  crop: the tiling for a tile that is left to
-    choose.  Raises DataError where --best_by wants numbered objects and labels are classes.
+    choose.  Raises DataError where --best_by wants numbered objects and labels are classes, and
+    where --precision wants what the device has not.
     """
     values, reasons = settings.flags(), {}
 
@@ -60,6 +63,13 @@ def complete(settings, facts, device, crop):
             values[name] = value
             if why:
                 reasons[name] = why
+    if settings.training.precision == "tf32" and not device.has_tf32:
+        refuse_missing_tf32(settings.run)
+        values["precision"] = None
+    if device.has_tf32:
+        settle("precision", "tf32", "a GPU")
+    else:
+        settle("precision", "float32", "a GPU without TF32" if device.is_gpu else "")
     what = {1: "grey images", 3: "images in colour"}
     settle("n_channels", facts.n_channels,
            what.get(facts.n_channels, f"images of {facts.n_channels} channels"))
@@ -91,6 +101,18 @@ def complete(settings, facts, device, crop):
     tested = math.ceil(TESTED * total * min(1, crops / tested))
     settle("Val_epochs", total - tested, f"the last {tested} are tested")
     return Choice(settings.replace(**values), reasons)
+
+
+def refuse_missing_tf32(run):
+    """Raise DataError where a run with TF32 is on a device without it, unless --force resumes it.
+
+    run: RunSettings.
+    """
+    if not run.resume:
+        raise DataError(f"--precision tf32: {NO_TF32}; leave it out")
+    if not run.force:
+        raise DataError(f"--resume: the run has --precision tf32, but {NO_TF32}; go on where it "
+                        "began, or add --force, which goes on with float32")
 
 
 def crops_of(tile, wanted, height, width):

@@ -2,6 +2,7 @@
 from pathlib import Path
 
 from backend.optimizers import OPTIMIZERS
+from backend.precision import add_precision_flag
 from command.flags import Parser, boolean, expression, number
 from datasets.label_values import KINDS_OF_LABELS, MOST_USUAL
 from images.channels import MOST_CHANNELS
@@ -142,6 +143,7 @@ def add_run_flags(add):
     """The flags of where it runs, and of runs that go on."""
     add("--device", choices=("auto", "cpu", "cuda"), default="auto",
         help="where to run; auto: on a GPU where one is usable, else on the CPU")
+    add_precision_flag(add, "; --resume keeps what the run began with")
     add("--cache_size", type=number(float, 0), default=20.0, metavar="GB",
         help="with --tile N: most GB of decoded/ in Datatxt_directory, where large training "
              "images are kept decoded; 0: none are kept, and each crop decodes its whole image")

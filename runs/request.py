@@ -2,6 +2,7 @@
 from typing import NamedTuple, Optional
 
 from backend import ranks
+from backend.precision import refuse_tf32_on_cpu
 from command.errors import DataError
 from datasets.label_values import refuse_label_kind
 from nets.catalogue import CATALOGUE
@@ -26,8 +27,9 @@ def given_flags(words, parser):
     parser.set_defaults(**dict.fromkeys(vars(parser.parse_args([])), missing))
     given = {flag: value for flag, value in vars(parser.parse_args(words)).items()
              if value is not missing}
-    if given.get("protocol") == "default":  # another way to say: none
-        del given["protocol"]
+    for flag, word in (("protocol", "default"), ("precision", "auto")):
+        if given.get(flag) == word:  # another way to say: none
+            del given[flag]
     return given
 
 
@@ -39,7 +41,7 @@ def read_request(words, build_parser, protocols, crop):
     choose.
     """
     parser, stored = build_parser(), None
-    defaults = {**vars(parser.parse_args([])), "protocol": None}
+    defaults = {**vars(parser.parse_args([])), "protocol": None, "precision": None}
     given = given_flags(words, build_parser())
     values = {**defaults, **protocols.get(given.get("protocol"), {}), **given}
     if values["resume"]:
@@ -102,6 +104,8 @@ def check_flags(settings, parser, crop):
     in_crops = isinstance(training.tile or crop, type(crop))
     if training.crops_per_image not in ("auto", 1) and not in_crops:
         parser.error(f"--crops_per_image {training.crops_per_image}: only with --tile N")
+    if not settings.run.resume:
+        refuse_tf32_on_cpu(training.precision, settings.run.device, parser)
     refuse_label_kind(settings.data.label_kind, settings.data.n_classes, parser)
     mistake = find_wrong_chooser(training.best_by, settings.data.label_kind,
                                  settings.data.n_classes)

@@ -24,7 +24,8 @@ NOT_KEPT = (*OUTPUT_FOLDERS, "resume", "force", "is_grayscale")  # n_channels sa
 FREE_TO_CHANGE = {*NOT_KEPT, "Data_directory", "Total_epochs", "Val_epochs", "Time_budget",
                   "device", "cache_size", "save_every"}
 # what runs had before these flags were there: {flag: texts}
-BEFORE = {"best_by": ["iou"], "label_kind": ["classes"], "crops_per_image": ["1"]}
+BEFORE = {"best_by": ["iou"], "label_kind": ["classes"], "crops_per_image": ["1"],
+          "precision": ["float32"]}
 RECORD = {"epoch": is_count, "skipped": is_count, "epoch_time": is_number,
           "whole_time": is_number, "throughput": is_number}
 

@@ -88,6 +88,7 @@ class TrainingSettings:
     augment: str
     best_by: str                  # key of the score that chooses the best model
     Time_budget: Optional[float]  # minutes
+    precision: Optional[str]      # of backend.precision.PRECISIONS
     seed: int
 
     @property

@@ -19,7 +19,8 @@ COLOUR = np.dstack([np.full((4, 5), value, np.uint8) for value in (70, 70, 71)])
 SIZE = 300, 200
 FACTS = SetFacts(training_sizes=(SIZE,) * 3, tested_sizes=(SIZE,) * 3, height=300, width=200,
                  n_channels=1, n_classes=2)
-CPU, GPU = Device(False, 10 ** 12), Device(True, 8 * 10 ** 9)
+CPU, GPU = Device(False, 10 ** 12), Device(True, 8 * 10 ** 9, has_tf32=True)
+OLD_GPU = Device(True, 8 * 10 ** 9)
 
 
 def facts(**changes):
@@ -101,7 +102,8 @@ def test_numbers_of_objects_are_no_classes():
 
 def test_everything_is_chosen_and_no_flag_overruled():
     values, reasons = chosen(facts=facts(n_channels=3, n_classes=3))
-    said = [flag for flag in choices.CHOSEN if flag not in ("label_kind", "loss")]  # as expected
+    as_expected = "label_kind", "loss", "precision"
+    said = [flag for flag in choices.CHOSEN if flag not in as_expected]
     assert list(reasons) == said
     assert (values["label_kind"], values["loss"]) == ("classes", "ce_dice")
     assert (values["n_channels"], values["n_classes"]) == (3, 3)

@@ -59,7 +59,7 @@ def test_the_documented_defaults():
         "loss": "weighted_ce", "Time_budget": None, "val_fraction": 0, "group": None,
         "protocol": None, "augment": "none", "save_every": (1, ""), "resume": False,
         "force": False, "label_kind": None, "best_by": "iou", "crops_per_image": "auto",
-        "cache_size": 20}
+        "cache_size": 20, "precision": None}
     assert settings_of("--protocol", "default") == settings_of()
 
 

@@ -113,7 +113,8 @@ def test_the_page_of_a_resumed_run(unbroken, folder):
         probability = found.pictures(name)["probability"][..., 0]
         assert ((probability > 127) != (mask > 0)).mean() < 0.01
     again = settings_of(*shlex.split("".join(found.texts["pre"]))[2:])
-    chosen = ("--n_channels", "1", "--n_classes", "2", "--label_kind", "classes")
+    chosen = ("--n_channels", "1", "--n_classes", "2", "--label_kind", "classes",
+              "--precision", "float32")
     assert as_texts(again.flags()) == as_texts(settings_of(*FLAGS, *chosen).flags())
     assert again.run.resume is False
 
@@ -137,6 +138,7 @@ def finished(unbroken, folder):
      "--dropout_probs [0.0, 0.0, 0.0, 0.1] (was [0.2, 0.3, 0.4, 0.5])"),
     (["--augment", "none"], 2, "--augment none (was full)"),
     (["--best_by", "dice"], 2, "--best_by dice (was iou)"),
+    (["--precision", "tf32"], 2, "--precision tf32 (was float32)"),
     (["--Total_epochs", "3"], 2, "--Total_epochs 3: so many epochs are done already"),
     (["--Checkpoint_directory", "other"], 1,
      "other/last_model.safetensors: no such checkpoint, nothing to resume"),
