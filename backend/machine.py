@@ -7,8 +7,12 @@ import shutil
 import sys
 import sysconfig
 from pathlib import Path
+from typing import NamedTuple
 
 from command.errors import DataError
+
+NO_DEVICE = 100        # CUDA_ERROR_NO_DEVICE
+CAPABILITY = (75, 76)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
 
 
 # ---------------------------------------------------------------------- what Jittor compiles with
@@ -44,35 +48,56 @@ def check_compiler():
                         f"install them (Debian: apt install python{version}-dev)")
 
 
-# ------------------------------------------------------------------------------------------- CUDA
-def find_cuda():
-    """(nvcc, "") where a CUDA toolkit, its runtime library and a device are usable.
+# ------------------------------------------------------------------------------------- its driver
+class Card(NamedTuple):
+    """A GPU."""
+    name: str
+    capability: int  # 90 for compute capability 9.0
 
-    Otherwise ("", the reason).
-    """
-    if os.environ.get("nvcc_path") == "":
-        return "", "the environment variable nvcc_path is empty"
-    nvcc = (os.environ.get("nvcc_path") or shutil.which("nvcc")
-            or shutil.which("nvcc", path="/usr/local/cuda/bin"))
-    if not nvcc or not Path(nvcc).is_file():
-        return "", "no CUDA toolkit (nvcc) found"
-    libraries = Path(nvcc).resolve().parent.parent / "lib64"
-    if nvcc == "/usr/bin/nvcc":  # Debian's package
-        libraries = Path("/usr/lib/x86_64-linux-gnu")
+
+class Driver(NamedTuple):
+    """NVIDIA's driver, and the GPUs that this process may use."""
+    version: int   # the newest CUDA that it knows: 13000 for 13.0
+    cards: tuple
+
+
+class DriverAnswer(NamedTuple):
+    """What the driver says: itself, or why there is none to use."""
+    driver: Driver | None
+    cause: str
+
+
+def ask_driver():
+    """The DriverAnswer of NVIDIA's driver.  Without one that takes no time."""
     try:
-        ctypes.CDLL(str(libraries / "libcudart.so"))
+        cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return "", f"nvcc is here but its runtime library is not ({libraries}/libcudart.so)"
-    count = ctypes.c_int(0)
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-        if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-            return "", "the NVIDIA driver does not answer"
-    except OSError:
-        return "", "no NVIDIA driver (libcuda.so.1) found"
-    if count.value == 0:
-        return "", "no NVIDIA GPU found"
-    return nvcc, ""
+        return DriverAnswer(None, "no NVIDIA driver (libcuda.so.1) found")
+    error = cuda.cuInit(0)
+    if error == NO_DEVICE:
+        return DriverAnswer(None, "no NVIDIA GPU found")
+    if error:
+        return DriverAnswer(None, f"the NVIDIA driver does not answer (CUDA's error {error}); "
+                            "after an update of the driver restart the machine")
+    version, count = ctypes.c_int(), ctypes.c_int()
+    cuda.cuDriverGetVersion(ctypes.byref(version))
+    cuda.cuDeviceGetCount(ctypes.byref(count))
+    if not count.value:
+        return DriverAnswer(None, "no NVIDIA GPU found")
+    cards = tuple(_card(cuda, k) for k in range(count.value))
+    return DriverAnswer(Driver(version.value, cards), "")
+
+
+def _card(cuda, number):
+    device, value = ctypes.c_int(), ctypes.c_int()
+    cuda.cuDeviceGet(ctypes.byref(device), number)
+    name = ctypes.create_string_buffer(256)
+    cuda.cuDeviceGetName(name, len(name), device)
+    digits = []
+    for attribute in CAPABILITY:
+        cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+        digits.append(value.value)
+    return Card(name.value.decode(errors="replace"), 10 * digits[0] + digits[1])
 
 
 # ------------------------------------------------------------------------------------- its memory
@@ -87,7 +112,7 @@ def free_memory():
 
 
 def gpu_memory():
-    """Bytes of memory of the first NVIDIA GPU.  Its driver is there: `find_cuda` has asked it."""
+    """Bytes of memory of the first NVIDIA GPU.  Its driver is there: `ask_driver` has asked it."""
     driver, device, size = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(), ctypes.c_size_t()
     driver.cuInit(0)
     driver.cuDeviceGet(ctypes.byref(device), 0)

