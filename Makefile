@@ -3,13 +3,16 @@
 # make stress  20 minutes: what takes longer: kills at random moments, signals in every phase, 10,000 pairs, 2,000 steps, a full disk
 # make align   install PyTorch, compare each net with its PyTorch twin, in small; docs/ has it in full (see alignment/)
 # make bench   install PyTorch, measure ours beside it: speed, memory, start, data, growth; half an hour on 2 cores
+# make gpu-check, make gpu-bench, make gpu-train SET=ISBC2012 MODE=Unet
+#              on a GPU: check, measure beside PyTorch, train; 10 minutes each at most (docs/gpu.md); GPU_OUT keeps the results
+# make wheels  bring the packages of these three into wheels/, for a machine without a network
 # All keep their environment in VENV; Jittor's compiled core lasts as long as that folder stays where it is.
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check -c requirements/constraints.txt
 
-.PHONY: demo test stress align bench augmented-sample
+.PHONY: demo test stress align bench augmented-sample gpu-check gpu-bench gpu-train gpu-ready wheels
 .DELETE_ON_ERROR:
 
 demo: augmented-sample
@@ -30,6 +33,47 @@ align: augmented-sample $(VENV)/installed-align
 
 bench: $(VENV)/installed-align
 	$(PY) benchmarks/Bench.py
+
+# The PyTorch beside which ours is timed is the one that PYTHON has.  GPU_PY=python3 takes a Python as it is, and installs nothing.
+# GPU_REQUIREMENTS: requirements/device.txt alone where CUDA and cuDNN are there already.
+GPU_VENV ?= .venv-gpu
+GPU_OUT ?= results/gpu
+GPU_REQUIREMENTS ?= requirements/device.txt requirements/gpu.txt
+DATA ?= data
+SET ?= ISBC2012
+MODE ?= Unet
+ifdef GPU_PY
+gpu-ready:
+else
+GPU_PY := $(GPU_VENV)/bin/python
+gpu-ready: $(GPU_VENV)/installed
+endif
+
+gpu-check: gpu-ready
+	$(GPU_PY) benchmarks/Gpu.py check --Result_directory $(GPU_OUT)
+
+gpu-bench: gpu-ready
+	$(GPU_PY) benchmarks/Gpu.py bench --Result_directory $(GPU_OUT)
+
+# DEFAULT=1: three minutes of Main.py's defaults
+gpu-train: gpu-ready
+	$(GPU_PY) benchmarks/Gpu.py train --Result_directory $(GPU_OUT) --Data_directory $(DATA)/$(SET) --mode $(MODE) \
+	    $(if $(DEFAULT),--plain --Time_budget 3)
+
+$(GPU_VENV)/installed: $(GPU_REQUIREMENTS) requirements.txt requirements/constraints.txt
+	$(PYTHON) -m venv --system-site-packages $(GPU_VENV)
+	$(GPU_VENV)/bin/python -m pip install --disable-pip-version-check -c requirements/constraints.txt \
+	    $(addprefix -r ,$(GPU_REQUIREMENTS))
+	touch $@
+
+# Jittor has a source package alone.  BRING: what to bring, everything or a few packages as NAME==VERSION.
+WHEELS_FOR ?= 3.12
+BRING ?= -r requirements/device.txt -r requirements/constraints.txt
+LINUX := $(foreach n,5 12 17 24 26 27 28 31 34,--platform manylinux_2_$(n)_x86_64) --platform manylinux1_x86_64 --platform manylinux2014_x86_64
+wheels:
+	$(PYTHON) -m pip wheel --no-deps -w wheels $$(grep '^jittor==' requirements.txt)
+	$(PYTHON) -m pip download --no-deps --only-binary=:all: --python-version $(WHEELS_FOR) --implementation cp $(LINUX) \
+	    --find-links wheels -d wheels $(BRING)
 
 augmented-sample: $(VENV)/installed
 	$(PY) MakeData.py sample

@@ -2,9 +2,11 @@
 
     python alignment/Compare.py --mode Unet             # also U2netS, U2net
     python alignment/Compare.py --mode Unet --base_channels 16 --tile 64 --epochs 2     # in small
+    python alignment/Compare.py --device cuda --precision tf32      # ours on a GPU
 
-Prints a table.  Writes it, and a picture, into `--Result_directory`.  Ends with exit code 1 where
-a difference is larger than wanted.
+The twin always runs on the CPU.  Double precision is compared on the CPU alone, and what rounding
+to TF32 does is shown, not judged.  Prints a table.  Writes it, and a picture, into
+`--Result_directory`.  Ends with exit code 1 where a difference is larger than wanted.
 """
 import sys
 import tempfile
@@ -19,6 +21,7 @@ from ShortTraining import best_record, compare_training, train_all_shortly
 from Sides import Sides
 
 from backend import start
+from backend.precision import PRECISIONS, refuse_tf32_on_cpu
 from command.errors import run
 from command.files import atomic_write, make_folder
 from command.flags import Parser, boolean, number
@@ -51,6 +54,9 @@ def build_parser():
     add("--tile", type=number(int, 16),
         help="side of the training crops, in pixels (default: whole images)")
     add("--n_channels", type=int, choices=(1, 3), default=1, help="channels of the images")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="where ours runs")
+    add("--precision", choices=PRECISIONS, default=PRECISIONS[0],
+        help="of the convolutions; tf32: on a GPU, with factors rounded to 11 bits")
     add("--Data_directory", type=Path, default=Path("./data/sample"),
         help="folder of the data set, with {train,test}/{imgs,labels}")
     add("--Result_directory", type=Path, default=Path("./docs"),
@@ -60,10 +66,13 @@ def build_parser():
 
 def compare_sides(experiment):
     """Make all comparisons: a Comparison."""
-    steps = experiment.args.steps
-    table = DistanceTable(experiment.title())
+    steps, device = experiment.args.steps, experiment.args.device
+    table = DistanceTable(experiment.title(), is_judged=experiment.args.precision == "float32")
     compare_parameters(table, experiment.sides(0))
-    compare_in_double(table, experiment)
+    if device == "cpu":
+        compare_in_double(table, experiment)
+    else:
+        table.say(f"convolutions of ours in {experiment.args.precision}")
     batches = experiment.batches(max(BATCHES, steps))
     compare_batches(table, experiment, batches[:BATCHES])
     losses, histories = compare_steps(table, experiment, batches[:steps]), {}
@@ -98,12 +107,14 @@ def draw_alignment(path, what, comparison, baseline):
 
 
 def main():
-    args = build_parser().parse_args()
-    start.check_machine("cpu")
+    parser = build_parser()
+    args = parser.parse_args()
+    refuse_tf32_on_cpu(args.precision, args.device, parser)
+    start.check_machine(args.device)
     make_folder(args.Result_directory)
     with tempfile.TemporaryDirectory() as scratch:
         experiment = Experiment(args, scratch)
-        start.import_jittor("cpu")
+        start.import_jittor(args.device, exact=args.precision == "float32")
         comparison = compare_sides(experiment)
     stem = args.Result_directory / f"alignment_{experiment.data}_{args.mode}"
     draw_alignment(Path(f"{stem}.png"), f"{args.mode}, {experiment.data}", comparison,

@@ -9,7 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-from Tables import CONTENDERS, RACE_KINDS
+from Tables import CONTENDERS, GPU_CONTENDERS, RACE_KINDS
+
+NAMES = {**GPU_CONTENDERS, **CONTENDERS}  # of the contenders
 
 
 class WorkerFailed(Exception):
@@ -30,7 +32,7 @@ class WorkerProcess:
                    json.dumps({"answers": theirs, **task})]
         # what PyTorch compiles, it compiles here and now, and leaves nothing behind
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(scratch),
-                       "TORCHINDUCTOR_COMPILE_THREADS": "2"}
+                       "TORCHINDUCTOR_COMPILE_THREADS": str(os.cpu_count())}
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=2, text=True, pass_fds=(theirs,),
             start_new_session=True, env=environment)
@@ -89,6 +91,25 @@ def race(kind, contenders, repeats, **task):
     """Run contenders in turns, `repeats` times after a first turn; returns a list of rows (dicts).
 
     task: what the workers need: scratch, mode, pair, side (px), batch, base_channels.
+    """
+    rows = make_rows(kind, contenders, **task)
+    with contextlib.ExitStack() as stack:
+        workers = {}
+
+        def worker_of(name):
+            if name not in workers:
+                workers[name] = stack.enter_context(WorkerProcess(contender=name, **task))
+            return workers[name]
+
+        for turn in range(repeats + 1):
+            for row in rows:
+                take_turn(row, turn, repeats, worker_of)
+    add_medians(rows)
+    return rows
+
+
+def make_rows(kind, contenders, **task):
+    """A row (a dict) for each contender; `take_turn` enters the results.
 
     A row has the task's mode, side, batch and base_channels, the kind and the contender, and:
 
@@ -101,27 +122,31 @@ def race(kind, contenders, repeats, **task):
         failed             why the worker failed; only where it did
     """
     known = {key: task[key] for key in ("mode", "side", "batch", "base_channels")}
-    rows = {name: {**known, "kind": kind, "contender": name, "seconds": [], "losses": []}
-            for name in contenders}
-    workers = {}
-    with contextlib.ExitStack() as stack:
-        for turn in range(repeats + 1):
-            for name, row in rows.items():
-                if "failed" in row:
-                    continue
-                try:
-                    if turn == 0:
-                        worker = WorkerProcess(contender=name, **task)
-                        workers[name] = stack.enter_context(worker)
-                    enter_answer(row, workers[name], workers[name].ask(kind), turn)
-                except WorkerFailed as failure:
-                    row["failed"] = str(failure)
-                print_turn(row, turn, repeats)
-    for row in rows.values():
+    return [{**known, "kind": kind, "contender": name, "seconds": [], "losses": []}
+            for name in contenders]
+
+
+def take_turn(row, turn, repeats, worker_of):
+    """Have a contender take one turn, and enter its answer; where its worker fails, the reason.
+
+    turn: 0 is the first step.  worker_of: a function from a contender's name to its worker.
+    """
+    if "failed" in row:
+        return
+    try:
+        worker = worker_of(row["contender"])
+        enter_answer(row, worker, worker.ask(row["kind"]), turn)
+    except WorkerFailed as failure:
+        row["failed"] = str(failure)
+    print_turn(row, turn, repeats)
+
+
+def add_medians(rows):
+    """Add median_s to rows that have all their turns."""
+    for row in rows:
         row["median_s"] = None
         if row["seconds"] and "failed" not in row:
             row["median_s"] = statistics.median(row["seconds"])
-    return list(rows.values())
 
 
 def enter_answer(row, worker, answer, turn):
@@ -139,7 +164,7 @@ def print_turn(row, turn, repeats):
     if "failed" in row:
         result = row["failed"]
     else:
-        result = f"{(row['seconds'] or [row['first_s']])[-1]:.2f} s"
+        result = f"{(row['seconds'] or [row['first_s']])[-1]:.4f} s"
     which = f"turn {turn} of {repeats}" if turn else "first step"
     print(f"{row['mode']}, {RACE_KINDS[row['kind']]}, {row['side']} px, batch {row['batch']}, "
-          f"{which}, {CONTENDERS[row['contender']]}: {result}", file=sys.stderr, flush=True)
+          f"{which}, {NAMES[row['contender']]}: {result}", file=sys.stderr, flush=True)

@@ -7,6 +7,10 @@ from images.figures import figure
 CONTENDERS = {"ours": "ours", "reference": "PyTorch, reference protocol",
               "full": "PyTorch, full tile", "channels_last": "PyTorch, channels_last",
               "compiled": "PyTorch, compiled"}
+GPU_CONTENDERS = {"ours": "ours", "full": "PyTorch, eager, TF32",
+                  "channels_last": "PyTorch, channels_last, TF32",
+                  "compiled": "PyTorch, compiled, TF32",
+                  "autocast": "PyTorch, channels_last, bf16 autocast"}
 RACE_KINDS = {"train": "training", "predict": "prediction"}
 RACE_SIDE = 512  # px, of the images that are raced on
 SHARE = (

@@ -9,7 +9,7 @@ Between two commands the worker waits and computes nothing.  It ends with its st
 with its parent.
 
 The task, a JSON object, has the keys answers, contender (of Tables.CONTENDERS), mode, pair (a file
-of arrays), side (px), batch, base_channels.
+of arrays), side (px), batch, base_channels, and those of TASK where they differ.
 """
 import ctypes
 import importlib
@@ -26,15 +26,19 @@ import Root  # noqa: F401 - puts the repository's root on the path
 
 RACE_RATE = 1e-3                     # learning rate
 RACE_DROPOUT = (0.2, 0.3, 0.4, 0.5)  # of the system that this one reproduces
+TASK = {"device": "cpu",              # or "cuda"
+        "padding": 0,                 # of the U-Net's convolutions
+        "steps": 1}                   # that a command makes, of which the last is waited for
+CHANNELS_LAST = ("channels_last", "autocast")  # the contenders with this layout in memory
 PR_SET_PDEATHSIG = 1                 # prctl's number for: send me a signal when my parent ends
 
 
 # ----------------------------------------------------------------------- the same for either side
-def contender_options(mode, base_channels):
+def contender_options(mode, base_channels, padding=0):
     """The options of build_model, as those of Main.py."""
     from nets.catalogue import CATALOGUE
     return CATALOGUE[mode].options({"bilinear": True, "dropout_probs": RACE_DROPOUT,
-                                    "base_channels": base_channels, "padding": 0})
+                                    "base_channels": base_channels, "padding": padding})
 
 
 def contender_tile(contender):
@@ -57,7 +61,7 @@ def make_batch(task):
         more = task["side"] - pair["label"].shape[0]
         image, label, weight = (mirror_pad(pair[name], 0, more, 0, more)
                                 for name in ("image", "label", "weight"))
-    options = contender_options(task["mode"], task["base_channels"])
+    options = contender_options(task["mode"], task["base_channels"], task["padding"])
     inputs = contender_tile(task["contender"]).net_inputs(
         CATALOGUE[task["mode"]].geometry(options), image, (0, 0), *label.shape)
     return Batch(*(np.concatenate([part] * task["batch"])
@@ -91,9 +95,9 @@ class JittorContender:
     """A full tile through Model.py and Process.py, as Main.py trains."""
 
     @staticmethod
-    def import_framework():
+    def import_framework(device):
         from backend import start
-        start.import_jittor("cpu")  # what `from backend.start import jt` does, for the CPU
+        start.import_jittor(device)  # what `from backend.start import jt` does, for this device
 
     def __init__(self, task):
         from backend import start
@@ -102,19 +106,21 @@ class JittorContender:
         from Process import Trainer
         start.seed_everything(0)
         self.batch, self.tile = make_batch(task), contender_tile(task["contender"])
-        options = contender_options(task["mode"], task["base_channels"])
+        options = contender_options(task["mode"], task["base_channels"], task["padding"])
         self.model = build_model(task["mode"], 1, 2, **options)
         optimizer = build_optimizer("adam", self.model, RACE_RATE)
         self.trainer = Trainer(self.model, optimizer, OneBatch(self.batch, self.tile),
                                test_set=None, settings=race_settings(self.tile), recorder=None)
 
     def train(self):
-        """One step; Jittor puts the optimiser's work off until somebody waits for it."""
-        from backend.start import jt
+        """One step, as Main.py makes it; on a GPU nothing waits for it."""
         self.model.train()
-        loss = self.trainer.train_step(self.batch)
+        return {"loss": self.trainer.train_step(self.batch)}
+
+    def wait(self):
+        """Wait for the device; Jittor puts the optimiser's work off until somebody does."""
+        from backend.start import jt
         jt.sync_all(True)
-        return {"loss": loss}
 
     def predict(self):
         """Logits of the batch, on the host.
@@ -131,59 +137,72 @@ class JittorContender:
 
 
 class TorchContender:
-    """The PyTorch twin: eager on the full tile, or `reference`, `channels_last`, `compiled`."""
+    """The PyTorch twin: eager on the full tile, or as Tables.CONTENDERS names it.
+
+    On a GPU it has what a PyTorch user would give it: TF32, cuDNN's own search for the fastest
+    convolutions, and a batch in pinned memory.
+    """
 
     @staticmethod
-    def import_framework():
-        importlib.import_module("torch")
+    def import_framework(device):
+        torch = importlib.import_module("torch")
+        if device == "cuda" and not torch.cuda.is_available():
+            raise RuntimeError(f"PyTorch {torch.__version__} finds no GPU here")
 
     def __init__(self, task):
         import torch
 
         from alignment import TorchModel
         torch.manual_seed(0)
-        self.kind, self.batch = task["contender"], make_batch(task)
-        self.tile = contender_tile(self.kind)
-        options = contender_options(task["mode"], task["base_channels"])
-        self.model = TorchModel.build_model(task["mode"], 1, 2, **options)
-        if self.kind == "channels_last":
+        self.kind, self.device = task["contender"], task["device"]
+        self.batch, self.tile = make_batch(task), contender_tile(self.kind)
+        self.tensors = [torch.from_numpy(array) for array in self.batch]
+        if self.device == "cuda":
+            torch.set_float32_matmul_precision("high")
+            torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
+            self.tensors = [tensor.pin_memory() for tensor in self.tensors]
+        options = contender_options(task["mode"], task["base_channels"], task["padding"])
+        self.model = TorchModel.build_model(task["mode"], 1, 2, **options).to(self.device)
+        if self.kind in CHANNELS_LAST:
             self.model.to(memory_format=torch.channels_last)
         self.optimizer = TorchModel.build_optimizer("adam", self.model, RACE_RATE)
         self.net = torch.compile(self.model) if self.kind == "compiled" else self.model
 
-    def outputs(self):
-        """The list of logits of the batch's inputs."""
-        import torch
-        inputs = torch.from_numpy(self.batch.inputs)
-        if self.kind == "channels_last":
-            inputs = inputs.to(memory_format=torch.channels_last)
-        outputs = self.net(inputs)
-        return outputs if isinstance(outputs, list) else [outputs]
+    def on_device(self):
+        """The batch's inputs, labels and weights on the device."""
+        return [tensor.to(self.device, non_blocking=True) for tensor in self.tensors]
 
-    def on_canvas(self, logits):
-        """(N, K, H, W) logits of the N images themselves."""
+    def canvases(self, inputs):
+        """The list of (N, K, H, W) logits of the N images themselves, float32."""
         import torch
+        if self.kind in CHANNELS_LAST:
+            inputs = inputs.to(memory_format=torch.channels_last)
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.kind == "autocast"):
+            outputs = self.net(inputs)
         height, width = self.batch.labels.shape[1:]
-        return self.tile.on_canvas(logits, height, width, torch.cat)
+        return [self.tile.on_canvas(logits.float(), height, width, torch.cat)
+                for logits in (outputs if isinstance(outputs, list) else [outputs])]
 
     def train(self):
-        import torch
-
         from alignment import TorchModel
         self.model.train()
-        loss = TorchModel.deep_supervision_loss(
-            [self.on_canvas(logits) for logits in self.outputs()],
-            torch.from_numpy(self.batch.labels).long(), torch.from_numpy(self.batch.weights))
+        inputs, labels, weights = self.on_device()
+        loss = TorchModel.deep_supervision_loss(self.canvases(inputs), labels.long(), weights)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        return {"loss": loss.item()}
+        return {"loss": loss.detach()}
+
+    def wait(self):
+        import torch
+        if self.device == "cuda":
+            torch.cuda.synchronize()
 
     def predict(self):
         import torch
         self.model.eval()
         with torch.no_grad():
-            return {"shape": self.on_canvas(self.outputs()[0]).numpy().shape}
+            return {"shape": self.canvases(self.on_device()[0])[0].cpu().numpy().shape}
 
 
 # ------------------------------------------------------------------------------------ the process
@@ -212,14 +231,19 @@ def serve(task, answers):
 
     try:
         kind = JittorContender if task["contender"] == "ours" else TorchContender
-        kind.import_framework()
+        kind.import_framework(task["device"])
         answer()
         contender = kind(task)
         for line in sys.stdin:
             step = {"train": contender.train, "predict": contender.predict}[line.strip()]
             started = time.perf_counter()
-            values = step()
-            answer(seconds=time.perf_counter() - started, peak_bytes=peak_memory(), **values)
+            for _ in range(task["steps"]):
+                values = step()
+            contender.wait()
+            seconds = (time.perf_counter() - started) / task["steps"]
+            if values.get("loss") is not None:  # a step that was skipped has none
+                values = {"loss": float(values["loss"])}
+            answer(seconds=seconds, peak_bytes=peak_memory(), **values)
     except Exception as error:  # whatever it is, it becomes a row of the table
         lines = str(error).strip().splitlines() or [""]
         answer(error=f"{type(error).__name__}: {lines[0]}")
@@ -227,7 +251,7 @@ def serve(task, answers):
 
 def main():
     end_with_parent()
-    task = json.loads(sys.argv[1])
+    task = {**TASK, **json.loads(sys.argv[1])}
     serve(task, os.fdopen(task["answers"], "w"))
 
 

@@ -85,7 +85,7 @@ def workers_of(pid):
 
 
 # --------------------------------------------------------------------------------------- a worker
-@pytest.mark.parametrize("contender", ["ours", "full", "channels_last"])
+@pytest.mark.parametrize("contender", ["ours", "full", "channels_last", "autocast"])
 def test_a_worker_trains_and_predicts(task, contender):
     grown = {**task, "batch": 2, "side": 96}
     with Race.WorkerProcess(**grown, contender=contender) as worker:
@@ -95,6 +95,21 @@ def test_a_worker_trains_and_predicts(task, contender):
     assert 0 < answer["seconds"] < worker.age() and 0 < worker.import_s < worker.age()
     assert 50e6 < answer["peak_bytes"] < 3e9
     assert not alive(worker.process.pid)
+
+
+def test_a_worker_makes_several_steps_a_command_of_a_padded_net(task):
+    losses = []
+    for steps in (1, 3):
+        grown = {**task, "padding": 1, "steps": steps}
+        with Race.WorkerProcess(**grown, contender="full") as worker:
+            losses.append([worker.ask("train")["loss"] for _ in range(4 - steps)])
+            assert worker.ask("predict")["shape"] == [1, 2, 64, 64]
+    assert losses[1] == pytest.approx(losses[0][2:], rel=1e-4)  # the third step's
+
+
+def test_pytorch_without_a_gpu_is_told_in_one_line(task):
+    with pytest.raises(Race.WorkerFailed, match="finds no GPU here"):
+        Race.WorkerProcess(**task, contender="full", device="cuda")
 
 
 def test_the_reference_protocol_stitches_four_blocks(task):
@@ -112,7 +127,7 @@ def test_the_workers_batch_is_the_loaders(tmp_path, task):
     dataset = SegmentationSet([pairs], 1, 2, Statistics((0.0,), (1.0,)))
     loader = TrainingLoader(dataset, UNET_BILINEAR, maps=WeightMaps(tmp_path))
     expected = loader.batch([0], 0)
-    found = Worker.make_batch({**task, "contender": "ours"})
+    found = Worker.make_batch({**Worker.TASK, **task, "contender": "ours"})
     assert np.allclose(found.inputs, expected.inputs, atol=1e-6)
     assert np.array_equal(found.labels, expected.labels)
     assert found.weights.shape == expected.weights.shape

@@ -18,7 +18,8 @@ FLAGS_PAGE = ROOT / "docs" / "flags.md"
 DOCUMENTED = ("Main.py", "Predict.py", "Metrics.py", "MakeData.py", "MakeTxt.py", "Report.py",
               "DataAugmentation.py", "Transforms.py", "MirrorPadding.py", "Loss.py",
               "alignment/Compare.py", "alignment/ToPytorch.py",
-              "benchmarks/Bench.py", "benchmarks/LargeImages.py", "benchmarks/Ablation.py")
+              "benchmarks/Bench.py", "benchmarks/LargeImages.py", "benchmarks/Ablation.py",
+              "benchmarks/Gpu.py")
 BY_MACHINE = {  # defaults that depend on the machine, in words
     ("DataAugmentation.py", "--workers"): "4, or the number of cores where that is less",
     ("benchmarks/Ablation.py", "--jobs"): "the number of cores",
