@@ -76,8 +76,9 @@ class TrainingLoader:
     augment: a Transforms.Augmentation, or None.
     Images of different sizes share a batch.  Smaller ones are mirrored further, with weight 0.
     The loss is a mean over all pixels.  The weights are scaled so that it becomes the mean over the
-    pixels that count.  All draws depend on seed, epoch and index alone.  So neither the number of
-    workers nor resuming a run within an epoch changes a bit.
+    pixels that count.
+    workers: threads, which are that many batches ahead.  All draws depend on seed, epoch and index
+    alone.  So neither their number nor resuming a run within an epoch changes a bit.
     Under mpirun each rank loads its share of a batch.  Padding samples have weight 0.
     """
 

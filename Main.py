@@ -16,7 +16,7 @@ import sys
 from typing import NamedTuple
 
 from backend import ranks, start
-from backend.machine import free_memory, gpu_memory, is_out_of_memory
+from backend.machine import count_cores, free_memory, gpu_memory, is_out_of_memory
 from backend.precision import has_tf32
 from command.errors import DataError
 from command.files import lock_folder, make_folder
@@ -105,7 +105,8 @@ def prepare(request, is_gpu):
     judgement = judge_labels(splits, data.n_classes, kind.kind)
     if judgement.refusal:
         raise DataError(judgement.refusal)
-    device = Device(is_gpu, gpu_memory() if is_gpu else free_memory(), is_gpu and has_tf32())
+    device = Device(is_gpu, gpu_memory() if is_gpu else free_memory(), is_gpu and has_tf32(),
+                    count_cores())
     choice = complete(settings, facts, device, CROP)
     digest = digest_of_set(survey, [*split.train, *split.held, *pairs.test])
     digest = f"{len(split.train)} {len(split.held)} {digest}"
@@ -158,7 +159,7 @@ def build_loader(settings, survey, dataset):
     kept = dataset.decoded.keep(decoding_tasks(survey, large, data.n_channels))
     loader = TrainingLoader(
         dataset, settings.net.geometry, training.tile, training.Batch_size, training.seed, maps,
-        augmentation(training.augment, dataset.statistics.is_scaled),
+        augmentation(training.augment, dataset.statistics.is_scaled), settings.run.workers,
         crops=[crops_of(training.tile, training.crops_per_image, *size) for size in sizes])
     loader.prepare(survey)
     return loader, kept

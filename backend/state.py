@@ -32,15 +32,17 @@ class TrainingState:
             var.assign(statistics[name])
 
     def snapshot(self, n_step, statistics=None):
-        """The state after `n_step` steps, as arrays on the host.
+        """The state after `n_step` steps, for `restore`; nothing is copied.
 
+        It refers to the Vars of now: a step puts new ones in their places.
         statistics: those of then, where the forward pass has moved on.
         """
-        state = {name: var.numpy().copy()
+        state = {name: var.detach()
                  for name, var in {**self.vars(), **(statistics or {})}.items()}
         return {**state, "n_step": n_step}
 
     def restore(self, snapshot):
+        """Go back to a `snapshot`, which stays as it is."""
         for name, var in self.vars().items():
             var.assign(snapshot[name])
         self.optimizer.n_step = snapshot["n_step"]

@@ -101,9 +101,18 @@ def _read_safetensors(path):
 
 
 # ------------------------------------------------------------------------------------- in a model
+def read_vars(state):
+    """A copy of the values of {name: Var} on the host, {name: array}.
+
+    `numpy()` moves a Var to the host, and the next step would move it back.  So what it moves is
+    a second Var that shares the first one's memory.
+    """
+    return {name: var.detach().numpy() for name, var in state.items()}
+
+
 def state_arrays(model):
     """A copy of the model's state dict, {name: array}."""
-    return {name: var.numpy().copy() for name, var in model.state_dict().items()}
+    return read_vars(model.state_dict())
 
 
 def load_weights(model, path):

@@ -1,8 +1,8 @@
 """What is chosen where no flag says otherwise: from images, labels, the net and the memory.
 
 `complete` returns settings without gaps.  Each choice is printed with its reason and kept with the
-run.  `--resume` does not choose again, but for the first tested epoch where the run now ends
-before it.
+run.  `--resume` does not choose again, but for the number of workers, and for the first tested
+epoch where the run now ends before it.
 """
 import dataclasses
 import math
@@ -16,9 +16,9 @@ from command.errors import DataError
 from datasets.label_values import MOST_USUAL, NUMBERED
 from masks.score_rows import OF_OBJECTS
 from runs.log import ENDLESS
-from runs.settings import Settings
+from runs.settings import Every, Settings
 
-# the flags that can be left to this module
+# the flags that can be left to this module and that a run keeps
 CHOSEN = ("n_channels", "label_kind", "n_classes", "loss", "base_channels", "tile", "Batch_size",
           "Total_epochs", "Val_epochs", "precision")
 BATCH = 4            # crops per step, where the memory allows
@@ -28,6 +28,8 @@ TESTED = 0.25        # share of the epochs that are tested, the last ones; and m
                      # tests for each crop that is trained on (a large image counts as its crops)
 MANY_CROPS = 16      # crops' areas: of an image that is larger, an epoch takes several crops
 BASE_CHANNELS = {"cpu": 16, "cuda": 64}
+SAVE_EVERY = {"cpu": Every(1, ""), "cuda": Every(1, "m")}  # an epoch may take a second there
+LOADER_THREADS = 2, 16  # fewest, and most
 LOSS = {"classes": "ce_dice", "objects": "weighted_ce"}  # only the weight map parts objects
 LARGEST_SHARE = 0.5  # of the memory that is free, for a batch that is left to choose
 
@@ -37,6 +39,7 @@ class Device(NamedTuple):
     is_gpu: bool
     memory: int  # bytes that are free there
     has_tf32: bool = False
+    cores: int = 1  # of the processor
 
     @property
     def whose(self):
@@ -89,6 +92,8 @@ def complete(settings, facts, device, crop):
     settle("tile", crop.for_images(facts.height, facts.width),
            f"images of up to {facts.height} x {facts.width} px")
     settle("Batch_size", *choose_batch(settings.replace(**values), facts, device))
+    settle("workers", choose_workers(device), f"{device.cores} cores" if device.is_gpu else "")
+    settle("save_every", SAVE_EVERY[kind], "a GPU" if device.is_gpu else "")
     if values["Time_budget"]:
         settle("Total_epochs", ENDLESS, "the time ends the run")
         settle("Val_epochs", 0, "tests take a tenth of the time")
@@ -140,6 +145,13 @@ def choose_batch(settings, facts, device):
     while batch // 2 >= ranks.size() and batch * each > LARGEST_SHARE * device.memory:
         batch //= 2
     return batch, (f"{batch * each / 1e9:.1f} GB of {device.memory / 1e9:.0f} GB {device.whose}")
+
+
+def choose_workers(device):
+    """The number of threads that prepare batches: where a GPU computes, the processor is free."""
+    if not device.is_gpu:
+        return LOADER_THREADS[0]
+    return int(np.clip(device.cores // ranks.size_here() - 1, *LOADER_THREADS))
 
 
 def image_bytes(settings, facts):

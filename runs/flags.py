@@ -9,8 +9,8 @@ from images.channels import MOST_CHANNELS
 from masks.pixel_scores import CHOOSING
 from masks.score_rows import CHOOSERS, OF_OBJECTS
 from nets.catalogue import CATALOGUE
-from runs.choices import BASE_CHANNELS, BATCH, CROPS, EPOCHS
-from runs.settings import Every, crop_count, save_every
+from runs.choices import BASE_CHANNELS, BATCH, CROPS, EPOCHS, LOADER_THREADS, SAVE_EVERY
+from runs.settings import crop_count, save_every
 
 
 def make_parser(defaults, protocols, tiling, losses, augmentations):
@@ -147,8 +147,13 @@ def add_run_flags(add):
     add("--cache_size", type=number(float, 0), default=20.0, metavar="GB",
         help="with --tile N: most GB of decoded/ in Datatxt_directory, where large training "
              "images are kept decoded; 0: none are kept, and each crop decodes its whole image")
-    add("--save_every", type=save_every, default=Every(1, ""), metavar="N|Nm",
-        help="how often to write last_model: every N epochs, or with Nm every N minutes")
+    few, many = LOADER_THREADS
+    add("--workers", type=number(int, 1, 257),
+        help="threads that prepare the next batches; their number does not change a bit (default: "
+             f"{few}; on a GPU the number of cores less one, {few} to {many})")
+    add("--save_every", type=save_every, metavar="N|Nm",
+        help="how often to write last_model: every N epochs, or with Nm every N minutes (default: "
+             f"{SAVE_EVERY['cpu']}; on a GPU {SAVE_EVERY['cuda']})")
     add("--resume", action="store_true",
         help="go on with the run that wrote last_model, with its flags; flags that contradict it "
              "are refused")

@@ -15,7 +15,7 @@ from masks.colours import draw_overview
 from masks.pixel_scores import best_constant, mean_scores
 from masks.prediction_files import write_predictions
 from masks.score_rows import distinct_rows, format_scores, rows_of, rows_of_kind
-from nets.checkpoint import assign_weights, load, save, state_arrays
+from nets.checkpoint import assign_weights, load, read_vars, save, state_arrays
 from runs.curves import draw_curves
 from runs.events import EventLog
 from runs.log import RunLog, best_of, duration, run_name
@@ -101,7 +101,7 @@ class Recorder:
 
     def save_last(self):
         """Write all that --resume needs."""
-        arrays = {name: var.numpy() for name, var in self.trainer.state.vars().items()}
+        arrays = read_vars(self.trainer.state.vars())
         records = [{name: value for name, value in record.items() if math.isfinite(value)}
                    for record in self.log.records]  # JSON has no NaN
         progress = self.trainer.stored_progress()

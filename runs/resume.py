@@ -20,7 +20,8 @@ LAST, BEST = "last_model.safetensors", "best_model.safetensors"
 EARLIER = "earlier_"  # before the names of these, where they are of the run before
 OUTPUT_FOLDERS = tuple(each.name for each in dataclasses.fields(RunSettings)
                        if each.name.endswith("_directory"))
-NOT_KEPT = (*OUTPUT_FOLDERS, "resume", "force", "is_grayscale")  # n_channels says the last
+# n_channels says is_grayscale; the number of workers is the machine's
+NOT_KEPT = (*OUTPUT_FOLDERS, "resume", "force", "is_grayscale", "workers")
 FREE_TO_CHANGE = {*NOT_KEPT, "Data_directory", "Total_epochs", "Val_epochs", "Time_budget",
                   "device", "cache_size", "save_every"}
 # what runs had before these flags were there: {flag: texts}

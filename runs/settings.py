@@ -107,7 +107,8 @@ class RunSettings:
     Weight_directory: Path
     device: str
     cache_size: float             # GB
-    save_every: Every
+    workers: Optional[int]        # threads; None: left to choose
+    save_every: Optional[Every]   # None: left to choose
     resume: bool
     force: bool
 

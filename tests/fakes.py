@@ -10,11 +10,18 @@ class FakeVar:
     def __init__(self, *shape):
         self.value = np.zeros(shape, np.float32)
         self.assigned = 0  # how often
+        self.on_host = False
 
     shape = property(lambda self: self.value.shape)
 
     def numpy(self):
-        return self.value
+        self.on_host = True  # a Var on a GPU moves
+        return self.value.copy()
+
+    def detach(self):
+        other = FakeVar()
+        other.value = self.value
+        return other
 
     def assign(self, value):
         assert value.dtype == np.float32 and value.shape == self.shape

@@ -65,6 +65,7 @@ def test_state_arrays_are_a_copy():
     model.state_dict()["a"].value += 1
     assert {name: array.shape for name, array in state.items()} == {"a": (2,), "b": (3, 1)}
     assert not state["a"].any()
+    assert not any(var.on_host for var in model.state_dict().values()), "they stay on the GPU"
 
 
 # ------------------------------------------------------------------------ what is not a checkpoint

@@ -255,6 +255,25 @@ def test_a_gpu_gets_the_papers_width_and_a_batch_for_its_memory():
     assert reasons["Batch_size"] == "1.2 GB of 8 GB of the GPU"
 
 
+@pytest.mark.parametrize("cores, here, workers", [
+    (1, 1, 2), (2, 1, 2), (16, 1, 15), (16, 4, 3), (128, 1, 16), (128, 8, 15)])
+def test_workers_take_the_cores_that_a_gpu_leaves(monkeypatch, cores, here, workers):
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", str(here))
+    values, reasons = chosen(device=Device(True, 8 * 10 ** 9, cores=cores))
+    assert (values["workers"], reasons["workers"]) == (workers, f"{cores} cores")
+    values, reasons = chosen(device=Device(False, 8 * 10 ** 9, cores=cores))
+    assert values["workers"] == 2 and "workers" not in reasons
+    assert chosen("--workers", 5, device=Device(True, 8 * 10 ** 9, cores=cores))[0]["workers"] == 5
+
+
+def test_last_model_is_written_once_a_minute_on_a_gpu_and_after_each_epoch_on_a_cpu():
+    values, reasons = chosen(device=GPU)
+    assert (str(values["save_every"]), reasons["save_every"]) == ("1m", "a GPU")
+    values, reasons = chosen(device=CPU)
+    assert str(values["save_every"]) == "1" and "save_every" not in reasons
+    assert str(chosen("--save_every", 3, device=GPU)[0]["save_every"]) == "3"
+
+
 def test_a_step_that_does_not_fit_is_refused_with_both_numbers():
     """The paper's net sees 700 px of an image of 512: 72 bytes for each pixel and base channel."""
     large = facts(height=512, width=512)

@@ -57,9 +57,9 @@ def test_the_documented_defaults():
         "Loss_w0": 10.0, "Loss_sigma": 5.0, "mode": "Unet", "device": "auto", "seed": 0,
         "optimizer": "adam", "lr_schedule": "constant", "warm_up": 0, "clip_norm": 0,
         "loss": "weighted_ce", "Time_budget": None, "val_fraction": 0, "group": None,
-        "protocol": None, "augment": "none", "save_every": (1, ""), "resume": False,
+        "protocol": None, "augment": "none", "save_every": None, "resume": False,
         "force": False, "label_kind": None, "best_by": "iou", "crops_per_image": "auto",
-        "cache_size": 20, "precision": None}
+        "cache_size": 20, "precision": None, "workers": None}
     assert settings_of("--protocol", "default") == settings_of()
 
 

@@ -224,6 +224,20 @@ def test_three_bad_batches_bring_the_epochs_start_back(build, dataset, tmp_path,
         "epoch 1: 3 bad batches in a row (loss nan): back to the last good state"]
 
 
+def test_a_snapshot_stays_as_it_is_however_often_it_is_restored(build, dataset, tmp_path):
+    trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset(*[(20, 20)] * 2), tmp_path)
+    trainer.train_epoch()
+    before, n_step = copy_of(trainer), trainer.optimizer.n_step
+    snapshot = trainer.state.snapshot(n_step)
+    for _ in range(2):
+        trainer.progress.begin_epoch(trainer.progress.epoch + 1)
+        trainer.train_epoch()
+        assert differing(before, copy_of(trainer)) >= {"n_step", "values 0", "outc.conv.weight",
+                                                       "inc.double_conv.1.running_mean"}
+        trainer.state.restore(snapshot)
+        assert differing(before, copy_of(trainer)) == set()
+
+
 def test_a_loss_that_never_recovers_ends_the_run(build, dataset, tmp_path, poisoned):
     from runs.guard import TrainingFailed
     trainer = make_trainer(build("Unet", 1, 2, base_channels=2), dataset(*[(20, 20)] * 2), tmp_path,
