@@ -59,8 +59,10 @@ def _prove(toolkit, driver, again):
     with open(_folder() / "proof.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # another process tries the same, perhaps
         known = _read(path, home)
-        if known and not (known.cause and again):
+        if known and not known.cause:
             return known
+        if known and not again:
+            return known._replace(cause=f"{known.cause} (--device cuda tries again)")
         cause = compile_program(home, toolkit, driver)
         if cause:  # not remembered: it takes seconds, and a compiler may be installed meanwhile
             return Proof(home, cause, {})
@@ -153,8 +155,7 @@ def run_trial(home, log, program=("-m", "backend.cuda_trial"), silence=SILENCE):
         cause = first_cause(log.read_text(errors="replace"))
         said = Outcome(f"{cause} ({ended})" if cause else ended, None)
     if said.cause:
-        return Outcome(f"CUDA's trial failed: {said.cause}; its log is {log}, --device cuda tries "
-                       "again", {})
+        return Outcome(f"CUDA's trial failed: {said.cause}; its log is {log}", {})
     return said
 
 
