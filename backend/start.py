@@ -85,6 +85,7 @@ def import_with(home, exact=False):
         if None in (jittor.cudnn, jittor.cublas, jittor.curand):  # Jittor does without, silently
             raise DataError("Jittor cannot compile its part of cuDNN, cuBLAS or cuRAND here")
         jittor.flags.use_cuda = 1
+        jittor.flags.use_cuda_host_allocator = 0  # arrays: from pinned memory, without a wait
         jittor.cudnn.set_algorithm_cache_size(CUDNN_SHAPES)
         jittor.cudnn.set_max_workspace_ratio(min(0.25, CUDNN_WORKSPACE / gpu_memory()))
     _jittor = jittor
