@@ -35,7 +35,7 @@ bench: $(VENV)/installed-align
 	$(PY) benchmarks/Bench.py
 
 # The PyTorch beside which ours is timed is the one that PYTHON has.  GPU_PY=python3 takes a Python as it is, and installs nothing.
-# GPU_REQUIREMENTS: requirements/device.txt alone where CUDA and cuDNN are there already.
+# GPU_FLAGS: more flags of benchmarks/Gpu.py.  GPU_REQUIREMENTS: requirements/device.txt alone where CUDA and cuDNN are there already.
 GPU_VENV ?= .venv-gpu
 GPU_OUT ?= results/gpu
 GPU_REQUIREMENTS ?= requirements/device.txt requirements/gpu.txt
@@ -50,15 +50,15 @@ gpu-ready: $(GPU_VENV)/installed
 endif
 
 gpu-check: gpu-ready
-	$(GPU_PY) benchmarks/Gpu.py check --Result_directory $(GPU_OUT)
+	$(GPU_PY) benchmarks/Gpu.py check --Result_directory $(GPU_OUT) $(GPU_FLAGS)
 
 gpu-bench: gpu-ready
-	$(GPU_PY) benchmarks/Gpu.py bench --Result_directory $(GPU_OUT)
+	$(GPU_PY) benchmarks/Gpu.py bench --Result_directory $(GPU_OUT) $(GPU_FLAGS)
 
 # DEFAULT=1: three minutes of Main.py's defaults
 gpu-train: gpu-ready
 	$(GPU_PY) benchmarks/Gpu.py train --Result_directory $(GPU_OUT) --Data_directory $(DATA)/$(SET) --mode $(MODE) \
-	    $(if $(DEFAULT),--plain --Time_budget 3)
+	    $(if $(DEFAULT),--plain --Time_budget 3) $(GPU_FLAGS)
 
 $(GPU_VENV)/installed: $(GPU_REQUIREMENTS) requirements.txt requirements/constraints.txt
 	$(PYTHON) -m venv --system-site-packages $(GPU_VENV)
