@@ -2,7 +2,8 @@
 
     python benchmarks/GpuProbe.py
 
-The last line of its output is JSON: {card, memory (bytes), driver, versions, seconds}.
+The last line of its output is JSON: {card, memory (bytes), driver, versions, kernels,
+seconds}.
 """
 import contextlib
 import importlib.metadata
@@ -44,7 +45,7 @@ def probe():
     versions = {**package_versions(), "CUDA": ".".join(map(str, jt.compiler.nvcc_version or ()))}
     return {"card": card.name if computes else STAND_IN, "memory": card.memory,
             "driver": card.driver or "of unknown version", "versions": versions,
-            "seconds": time.perf_counter() - started}
+            "kernels": sorted(start.trusted_kernels()), "seconds": time.perf_counter() - started}
 
 
 def main():

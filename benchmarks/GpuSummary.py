@@ -28,7 +28,8 @@ def summary_lines(rows):
         lines += ["**This device is a stand-in that computes nothing. No number on this page means "
                   "anything.**", ""]
     lines += [f"Driver {found['driver']}, {versions}. Jittor started in "
-              f"{start['seconds']:.0f} s."]
+              f"{start['seconds']:.0f} s. Own CUDA kernels in use: "
+              f"{', '.join(found['kernels']) or 'none'}."]
     others = len(rows) - len(here)
     if others:
         lines += ["", f"Records of other cards that are left out: {others}."]

@@ -171,7 +171,8 @@ def filled(records, card="NVIDIA H100"):
     def enter(name, values, state=PASSED, reason="", card=card):
         records.enter(name, {"state": state, "reason": reason, "seconds": 12.3, "card": card,
                              "title": f"the {name}", "values": values})
-    enter("start", {"card": card, "driver": "580", "versions": {"Jittor": "1.3"}})
+    enter("start", {"card": card, "driver": "580", "versions": {"Jittor": "1.3"},
+                    "kernels": ["resize"]})
     enter("doctor", ["many", "lines"])
     enter("tests", None, FAILED, "1 failed | 2 passed")
     enter("align_Unet_tf32", ["a table"])
@@ -189,6 +190,7 @@ def filled(records, card="NVIDIA H100"):
 def test_the_page_has_the_results_of_its_card(records):
     page = filled(records)
     assert page.startswith("# On NVIDIA H100\n") and "stand-in" not in page
+    assert "Own CUDA kernels in use: resize." in page
     assert "| Unet | 1 | training | 10.0 | 17.0 (1.70) | - | - | - |" in page
     assert "- PyTorch, compiled, TF32: RuntimeError: no GPU" in page
     assert "| Unet | 1 | training | 2.0 | 1.0 | - | - | - |" in page
