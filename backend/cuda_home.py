@@ -100,6 +100,10 @@ def _links(toolkit):
                 links[f"lib64/{path.name}"] = str(path)
                 if ".so." in path.name:  # wheels have no libcudart.so, only a libcudart.so.13
                     links.setdefault(f"lib64/{path.name.split('.so.')[0]}.so", path.name)
+    include = toolkit.top / "include"  # of the compiler, where the runtime lies elsewhere
+    if (include / "crt").is_dir() and not _is_systems(include):
+        for path in filter(Path.exists, sorted(include.glob("*"))):
+            links.setdefault(f"include/{path.name}", str(path))
     if toolkit.cudnn >= 9:
         links |= {f"lib64/{name}": target for name, target in CUDNN_8.items()}
     for name in _headers(toolkit):

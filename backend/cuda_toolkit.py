@@ -54,6 +54,7 @@ class Places(NamedTuple):
 class Toolkit(NamedTuple):
     """A complete CUDA toolkit."""
     nvcc: Path
+    top: Path      # the folder that nvcc calls its own
     version: int   # 13000 for 13.0
     cudnn: int     # its major version
     parts: dict    # {Component: ToolkitPart}; without NCCL and NVRTC where they are not installed
@@ -70,7 +71,7 @@ def this_machine():
     home, nvcc = os.environ.get("JITTOR_HOME", Path.home()), os.environ.get("nvcc_path")
     if nvcc:  # as this project sets it for Jittor: the processes that it starts see it too
         source = Path(nvcc).parent.parent / SOURCE
-        nvcc = source.read_text("utf-8").strip() if source.is_file() else nvcc
+        nvcc = source.read_text("utf-8").strip() if source.is_file() else os.path.abspath(nvcc)
     return Places(nvcc, Path(home, ".cache", "jittor"),
                   tuple(Path(folder) for folder in sys.path if folder),
                   os.environ.get("PATH", ""), Path("/"))
@@ -83,7 +84,7 @@ def find_toolkits(places, driver):
         toolkit, cause = _examine(nvcc, places, driver)
         if not toolkit:
             causes.append(cause)
-        elif toolkit.parts not in [other.parts for other in toolkits]:  # a link, a script
+        elif toolkit.top not in [other.top for other in toolkits]:  # else a link or a script
             toolkits.append(toolkit)
     if places.nvcc_path and not toolkits and not causes:
         causes = [f"nvcc_path: no file {places.nvcc_path}"]
@@ -129,7 +130,7 @@ def _top(nvcc):
 def _examine(nvcc, places, driver):
     """(the Toolkit of an nvcc, "") or (None, why it cannot be used and what to do)."""
     top = _top(nvcc)
-    runtime = _find(RUNTIME, [top, places.root / "usr"] if _is_debians(nvcc, places) else [top])
+    runtime = _find(RUNTIME, [top, *_tops_of_runtime(nvcc, places)])
     if not runtime:
         return None, f"{nvcc}: {_missing(RUNTIME)}; {_install(driver)}"
     version = _version(runtime.include / RUNTIME.header)
@@ -147,14 +148,21 @@ def _examine(nvcc, places, driver):
             return None, f"{nvcc}: {_missing(wanted)}; {_install(driver, wanted, major)}"
     cudnn = parts[CUDNN].include
     number = _version(cudnn / "cudnn_version.h") or _version(cudnn / "cudnn.h")
-    return Toolkit(nvcc, version, number, parts), ""
+    return Toolkit(nvcc, top, version, number, parts), ""
 
 
-def _is_debians(nvcc, places):
-    """Whether an nvcc comes from a package of Debian or Ubuntu: the rest lies in /usr then."""
-    usr = (places.root / "usr").resolve()
-    resolved = nvcc.resolve()
-    return usr in resolved.parents and usr / "local" not in resolved.parents
+def _tops_of_runtime(nvcc, places):
+    """Where else the runtime of the same version may lie.
+
+    The packages of Debian and Ubuntu put it into /usr.  An environment with an nvcc of its own may
+    share the system's packages of Python, with the runtime that PyTorch has brought.
+    """
+    usr, resolved = (places.root / "usr").resolve(), nvcc.resolve()
+    if usr in resolved.parents and usr / "local" not in resolved.parents:
+        return [usr]
+    if resolved.parent.parent.parent.name == "nvidia":
+        return [site / "nvidia" / resolved.parent.parent.name for site in places.site]
+    return []
 
 
 # -------------------------------------------------------------------------------------- their parts

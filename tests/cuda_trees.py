@@ -70,6 +70,7 @@ def toolkit(top, version=13000, with_cudnn=None, lib="lib64", include="include")
 def places(root, **given):
     """The Places of a machine whose files all lie below `root`."""
     found = Places(nvcc_path=None, cache=root / "cache", site=(root / "site",), path="", root=root)
+    found = found._replace(site=(*found.site, root / "usr/lib/python3/dist-packages"))
     return found._replace(**given)
 
 
@@ -127,6 +128,20 @@ def pytorchs_wheels_beside_a_toolkit(root):
     return toolkit(root / "usr/local/cuda")
 
 
+def a_compilers_wheels_beside_pytorchs(root):
+    """An environment that sees the system's packages: pip added what these lack, nvcc and crt."""
+    system = root / "usr/lib/python3/dist-packages" / "nvidia"
+    runtime(system / "cu13" / "include", system / "cu13" / "lib")
+    (system / "cu13/include/crt/host_config.h").unlink()
+    (system / "cu13/include/crt").rmdir()
+    cublas(system / "cu13" / "include", system / "cu13" / "lib")
+    curand(system / "cu13" / "include", system / "cu13" / "lib")
+    cudnn(system / "cudnn" / "include", system / "cudnn" / "lib")
+    top = root / "site" / "nvidia" / "cu13"
+    put(top / "include" / "crt" / "host_config.h")
+    return compiler(top / "bin" / "nvcc", top)
+
+
 def ubuntus_cudnn_beside_a_toolkit(root):
     cudnn(root / "usr/include", root / "usr/lib/x86_64-linux-gnu")
     return toolkit(root / "usr/local/cuda")
@@ -157,7 +172,8 @@ def conda(root):
 
 LAYOUTS = (wheels, cuda_12_with_cudnn_8, cuda_12_with_cudnn_9, cuda_12_with_the_wheel_of_cudnn_8,
            debians_packages, jittors_bundle, pytorchs_wheels_beside_a_toolkit,
-           ubuntus_cudnn_beside_a_toolkit, a_script_in_the_path, a_link_in_the_path, conda)
+           a_compilers_wheels_beside_pytorchs, ubuntus_cudnn_beside_a_toolkit,
+           a_script_in_the_path, a_link_in_the_path, conda)
 
 
 def paths_of(root):

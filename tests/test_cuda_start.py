@@ -48,6 +48,8 @@ def test_each_layout_is_found_and_looks_alike_to_jittor(tmp_path, layout):
     assert (home / "lib64" / "libcudadevrt.a").is_file() and (home / "include/npp.h").is_file()
     assert [path for path in home.rglob("*") if not path.exists()] == [], "links to nothing"
     assert cuda_home.version_of(home) == toolkit.version
+    system = tmp_path / "usr" / "include"
+    assert any((place / "crt" / "host_config.h").is_file() for place in (home / "include", system))
     script = (home / "bin" / "nvcc")
     assert os.access(script, os.X_OK) and str(nvcc) in script.read_text()
 

@@ -22,7 +22,7 @@ WRITTEN = ("logs", "results", "checkpoints", "weight_maps", "DataTxt", "predicti
 ELSEWHERE = {"extern/mpi/src/mpi_wrapper.cc", "doc/PERFORMANCE.md"}
 # flags of other programs: mpirun, Slurm, TensorBoard, pip
 FOREIGN_FLAGS = {"--allow-run-as-root", "--oversubscribe", "--bind-to", "--signal", "--logdir",
-                 "--no-index", "--no-deps", "--target"}
+                 "--no-index", "--no-deps", "--target", "--system-site-packages"}
 WITHOUT_FLAGS = {"Model.py", "alignment/Operators.py", "docs/make_flags.py"}
 
 
