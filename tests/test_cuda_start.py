@@ -306,13 +306,16 @@ def test_however_a_trial_ends_it_is_one_line(cache, body, cause, kernels):
     assert "\n" not in outcome.cause and not log.with_suffix(".part").exists()
 
 
-def test_a_trial_that_hangs_leaves_no_process(cache):
-    body = ("import subprocess; other = subprocess.Popen(['sleep', '60'])\n"
-            "print(other.pid, flush=True); other.wait()")
-    log = cache / "proof.log"
-    cuda_proof.run_trial(cache, log, ("-c", WRITES + body), silence=10)
-    status = f"/proc/{int(log.read_text())}/status"
-    assert not os.path.exists(status) or "zombie" in open(status).read()
+def test_a_trial_that_hangs_is_ended_with_its_compilers(cache):
+    body = ("import subprocess\nother = subprocess.Popen(['sleep', '60'])\n"
+            "print('ready', flush=True)\nother.wait()")
+    process = subprocess.Popen([sys.executable, "-c", body], stdout=subprocess.PIPE, text=True,
+                               start_new_session=True)
+    assert process.stdout.readline() == "ready\n"
+    assert cuda_proof._wait(process, cache, silence=0.5) == "no sign of life for 0 seconds"
+    assert process.returncode == -9
+    assert process.stdout.read() == "", "its output is closed: the other process has ended too"
+    process.stdout.close()
 
 
 def test_a_trial_that_compiles_is_no_trial_that_hangs(cache):
