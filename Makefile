@@ -67,6 +67,7 @@ gpu-train: gpu-ready
 
 $(GPU_VENV)/installed: $(GPU_REQUIREMENTS) requirements.txt requirements/constraints.txt
 	$(PYTHON) -m venv --system-site-packages $(GPU_VENV)
+	$(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(echo $(GPU_VENV)/lib/python3*/site-packages)/beside.pth
 	$(GPU_VENV)/bin/python -m pip install --disable-pip-version-check -c requirements/constraints.txt \
 	    $(addprefix -r ,$(GPU_REQUIREMENTS))
 	touch $@
