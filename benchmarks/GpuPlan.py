@@ -5,7 +5,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from GpuSteps import CUT_OFF, DeviceStep, json_line, last_line
+from GpuSteps import CUT_OFF, REPOSITORY, DeviceStep, json_line, last_line
 
 from backend.precision import PRECISIONS
 from runs.resume import LAST
@@ -15,7 +15,8 @@ CROPS_TO_ALIGN = {"Unet": 68, "U2netS": 128, "U2net": 128}  # px
 # of Main.py's --..._directory, inside a training's folder
 TRAINING_FOLDERS = {"Log": "logs", "Checkpoint": "checkpoints", "Result": "results",
                     "Datatxt": "lists", "Weight": "weight_maps"}
-AROUND_TRAINING = 70         # seconds of a training step for its start, its last test and its page
+AROUND_TRAINING = 70         # seconds of a training for its start, its last test and its page
+COMPILING = 240              # seconds more on a slow machine, whose operators are not compiled yet
 
 
 def python(script, *words):
@@ -31,9 +32,11 @@ def start_step():
 # ---------------------------------------------------------------------------------------- the check
 def check_steps(folder):
     """The steps of `make gpu-check`; folder: for the pictures of the alignment."""
-    yield DeviceStep("doctor", "doctor", python("Model.py", "--doctor"), 240, text_lines)
-    yield DeviceStep("tests", "tests on a GPU", python("-m", "pytest", "-q", "tests/device"), 300,
-                     tests_line)
+    yield DeviceStep("doctor", "doctor", python("Model.py", "--doctor"), 300, text_lines)
+    for path in sorted((REPOSITORY / "tests" / "device").glob("test_*.py")):
+        yield DeviceStep(path.stem, f"tests on a GPU, {path.stem}",
+                         python("-m", "pytest", "-q", path.relative_to(REPOSITORY)), 400,
+                         tests_line)
     for precision in PRECISIONS:
         for mode, side in CROPS_TO_ALIGN.items():
             command = python("alignment/Compare.py", "--mode", mode, "--device", "cuda",
@@ -41,7 +44,7 @@ def check_steps(folder):
                              "--steps", 5, "--Data_directory", "data/sample",
                              "--Result_directory", folder)
             yield DeviceStep(f"align_{mode}_{precision}", f"{mode} as PyTorch, {precision}",
-                             command, 200, text_lines)
+                             command, 300, text_lines)
 
 
 def text_lines(output):
@@ -64,7 +67,7 @@ def bench_steps(modes, batches):
         for mode in modes:
             yield DeviceStep(f"bench_{mode}_{batch}", f"{mode} beside PyTorch, batch {batch}",
                              python("benchmarks/GpuRace.py", "--mode", mode, "--batch", batch),
-                             240, json_line)
+                             300, json_line)
 
 
 # ------------------------------------------------------------------------------------- the training
@@ -87,7 +90,8 @@ def train_step(records, data, mode, minutes, is_default, left):
     else:
         shutil.rmtree(folder, ignore_errors=True)
     title = f"{mode} on {Path(data).name}, {'default' if is_default else '--protocol fast'}"
-    return DeviceStep(name, title, python("Main.py", *words), 60 * minutes + AROUND_TRAINING,
+    limit = 60 * minutes + AROUND_TRAINING + COMPILING
+    return DeviceStep(name, title, python("Main.py", *words), limit,
                       partial(training_values, folder / "logs"))
 
 
