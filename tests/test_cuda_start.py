@@ -425,6 +425,9 @@ def test_a_program_that_dies_when_it_is_loaded_is_no_proof(tmp_path):
 
 # ----------------------------------------------------------------------------- the start as a whole
 JITTOR = """import os
+if os.environ["nvcc_path"]:
+    from jittor_utils import install_cuda
+    install_cuda.has_installation()
 if os.environ["nvcc_path"] and "dies" in os.environ["TRIAL"]: raise RuntimeError("no\\nluck")
 class flags: use_cuda = 0
 class cudnn:
@@ -445,8 +448,9 @@ start.known_kernels = lambda home: {"join": "", "resize": "at 3"}
 start.prove = lambda *given, again: cuda_proof.Proof(
     Path("/a/home"), "it failed" * (trial == "fails"), {})
 def main():
-    jt = start.import_jittor(sys.argv[1])
+    jt = start.import_jittor(sys.argv[1], exact=trial == "passes exactly")
     print(jt.flags.use_cuda, start.cuda_home(), *sorted(start.trusted_kernels()))
+    print(start.device_name().split("(")[1], os.environ.get("NVIDIA_TF32_OVERRIDE", "TF32"))
 sys.exit(run(main))
 """
 
@@ -454,12 +458,14 @@ sys.exit(run(main))
 def start_with(tmp_path, trial, device):
     """A start whose trial of CUDA ends in some way, with a package in the place of Jittor."""
     put(tmp_path / "jittor_utils" / "__init__.py", f"cache_path = {str(tmp_path / 'cache')!r}")
-    put(tmp_path / "jittor_utils" / "install_cuda.py")
+    put(tmp_path / "jittor_utils" / "install_cuda.py",
+        "def has_installation(): raise SystemExit('Jittor downloads its own CUDA')\n")
     put(tmp_path / "jittor" / "__init__.py", JITTOR)
     put(tmp_path / "jittor" / "nn.py")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "TRIAL": trial,
                    "HOME": str(tmp_path / "home"), "cc_path": sys.executable}
-    environment.pop("nvcc_path", None)
+    for name in ("nvcc_path", "NVIDIA_TF32_OVERRIDE"):
+        environment.pop(name, None)
     done = subprocess.run([sys.executable, "-c", STARTS, device], cwd=trees.ROOT, text=True,
                           env=environment, capture_output=True, timeout=60)
     errors = [line for line in done.stderr.splitlines()
@@ -469,7 +475,9 @@ def start_with(tmp_path, trial, device):
 
 def test_a_start_on_a_gpu_says_which_kernels_it_leaves_out(tmp_path):
     assert start_with(tmp_path, "passes", "auto") == (
-        0, ["10000", "0.025", "1 /a/home join"], ["Own CUDA kernel not used: resize: at 3"])
+        0, ["10000", "0.025", "1 /a/home join", "CUDA) TF32"],
+        ["Own CUDA kernel not used: resize: at 3"])
+    assert start_with(tmp_path, "passes exactly", "cuda")[1][-1] == "CUDA) 0"
 
 
 @pytest.mark.parametrize("trial, reason", [
@@ -477,7 +485,7 @@ def test_a_start_on_a_gpu_says_which_kernels_it_leaves_out(tmp_path):
                                      "for its own log set log_silent=0 log_v=1")])
 def test_auto_goes_on_with_the_cpu_and_says_why(tmp_path, trial, reason):
     assert start_with(tmp_path, trial, "auto") == (
-        0, ["0 None"], [f"Running on the CPU: {reason}"])
+        0, ["0 None", "CPU) TF32"], [f"Running on the CPU: {reason}"])
 
 
 @pytest.mark.parametrize("trial, reason", [
