@@ -30,7 +30,8 @@ from backend.raw_import import (CUDA_FILES, RERUN, counted_files, first_cause, i
 from command.files import atomic_write
 
 SILENCE = 900  # seconds in which a trial that lives writes a file: a compilation takes less
-CUDA_KERNELS = Path(__file__).parent / "kernels" / "cuda"
+ROOM = Path(__file__).parent
+OF_KERNELS = ("kernels/cuda/*", "cuda_operators.py", "cuda_updates.py", "kernel_check.py")
 
 
 class Proof(NamedTuple):
@@ -57,7 +58,11 @@ def _prove(toolkit, driver, again):
     home = build_home(toolkit, _folder())
     path = _path(home, driver)
     with open(_folder() / "proof.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # another process tries the same, perhaps
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("Another process tries CUDA. This one waits for it.", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
         known = _read(path, home)
         if known and not known.cause:
             return known
@@ -98,7 +103,7 @@ def _path(home, driver):
     """The file of the proof of a home; its name changes with whatever may change the result."""
     from importlib import metadata  # 0.08 s, for whom there is a GPU
     kernels = hashlib.sha256()
-    for path in sorted(CUDA_KERNELS.glob("*")):
+    for path in sorted(path for pattern in OF_KERNELS for path in ROOM.glob(pattern)):
         kernels.update(path.name.encode() + path.read_bytes())
     key = [home.name, driver, metadata.version("jittor"), platform.python_version(),
            shutil.which(os.environ.get("cc_path") or "g++"), kernels.hexdigest()]
@@ -144,7 +149,7 @@ def run_trial(home, log, program=("-m", "backend.cuda_trial"), silence=SILENCE):
         cache, CUDA_FILES)
     with open(log, "w") as file, bar:
         process = subprocess.Popen(
-            [sys.executable, *program, str(home), str(result)], cwd=Path(__file__).parent.parent,
+            [sys.executable, *program, str(home), str(result)], cwd=ROOM.parent,
             env={**environment, "use_mpi": "0"}, stdin=subprocess.DEVNULL, stdout=file,
             stderr=file, start_new_session=True)
         ended = _wait(process, cache, silence)

@@ -336,9 +336,9 @@ def tried(cache, tmp_path, monkeypatch):
     monkeypatch.setattr(cuda_proof, "compile_program", lambda *given: results["program"])
     monkeypatch.setattr(cuda_proof, "run_trial",
                         lambda *given: runs.append(given) or results["trial"])
-    monkeypatch.setattr(cuda_proof, "CUDA_KERNELS", tmp_path / "kernels")
+    monkeypatch.setattr(cuda_proof, "ROOM", tmp_path)
     monkeypatch.setattr(cuda_proof, "ask_driver", lambda: machine.DriverAnswer(H100, ""))
-    put(tmp_path / "kernels" / "join.cuh", "one")
+    put(tmp_path / "kernels" / "cuda" / "join.cuh", "one")
 
     def prove(again=False, driver=H100):
         return cuda_proof.prove((toolkit,), driver, again)
@@ -354,9 +354,32 @@ def test_a_proof_is_remembered_until_something_changes(tried, tmp_path):
     tried(driver=Driver(13010, H100.cards))
     tried(driver=Driver(13000, (Card("NVIDIA B200", 100),)))
     assert len(tried.runs) == 3
-    put(tmp_path / "kernels" / "join.cuh", "two")
+    put(tmp_path / "kernels" / "cuda" / "join.cuh", "two")
     tried()
-    assert len(tried.runs) == 4
+    put(tmp_path / "cuda_operators.py")
+    tried()
+    assert len(tried.runs) == 5
+
+
+def test_a_second_process_waits_for_the_trial_of_the_first(tried, capsys):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def trial(*given):
+        tried.runs.append(given)
+        begun.set()
+        assert go_on.wait(60)
+        return cuda_proof.Outcome("", {"join": ""})
+    cuda_proof.run_trial = trial  # `tried` puts it back
+    threads = [threading.Thread(target=tried) for _ in range(2)]
+    threads[0].start()
+    assert begun.wait(60)
+    threads[1].start()
+    while "Another process tries CUDA" not in capsys.readouterr().err:
+        assert threads[1].is_alive()
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert len(tried.runs) == 1
 
 
 def test_a_failed_trial_is_remembered_and_tried_again_on_demand(tried):
