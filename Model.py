@@ -1,6 +1,7 @@
 """The nets: U-Net and U-2-Net.
 
     python Model.py                     # the layer table of each: shapes, parameters, memory
+    python Model.py --doctor            # what is installed, and whether CPU and GPU agree
 
 UNet: Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image
 Segmentation", MICCAI 2015, figure 1, with BatchNorm after each 3x3 convolution.
@@ -12,7 +13,7 @@ import math
 import sys
 from typing import NamedTuple
 
-from backend.summary import print_summary, start_command
+from backend.model_command import run_command, start_command
 from command.errors import run
 
 if __name__ == "__main__":
@@ -291,9 +292,7 @@ def build_model(mode, n_channels, n_classes, **options):
 
 
 def main():
-    for mode, side in (("Unet", 572), ("U2net", 320), ("U2netS", 320)):  # px: as in the papers
-        print(f"\n{mode}: 1 input channel, 2 classes, {side} x {side} px")
-        print_summary(build_model(mode, 1, 2), (1, side, side))
+    return run_command(build_model)
 
 
 if __name__ == "__main__":

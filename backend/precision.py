@@ -3,8 +3,11 @@
 float32: all 24 bits of them.  tf32: a GPU's tensor cores round them to 11 bits.  Sums stay in
 float32.  Importing this module does not import Jittor.
 """
-from backend.graphics_card import find_graphics_card
+import os
 
+from backend.machine import ask_driver
+
+FIRST_WITH_TF32 = 80  # compute capability 8.0
 PRECISIONS = ("float32", "tf32")
 NO_TF32 = "there is no GPU with TF32 here"
 
@@ -23,6 +26,7 @@ def refuse_tf32_on_cpu(precision, device, parser):
 
 
 def has_tf32():
-    """Whether the GPU computes in TF32 unless that is forbidden.  False where there is none."""
-    card = find_graphics_card()
-    return card is not None and card.has_tf32
+    """Whether the first GPU multiplies in TF32 where it may.  False where there is none."""
+    driver, _ = ask_driver()
+    is_forbidden = os.environ.get("NVIDIA_TF32_OVERRIDE") == "0"
+    return bool(driver) and driver.cards[0].capability >= FIRST_WITH_TF32 and not is_forbidden

@@ -1,40 +1,13 @@
-"""The layer table of a net, and the command line of `python Model.py`, which prints it.
-
-Importing this module does not import Jittor.
-"""
+"""The layer table of a net.  Importing this module does not import Jittor."""
 import math
 import sys
 from typing import NamedTuple
 
 from backend import start
-from command.errors import run
-from command.flags import Parser
 
 MEGABYTE = 1024 ** 2
 
 
-# ------------------------------------------------------------------------------- the command line
-def build_parser():
-    """The command line of `python Model.py`.  It is here, because Model.py itself needs Jittor."""
-    return Parser("Print the layer table of each net: output shapes, parameters, memory.")
-
-
-def start_command():
-    """Begin `python Model.py`: read the command line, then import Jittor, which the nets need.
-
-    So --help answers at once, and where Jittor cannot start, one line says why.  In these two cases
-    the process ends here, with its exit code.
-    """
-    def prepare():
-        build_parser().parse_args()
-        start.import_jittor()
-
-    code = run(prepare)
-    if code:
-        sys.exit(code)
-
-
-# --------------------------------------------------------------------------------------- the table
 class Layer(NamedTuple):
     """A row of the table."""
     name: str        # as in the state dict

@@ -3,7 +3,8 @@
     python docs/make_flags.py              # write the page
     python docs/make_flags.py --check      # exit code 1 where the page is not current
 
-A command that belongs on the page stands in `DOCUMENTED` and has a function `build_parser()`.
+A command that belongs on the page stands in `DOCUMENTED` and has a function `build_parser()`, or
+another module has it for the command and stands in `PARSED_BY`.
 Jittor is not imported.
 """
 import argparse
@@ -16,10 +17,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS_PAGE = ROOT / "docs" / "flags.md"
 DOCUMENTED = ("Main.py", "Predict.py", "Metrics.py", "MakeData.py", "MakeTxt.py", "Report.py",
-              "DataAugmentation.py", "Transforms.py", "MirrorPadding.py", "Loss.py",
+              "DataAugmentation.py", "Transforms.py", "MirrorPadding.py", "Loss.py", "Model.py",
               "alignment/Compare.py", "alignment/ToPytorch.py",
               "benchmarks/Bench.py", "benchmarks/LargeImages.py", "benchmarks/Ablation.py",
               "benchmarks/Gpu.py")
+PARSED_BY = {"Model.py": "backend.model_command"}  # Model.py itself imports Jittor
 BY_MACHINE = {  # defaults that depend on the machine, in words
     ("DataAugmentation.py", "--workers"): "4, or the number of cores where that is less",
     ("benchmarks/Ablation.py", "--jobs"): "the number of cores",
@@ -30,8 +32,7 @@ This page answers: which flags does each command have?
 `python docs/make_flags.py` writes this page from the commands' parsers. Do not edit it by hand.
 Each command prints the same with `--help`. Flags are written in full. A mistake in a flag ends the
 command with one line and exit code 2, before anything is written.
-[The four protocols](paper.md#the-four-protocols) says what `--protocol` sets. `Model.py` has no
-flags: `python Model.py` prints the layer table of each net.
+[The four protocols](paper.md#the-four-protocols) says what `--protocol` sets.
 """
 TABLE_HEAD = ["| flag | type or choices | default | meaning |", "|---|---|---|---|"]
 
@@ -41,7 +42,8 @@ sys.path[:0] = [str(ROOT), *(str(ROOT / name) for name in ("alignment", "benchma
 
 def command_parsers():
     """The parser of each documented command: {"Main.py": ArgumentParser, ...}."""
-    modules = {name: importlib.import_module(Path(name).stem) for name in DOCUMENTED}
+    modules = {name: importlib.import_module(PARSED_BY.get(name, Path(name).stem))
+               for name in DOCUMENTED}
     return {name: module.build_parser() for name, module in modules.items()}
 
 

@@ -23,7 +23,7 @@ ELSEWHERE = {"extern/mpi/src/mpi_wrapper.cc", "doc/PERFORMANCE.md"}
 # flags of other programs: mpirun, Slurm, TensorBoard, pip
 FOREIGN_FLAGS = {"--allow-run-as-root", "--oversubscribe", "--bind-to", "--signal", "--logdir",
                  "--no-index", "--no-deps", "--target", "--system-site-packages"}
-WITHOUT_FLAGS = {"Model.py", "alignment/Operators.py", "docs/make_flags.py"}
+WITHOUT_FLAGS = {"alignment/Operators.py", "docs/make_flags.py"}
 
 
 def name_of(page):
