@@ -157,7 +157,7 @@ def run_trial(home, log, program=("-m", "backend.cuda_trial"), silence=SILENCE):
     if said and said.kernels is None and not said.cause:  # Jittor and its convolution are sound
         said = Outcome("", {"all": f"their check ended by {ended}; its log is {log}"})
     if not said:
-        cause = first_cause(log.read_text(errors="replace"))
+        cause = first_cause(log.read_text(errors="replace"), or_first=False)
         said = Outcome(f"{cause} ({ended})" if cause else ended, None)
     if said.cause:
         return Outcome(f"CUDA's trial failed: {said.cause}; its log is {log}", {})

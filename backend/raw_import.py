@@ -18,7 +18,7 @@ PATIENCE = 20      # seconds of Jittor's import, after which a line is said
 CORE_FILES = 157   # object files of Jittor's core
 CUDA_FILES = 194   # the same with CUDA
 RERUN = "UNET_JITTOR_RERUN"  # set once this process has started itself again
-CAUSE = re.compile("[Ee]rror: |nvcc fatal|undefined symbol|cannot find|cannot open|not found")
+CAUSE = re.compile(r"[Ee]rror: |nvcc fatal|undefined symbol|cannot (find|open)|not found|what\(")
 
 
 def import_raw(with_cuda):
@@ -62,14 +62,15 @@ def jittor_cache():
     return Path(jittor_utils.cache_path)
 
 
-def first_cause(text):
+def first_cause(text, or_first=True):
     """The line of a long error message that says why: a compiler's, else the first; "" if none.
 
-    Jittor's own first line is a command of several hundred characters.
+    Jittor's own first line is a command of several hundred characters.  or_first: whether the first
+    line is taken where no line looks like an error.
     """
     text = re.sub(r"\x1b\[[0-9;]*[mK]", "", text)  # colours
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    causes = [line for line in lines if CAUSE.search(line)] or lines
+    causes = [line for line in lines if CAUSE.search(line)] + lines[:or_first]
     return causes[0][:300] if causes else ""
 
 

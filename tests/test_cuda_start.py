@@ -281,6 +281,7 @@ TRIALS = {
     "says why": ("say(cause='no cuDNN', kernels=None)", "no cuDNN", {}),
     "dies early": ("print('one\\n/a.h(3): error: no field\\ntwo', flush=True); os.abort()",
                    "/a.h(3): error: no field (SIGABRT)", {}),
+    "is killed": ("print('Compiling', flush=True); os.kill(os.getpid(), 9)", "SIGKILL", {}),
     "ends early": ("sys.exit(3)", "exit code 3", {}),
     "hangs": ("time.sleep(60)", "no sign of life for 2 seconds", {}),
     "dies with the kernels": ("say(cause='', kernels=None); os.abort()", "",

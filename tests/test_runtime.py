@@ -153,6 +153,8 @@ def test_a_long_error_is_cut_to_its_cause():
     long = "Run cmd failed: g++ a.cc\nIn file included\n\x1b[31m a.h(3): error: no field\x1b[0m\nb"
     assert raw_import.first_cause(long) == "a.h(3): error: no field"
     assert raw_import.first_cause("one\ntwo") == "one" and raw_import.first_cause("\n") == ""
+    assert raw_import.first_cause("one\ntwo", or_first=False) == ""
+    assert raw_import.first_cause("one\n  what():  two", or_first=False) == "what():  two"
 
 
 # -------------------------------------------------------------- a package that stands in for Jittor
