@@ -42,7 +42,7 @@ def check_steps(folder):
             command = python("alignment/Compare.py", "--mode", mode, "--device", "cuda",
                              "--precision", precision, "--tile", side, "--epochs", 0,
                              "--steps", 5, "--Data_directory", "data/sample",
-                             "--Result_directory", folder)
+                             "--Result_directory", folder / precision)
             yield DeviceStep(f"align_{mode}_{precision}", f"{mode} as PyTorch, {precision}",
                              command, 300, text_lines)
 
