@@ -33,7 +33,7 @@ def summary_lines(rows):
     others = len(rows) - len(here)
     if others:
         lines += ["", f"Records of other cards that are left out: {others}."]
-    for section in (check_lines, bench_lines, memory_lines, train_lines, alignment_lines):
+    for section in (check_lines, bench_lines, memory_lines, train_lines, printed_lines):
         lines += section(here)
     return lines
 
@@ -65,14 +65,15 @@ def as_cell(text):
     return text.replace("|", r"\|")
 
 
-def alignment_lines(rows):
-    """What the comparisons with PyTorch printed."""
+def printed_lines(rows):
+    """What the doctor printed, and the comparisons with PyTorch on the CPU."""
+    names = ["doctor", *(name for precision in PRECISIONS for name in rows
+                         if name.startswith("align_") and name.endswith(precision))]
     lines = []
-    for precision in PRECISIONS:
-        for name, row in rows.items():
-            if name.startswith("align_") and name.endswith(precision) and row["values"]:
-                lines += ["", f"### {row['title']}", "", "```", *row["values"], "```"]
-    return titled("Ours on the GPU beside PyTorch on the CPU", lines)
+    for name in names:
+        if rows.get(name, {}).get("values"):
+            lines += ["", f"### {rows[name]['title']}", "", "```text", *rows[name]["values"], "```"]
+    return titled("What the steps printed", lines)
 
 
 # ---------------------------------------------------------------------------------------- the bench

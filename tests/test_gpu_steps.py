@@ -203,7 +203,8 @@ def test_the_page_has_the_results_of_its_card(records):
     assert "| Unet | 1 | training | 2.0 | 1.0 | - | - | - |" in page
     assert "| the tests | failed | 12 | 1 failed \\| 2 passed |" in page
     assert "| 9 | 7.8 | 50.0 | 0.8700, 0.9300 | 0.8700, 0.9300 |" in page
-    assert "```\na table\n```" in page and "left out: 1." in page
+    assert page.index("```text\nmany\nlines\n```") < page.index("```text\na table\n```")
+    assert "left out: 1." in page
 
 
 def test_the_page_of_a_stand_in_says_that_its_numbers_mean_nothing(records):
