@@ -21,10 +21,11 @@ from masks.pixel_scores import mean_scores
 from MirrorPadding import Whole, overlap_tile
 from nets.checkpoint import OPTIMIZER
 from runs.clock import Forecast, RunClock
-from runs.guard import LossGuard, TrainingFailed
+from runs.guard import LossGuard
 from runs.log import epoch_of
 from runs.progress import Progress
 from runs.schedule import learning_rate
+from runs.steps import choose_steps
 from runs.stop import StopSignal
 
 
@@ -126,9 +127,6 @@ class Trainer(Tester):
         on_best(epoch, scores, predictions)  after each epoch whose mean score is a new best;
                         predictions: {name: masks.answers.Prediction}
     """
-    BAD_IN_A_ROW = 3  # after so many skipped batches the run goes back to the last good state
-    RECOVERED = 20    # after so many accepted batches in a row, going back has helped
-
     def __init__(self, model, optimizer, loader, test_set, settings, recorder):
         ranks.share_model(model)
         super().__init__(model, loader, settings.budget)
@@ -136,8 +134,9 @@ class Trainer(Tester):
         self.settings, self.recorder = settings, recorder
         self.state = TrainingState(model, optimizer, OPTIMIZER)
         self.guard = LossGuard(window=min(max(100, 2 * len(loader)), 10_000))
+        self.steps = choose_steps(self.stop.agree, self.state, self.progress, self.guard,
+                                  settings.clip_norm, recorder)
         self.forecast = Forecast(settings, len(loader))
-        self.last_good, self.snapshot_due = None, True
 
     def run(self):
         """Train and test until the epochs or the time are over; True unless stopped before.
@@ -185,7 +184,7 @@ class Trainer(Tester):
         """One pass over the training set; returns its record, without scores."""
         now = self.progress
         self.model.train()
-        self.snapshot_due = True
+        self.steps.begin_epoch()
         started = time.perf_counter() - now.epoch_seconds
         title = f"epoch {epoch_of(now.epoch, self.settings.Total_epochs)}"
         with progress_bar(total=len(self.loader), initial=now.step, desc=title, unit="step") as bar:
@@ -193,7 +192,6 @@ class Trainer(Tester):
             for batch in self.loader.epoch(now.epoch, now.step):
                 loss = self.train_step(batch)
                 if loss is not None:
-                    now.losses.append(loss)
                     bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
                 now.images += self.loader.images(now.step)
                 now.step += 1
@@ -203,6 +201,8 @@ class Trainer(Tester):
                     self.recorder.say(line)
                 if self.stop.requested or self.clock.out_of_time:
                     break
+        if not self.stop.requested:  # else the run goes on within this epoch
+            self.steps.settle()
         jt.sync_all(True)
         now.epoch_seconds = time.perf_counter() - started
         return {"epoch": now.epoch,
@@ -211,52 +211,14 @@ class Trainer(Tester):
                 "skipped": now.skipped}
 
     def train_step(self, batch):
-        """One optimiser step; returns the loss, or None for a batch that was skipped."""
-        now, optimizer = self.progress, self.optimizer
+        """One optimiser step; returns the last loss that is known and was good, or None."""
+        now = self.progress
         jt.set_seed(step_seed(self.loader.seed, now.epoch, now.step, ranks.rank()))  # of dropout
-        before = self.state.keep_statistics()
-        optimizer.lr = learning_rate(self.settings, self.share_done())
-        with ranks.step(self.loader.images(now.step)):
+        with self.steps.forward(), ranks.step(self.loader.images(now.step)):
+            self.optimizer.lr = learning_rate(self.settings, self.share_done())
             loss = batch_loss(self.model, batch, self.loader.tile,
                               LOSSES[self.settings.loss].compute)
-        optimizer.zero_grad()
-        optimizer.backward(loss)
-        value, = self.stop.agree(float(loss.item()))  # only here the step waits for the device
-        if not self.guard.accepts(value):
-            self.state.put_back(before)  # the forward pass has already changed them
-            self._skip(value)
-            return None
-        if self.snapshot_due:  # an accepted loss proves the state before this step
-            self.last_good = self.state.snapshot(optimizer.n_step - 1, before)
-            self.snapshot_due = False
-        if self.settings.clip_norm:
-            optimizer.clip_grad_norm(self.settings.clip_norm)
-        optimizer.step()
-        now.bad_in_a_row, now.good_in_a_row = 0, now.good_in_a_row + 1
-        now.went_back = now.went_back and now.good_in_a_row < self.RECOVERED
-        return value
-
-    def _skip(self, loss):
-        """Skip a batch.
-
-        After several in a row go back to the last good state.  Where that does not help, stop.
-        """
-        now = self.progress
-        now.skipped += 1
-        now.bad_in_a_row, now.good_in_a_row = now.bad_in_a_row + 1, 0
-        self.optimizer.zero_grad()
-        self.optimizer.n_step -= 1  # Jittor counts backward passes; Adam's correction needs steps
-        if now.bad_in_a_row < self.BAD_IN_A_ROW:
-            return
-        if self.last_good is not None:
-            self.state.restore(self.last_good)
-        if self.last_good is None or now.went_back:
-            raise TrainingFailed(f"epoch {now.epoch}: the loss stays at {loss:g}, from the last "
-                                 "good state too; lower --Learning_rate, or look for damaged "
-                                 "images")
-        self.recorder.say(f"epoch {now.epoch}: {now.bad_in_a_row} bad batches in a row "
-                          f"(loss {loss:g}): back to the last good state")
-        now.bad_in_a_row, now.went_back = 0, True
+        return self.steps.take(loss)
 
     # ------------------------------------------------------------------------------------ testing
     def validate_epoch(self):
@@ -279,13 +241,11 @@ class Trainer(Tester):
         """The Progress to store: the next step depends on it and on `state`."""
         now = self.progress
         now.seconds = self.clock.seconds
-        now.accepted, now.n_step = list(self.guard.accepted), self.optimizer.n_step
+        self.steps.store(now)
         return now
 
     def resume(self, progress):
         """Go on from a `stored_progress`.  `state` must be set before."""
         self.progress.take_over(progress)
         self.clock.go_on_after(progress.seconds)
-        self.guard.accepted.extend(progress.accepted)
-        self.optimizer.n_step = progress.n_step
-        self.last_good = self.state.snapshot(progress.n_step)
+        self.steps.resume(progress)

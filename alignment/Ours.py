@@ -42,9 +42,7 @@ class Ours:
 
     def step(self, batch):
         loss = self.loss(batch)
-        self.optimizer.zero_grad()
-        self.optimizer.backward(loss)
-        self.optimizer.step()
+        self.optimizer.step(loss)
         jt.sync_all(True)
         return float(loss.item())
 

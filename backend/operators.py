@@ -10,6 +10,8 @@ from pathlib import Path
 
 from backend import ranks
 from backend.start import jt, nn
+from backend.statistics import noted_batches
+from backend.updates import BatchStatistics
 
 KERNELS = Path(__file__).resolve().parent / "kernels"
 
@@ -127,11 +129,17 @@ class BatchNorm(nn.BatchNorm):
         scale = self.weight / jt.sqrt(variance + self.eps)
         return centred * scale.broadcast(x, over) + self.bias.broadcast(x, over)
 
-    def update_statistics(self, mean, variance, count):
+    def update_statistics(self, mean, variance, count, shift=None):
         """Move the running statistics towards those of a batch with `count` values a channel.
 
-        mean, variance: (C,); the variance is the biased one.
+        mean, variance: (C,); the variance is the biased one.  shift: what the mean lacks, (C,).
         """
+        batches = noted_batches()
+        if batches is not None:
+            batches.append(BatchStatistics(self, mean, variance, count, shift))
+            return
+        if shift is not None:
+            mean = mean + shift
         unbiased = variance * (count / max(1, count - 1))
         for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
             running.update(running + (new - running) * self.momentum)
@@ -176,9 +184,7 @@ def _train_layer(conv, norm, x):
     """`conv_norm_relu` in training: two kernels."""
     y = conv.convolve(x, conv.weight, None)
     y, mean, variance = NormReLU.apply(y, norm.weight, norm.bias, conv.bias, norm.eps)
-    if conv.bias is not None:
-        mean = mean + conv.bias
-    norm.update_statistics(mean, variance, y.numel() // y.shape[1])
+    norm.update_statistics(mean, variance, y.numel() // y.shape[1], conv.bias)
     return y
 
 

@@ -4,39 +4,66 @@ Importing this module does not import Jittor: the command line reads the names f
 """
 from typing import Callable, NamedTuple
 
-from backend import start
+from backend import ranks, start
+
+
+class Formula(NamedTuple):
+    """An optimiser's numbers."""
+    moments: tuple                # names of its Vars: ("values", "m"), for SGD ("values",)
+    beta1: float                  # of the mean of gradients; for SGD the momentum
+    beta2: float = 0.0            # of the mean of their squares
+    coupled_decay: float = 0.0    # weight decay as a part of the gradient
+    decoupled_decay: float = 0.0  # weight decay beside the gradient
+    epsilon: float = 1e-8
 
 
 class Optimizer(NamedTuple):
     """An optimiser that --optimizer can name."""
     settings: str    # what --help says of it
-    build: Callable  # (parameters, learning rate) -> a Jittor optimiser
+    formula: Formula
+    build: Callable  # (parameters, learning rate, formula) -> a Jittor optimiser
 
 
-def _adam(parameters, learning_rate):
-    """Adam (Kingma and Ba, ICLR 2015), with the settings of the earlier versions of this system."""
+def _adam(parameters, learning_rate, formula):
     from backend.adam import Adam
-    return Adam(parameters, learning_rate, betas=(0.99, 0.999), weight_decay=1e-4)
+    return Adam(parameters, learning_rate, betas=(formula.beta1, formula.beta2),
+                weight_decay=formula.coupled_decay)
 
 
-def _adamw(parameters, learning_rate):
-    """AdamW: decoupled weight decay (Loshchilov and Hutter, ICLR 2019), with PyTorch's settings."""
-    return start.jt.optim.AdamW(parameters, learning_rate, betas=(0.9, 0.999), weight_decay=0.01)
+def _adamw(parameters, learning_rate, formula):
+    return start.jt.optim.AdamW(parameters, learning_rate, betas=(formula.beta1, formula.beta2),
+                                weight_decay=formula.decoupled_decay)
 
 
-def _sgd(parameters, learning_rate):
-    """Stochastic gradient descent with the momentum of the U-Net paper (section 3)."""
-    return start.jt.optim.SGD(parameters, learning_rate, momentum=0.99)
+def _sgd(parameters, learning_rate, formula):
+    return start.jt.optim.SGD(parameters, learning_rate, momentum=formula.beta1)
 
 
 OPTIMIZERS = {
-    "adam": Optimizer("betas 0.99, 0.999, weight decay 0.0001", _adam),
-    "adamw": Optimizer("betas 0.9, 0.999, weight decay 0.01", _adamw),
-    "sgd": Optimizer("momentum 0.99", _sgd),
+    # Kingma and Ba, ICLR 2015, with the settings of the earlier versions of this system
+    "adam": Optimizer("betas 0.99, 0.999, weight decay 0.0001",
+                      Formula(("values", "m"), 0.99, 0.999, coupled_decay=1e-4), _adam),
+    # decoupled weight decay (Loshchilov and Hutter, ICLR 2019), with PyTorch's settings
+    "adamw": Optimizer("betas 0.9, 0.999, weight decay 0.01",
+                       Formula(("values", "m"), 0.9, 0.999, decoupled_decay=0.01), _adamw),
+    # stochastic gradient descent with the momentum of the U-Net paper (section 3)
+    "sgd": Optimizer("momentum 0.99", Formula(("values",), 0.99), _sgd),
 }
+
+
+def decides_on_device():
+    """Whether the device decides if a step counts, so that the host never waits for a loss.
+
+    On a CPU nobody waits long, and several ranks have to agree on every loss.
+    """
+    return bool(start.jt.flags.use_cuda) and ranks.size() == 1
 
 
 def build_optimizer(name, model, learning_rate):
     """The optimiser of OPTIMIZERS that `name` names, for all parameters that are trained."""
     trainable = [parameter for parameter in model.parameters() if not parameter.is_stop_grad()]
-    return OPTIMIZERS[name].build(trainable, learning_rate)
+    row = OPTIMIZERS[name]
+    if decides_on_device():
+        from backend.device_optimizer import DeviceOptimizer, build_updates
+        return DeviceOptimizer(trainable, learning_rate, row.formula, build_updates())
+    return row.build(trainable, learning_rate, row.formula)

@@ -1,4 +1,9 @@
-"""Every Var that a training step changes: the model's state and the optimiser's moments."""
+"""Every Var that a training step changes: the model's state and the optimiser's moments.
+
+Importing this module imports Jittor.
+"""
+from backend.device_optimizer import DeviceOptimizer
+from backend.updates import Composed
 
 MOMENTS = ("values", "m")  # where Jittor's optimisers keep theirs
 
@@ -13,6 +18,8 @@ class TrainingState:
         self.model, self.optimizer, self.prefix = model, optimizer, prefix
         self.statistics = {name: var for name, var in model.state_dict().items()
                            if name.endswith(("running_mean", "running_var"))}
+        is_on_device = isinstance(optimizer, DeviceOptimizer)
+        self.updates = optimizer.updates if is_on_device else Composed()
 
     def vars(self):
         """{name: Var} of the model's state dict and of the optimiser's moments."""
@@ -32,17 +39,16 @@ class TrainingState:
             var.assign(statistics[name])
 
     def snapshot(self, n_step, statistics=None):
-        """The state after `n_step` steps, for `restore`; nothing is copied.
+        """The state after `n_step` steps, for `restore`, as a step leaves it alone.
 
-        It refers to the Vars of now: a step puts new ones in their places.
         statistics: those of then, where the forward pass has moved on.
         """
-        state = {name: var.detach()
-                 for name, var in {**self.vars(), **(statistics or {})}.items()}
-        return {**state, "n_step": n_step}
+        state = {**self.vars(), **(statistics or {})}
+        kept = self.updates.keep(list(state.values()))
+        return {**dict(zip(state, kept)), "n_step": n_step}
 
     def restore(self, snapshot):
         """Go back to a `snapshot`, which stays as it is."""
-        for name, var in self.vars().items():
-            var.assign(snapshot[name])
+        state = self.vars()
+        self.updates.bring_back(list(state.values()), [snapshot[name] for name in state])
         self.optimizer.n_step = snapshot["n_step"]

@@ -26,12 +26,19 @@ class LossGuard:
         self.accepted = deque(maxlen=window)
 
     def accepts(self, loss):
-        good = math.isfinite(loss) and not self._is_outlier(loss)
-        if good and loss:
-            self.accepted.append(loss)
+        """Whether to learn from a batch; remembers its loss then."""
+        good = math.isfinite(loss) and loss <= self.limit()
+        if good:
+            self.remember(loss)
         return good
 
-    def _is_outlier(self, loss):
-        return (len(self.accepted) >= self.warm_up
-                and loss > self.factor * float(np.median(self.accepted))
-                and loss > 2 * max(self.accepted))
+    def limit(self):
+        """The largest loss that is no outlier."""
+        if len(self.accepted) < self.warm_up:
+            return math.inf
+        return max(self.factor * float(np.median(self.accepted)), 2 * max(self.accepted))
+
+    def remember(self, loss):
+        """Keep the loss of an accepted batch, for the limits of later ones."""
+        if loss:
+            self.accepted.append(loss)

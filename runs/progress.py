@@ -16,6 +16,8 @@ def are_numbers(values):
     return type(values) is list and all(map(is_number, values))
 
 
+SETTLED, ACCEPTED, REFUSED = 0, 1, 2  # what a run has not judged yet: no step, or one that was
+
 CHECKS = {int: is_count, float: is_number, list: are_numbers,
           bool: lambda value: type(value) is bool}
 
@@ -32,7 +34,8 @@ def renamed(values):
     values = dict(values)
     if "best_iou" in values:  # before another score could choose the best model
         values["best_score"] = values.pop("best_iou")
-    return values
+    # before a step could be read late
+    return {"pending": SETTLED, "pending_loss": 0.0, **values}
 
 
 @dataclass
@@ -54,6 +57,8 @@ class Progress:
     all_test_seconds: float = 0.0
     accepted: list = field(default_factory=list)  # losses in the guard's window
     n_step: int = 0               # the optimiser's steps
+    pending: int = SETTLED        # the last step, where its loss is to be judged after the next one
+    pending_loss: float = 0.0     # its loss; -1 where that is not finite
 
     def take_over(self, other):
         """Become another Progress: all that refers to this one goes on from there."""

@@ -3,8 +3,10 @@ import os
 import signal
 import sys
 
+import numpy as np
 import pytest
 from helpers import FLAGS, command, write_set
+from PIL import Image
 
 # The nets of these tests are tiny.  Threads that wait actively for the next piece of work would
 # take the cores from other processes.
@@ -95,3 +97,40 @@ def folder(unbroken, tmp_path):
     """A folder with the data of the unbroken run."""
     (tmp_path / "data").symlink_to(unbroken / "data")
     return tmp_path
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """A function that writes pairs of given sizes and returns their SegmentationSet.
+
+    Each image shows a bright square on a noisy ground.
+    """
+    from DataLoader import SegmentationSet
+    from images.values import Statistics
+
+    def write(*sizes):
+        rng, pairs = np.random.default_rng(3), []
+        for k, (height, width) in enumerate(sizes):
+            label = np.zeros((height, width), np.uint8)
+            label[4:14, 5:16] = 255
+            paths = tmp_path / f"image{k}.png", tmp_path / f"label{k}.png"
+            for path, pixels in zip(paths, (
+                    label // 2 + rng.integers(0, 60, label.shape, np.uint8), label)):
+                Image.fromarray(pixels).save(path)
+            pairs.append(paths)
+        return SegmentationSet(pairs, 1, 2, Statistics((0.3,), (0.2,)))
+    return write
+
+
+@pytest.fixture
+def poisoned(jt):
+    """A TrainingLoader whose batches are NaN where `bad(epoch, k)` says so."""
+    from DataLoader import TrainingLoader
+
+    def loader_class(bad):
+        class Poisoned(TrainingLoader):
+            def epoch(self, epoch, start=0):
+                for k, batch in enumerate(super().epoch(epoch, start), start):
+                    yield batch._replace(inputs=batch.inputs * np.nan) if bad(epoch, k) else batch
+        return Poisoned
+    return loader_class

@@ -4,80 +4,14 @@ import os
 import signal
 import threading
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from helpers import settings_of
 from PIL import Image
+from training import copy_of, differing, make_trainer
 
 pytestmark = pytest.mark.jittor
-
-
-@pytest.fixture
-def dataset(tmp_path):
-    """A function that writes pairs of given sizes and returns their SegmentationSet.
-
-    Each image shows a bright square on a noisy ground.
-    """
-    from DataLoader import SegmentationSet
-    from images.values import Statistics
-
-    def write(*sizes):
-        rng, pairs = np.random.default_rng(3), []
-        for k, (height, width) in enumerate(sizes):
-            label = np.zeros((height, width), np.uint8)
-            label[4:14, 5:16] = 255
-            paths = tmp_path / f"image{k}.png", tmp_path / f"label{k}.png"
-            for path, pixels in zip(paths, (
-                    label // 2 + rng.integers(0, 60, label.shape, np.uint8), label)):
-                Image.fromarray(pixels).save(path)
-            pairs.append(paths)
-        return SegmentationSet(pairs, 1, 2, Statistics((0.3,), (0.2,)))
-    return write
-
-
-def make_trainer(model, dataset, tmp_path, loader=None, optimizer="adam", rate=0.01, epochs=(3, 0),
-                 changes={}, **options):
-    """A Trainer whose recorder appends to the trainer's lists `records`, `bests` and `said`.
-
-    changes: {flag: value} of its settings.
-    """
-    from backend.optimizers import build_optimizer
-    from DataLoader import TrainingLoader
-    from nets.catalogue import CATALOGUE
-    from Process import Trainer
-    from WeightMap import WeightMaps
-    mode, options_of_net = "U2netS", {}
-    if hasattr(model, "inc"):
-        mode, options_of_net = "Unet", {"bilinear": getattr(model, "bilinear", True)}
-    geometry = CATALOGUE[mode].geometry(options_of_net)
-    loader = (loader or TrainingLoader)(dataset, geometry, maps=WeightMaps(tmp_path / "weights"),
-                                        **options)
-    settings = settings_of("--Learning_rate", rate).replace(
-        **{"Total_epochs": epochs[0], "Val_epochs": epochs[1], **changes}).training
-    records, bests, said = [], [], []
-    recorder = SimpleNamespace(on_epoch=records.append, on_best=lambda *best: bests.append(best),
-                               say=said.append)
-    trainer = Trainer(model, build_optimizer(optimizer, model, rate), loader, dataset, settings,
-                      recorder)
-    trainer.records, trainer.bests, trainer.said = records, bests, said
-    return trainer
-
-
-def copy_of(trainer):
-    """Model, moments and step count, as NumPy arrays that nothing else writes to."""
-    arrays = {name: var.numpy().copy() for name, var in trainer.model.state_dict().items()}
-    for kind in ("values", "m"):
-        for k, var in enumerate(trainer.optimizer.param_groups[0].get(kind, ())):
-            arrays[f"{kind} {k}"] = var.numpy().copy()
-    return arrays | {"n_step": np.array(trainer.optimizer.n_step)}
-
-
-def differing(one, other):
-    """The names whose arrays are not bitwise the same."""
-    assert one.keys() == other.keys()
-    return {name for name in one if one[name].tobytes() != other[name].tobytes()}
 
 
 # ----------------------------------------------------------------------------------- the optimisers
@@ -162,20 +96,6 @@ def test_images_without_a_known_pixel_say_nothing_about_losses():
     from runs.guard import LossGuard
     guard = LossGuard()
     assert all(guard.accepts(0.0) for _ in range(30)) and guard.accepts(0.7)
-
-
-@pytest.fixture
-def poisoned(jt):
-    """A TrainingLoader whose batches are NaN where `bad(epoch, k)` says so."""
-    from DataLoader import TrainingLoader
-
-    def loader_class(bad):
-        class Poisoned(TrainingLoader):
-            def epoch(self, epoch, start=0):
-                for k, batch in enumerate(super().epoch(epoch, start), start):
-                    yield batch._replace(inputs=batch.inputs * np.nan) if bad(epoch, k) else batch
-        return Poisoned
-    return loader_class
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
