@@ -3,6 +3,7 @@
 # make stress  20 minutes: what takes longer: kills at random moments, signals in every phase, 10,000 pairs, 2,000 steps, a full disk
 # make align   install PyTorch, compare each net with its PyTorch twin, in small; docs/ has it in full (see alignment/)
 # make bench   install PyTorch, measure ours beside it: speed, memory, start, data, growth; half an hour on 2 cores
+# make gpu-gate  compile all that is for a GPU and run it on a stand-in, without a GPU (tests/gpu/README.md)
 # make gpu-check, make gpu-bench, make gpu-train SET=ISBC2012 MODE=Unet
 #              on a GPU: check, measure beside PyTorch, train; 10 minutes each at most (docs/gpu.md); GPU_OUT keeps the results
 # make wheels  bring the packages of these three into wheels/, for a machine without a network
@@ -12,7 +13,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check -c requirements/constraints.txt
 
-.PHONY: demo test stress align bench augmented-sample gpu-check gpu-bench gpu-train gpu-ready wheels
+.PHONY: demo test stress align bench augmented-sample gpu-gate gpu-check gpu-bench gpu-train gpu-ready wheels
 .DELETE_ON_ERROR:
 
 demo: augmented-sample
@@ -23,6 +24,10 @@ test: $(VENV)/installed-dev
 
 stress: $(VENV)/installed-dev
 	$(PY) -m pytest tests/stress -s -v --durations=0
+
+gpu-gate: $(VENV)/installed-dev
+	$(PY) tests/gpu/install.py
+	$(PY) -m pytest tests/gpu -v --durations=0
 
 align: augmented-sample $(VENV)/installed-align
 	$(PY) -m pytest alignment benchmarks

@@ -72,7 +72,8 @@ def compare_sides(experiment):
     if device == "cpu":
         compare_in_double(table, experiment)
     else:
-        table.say(f"convolutions of ours in {experiment.args.precision}")
+        table.say(f"convolutions of ours in {experiment.args.precision}; double precision is "
+                  "compared on a CPU alone")
     batches = experiment.batches(max(BATCHES, steps))
     compare_batches(table, experiment, batches[:BATCHES])
     losses, histories = compare_steps(table, experiment, batches[:steps]), {}

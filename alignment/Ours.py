@@ -3,11 +3,19 @@ from Sides import Examined, recording_hook, stage_names
 
 from backend.optimizers import build_optimizer
 from backend.start import jt
+from command.errors import DataError
 from Loss import weighted_cross_entropy
 from MirrorPadding import Whole
 from Model import build_model
 from nets.checkpoint import assign_weights, state_arrays
 from Process import as_var, batch_loss
+
+
+def refuse_gpu():
+    """Raise DataError on a GPU: a float64 convolution of Jittor's would end the process there."""
+    if jt.flags.use_cuda:
+        raise DataError("double precision: Jittor has no convolutions in float64 on a GPU; "
+                        "--device cpu has")
 
 
 class Ours:
@@ -31,6 +39,7 @@ class Ours:
         assign_weights(self.model, arrays, "the arrays")
 
     def to_double(self):
+        refuse_gpu()
         self.model.float64()
         self.optimizer = self._build_optimizer()  # a new one, whose moments have the weights' type
         return self

@@ -4,7 +4,8 @@ Both have the same methods, so that whatever is done to one side is done to the 
 
     arrays()        the state dict as {name: NumPy array}
     load(arrays)    puts such arrays into the net; names and shapes must be the net's own
-    to_double()     changes to double precision, and returns the side
+    to_double()     changes to double precision, and returns the side; ours raises DataError on a
+                    GPU
     step(batch)     makes one optimiser step, and returns the loss, a float
     examine(batch)  returns the Examined of one batch in training mode; it changes BatchNorm's
                     running statistics, and nothing else

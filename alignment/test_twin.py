@@ -6,6 +6,7 @@ Both frameworks get the same weights and inputs from seeded NumPy generators.  C
 the running statistics after a step and the optimisers' steps.
 """
 import itertools
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,9 @@ from Golden import formula_weights
 
 import Loss
 import Model
+import Ours
 from backend.start import jt
+from command.errors import DataError
 from nets.checkpoint import load_weights
 
 COUNTS = {("Unet", 1): (17_266_306, 8_832), ("Unet", 3): (17_267_458, 8_832),
@@ -253,6 +256,12 @@ def test_losses(scale):
     assert found == pytest.approx(total, rel=1e-5)
 
 
+def test_double_precision_refuses_a_gpu(monkeypatch):
+    monkeypatch.setattr(Ours, "jt", SimpleNamespace(flags=SimpleNamespace(use_cuda=1)))
+    with pytest.raises(DataError, match=r"^double precision: [^\n]* on a GPU; --device cpu has$"):
+        Ours.Ours.to_double(None)
+
+
 @pytest.mark.parametrize("double, limit, limit_of_zeros", [(True, 1e-3, 1e-6), (False, 5e-2, 1e-4)],
                          ids=["float64", "float32"])
 # With one class the loss is 0.
@@ -264,6 +273,8 @@ def test_loss_and_gradients(name, double, limit, limit_of_zeros):
     gradients of a U-2-Net are up to 4e-2 away from its own in float64, and up to 2e-5 of the
     largest where 0 is right.
     """
+    if double and jt.flags.use_cuda:
+        pytest.skip("Jittor has no convolutions in float64 on a GPU")
     if double and name == "U2netS, odd sizes":
         pytest.skip("Jittor's resize has its coordinates in float32 even then: "
                     "it is exact only where the scale is 2")

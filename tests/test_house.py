@@ -26,7 +26,7 @@ def python_files(*folders):
 
 OURS = python_files(".", *ROOMS, *SHOPS)
 OUTSIDE_TESTS = [path for path in OURS if not path.name.startswith("test_")]
-EVERYWHERE = OURS + python_files("tests", "tests/stress", "tests/device")
+EVERYWHERE = OURS + python_files("tests", "tests/stress", "tests/device", "tests/gpu")
 
 
 def named(path):
