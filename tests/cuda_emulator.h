@@ -32,7 +32,7 @@
 extern char __start_cuda_shared[] __attribute__((weak, visibility("hidden")));
 extern char __stop_cuda_shared[] __attribute__((weak, visibility("hidden")));
 
-// ------------------------------------------------------------------------------------------ types
+// ------------------------------------------------------------------------------------------- types
 struct dim3 {
     unsigned x, y, z;
     dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
@@ -49,7 +49,7 @@ inline double2 make_double2(double x, double y) { return {x, y}; }
 // ------------------------------------------------------------------------------------- the machine
 namespace cuda_emulator {
 
-inline bool reversed = false;
+static bool reversed = false;
 enum Wait { RUNS, AT_BLOCK, AT_WARP, ENDED };
 
 struct Fiber {
@@ -75,7 +75,7 @@ struct Machine {
     void (*call)(void*) = nullptr;
     void* argument = nullptr;
 };
-inline Machine machine;
+static Machine machine;
 
 inline void enter() {
     machine.call(machine.argument);
@@ -235,7 +235,7 @@ inline int vote(bool mine) {  // how many threads of the block say yes
 #define gridDim (cuda_emulator::machine.blocks)
 #define warpSize 32
 
-// --------------------------------------------------------------------------------- threads together
+// -------------------------------------------------------------------------------- threads together
 inline void __syncthreads() { cuda_emulator::pause(cuda_emulator::AT_BLOCK); }
 inline int __syncthreads_count(int yes) { return cuda_emulator::vote(yes); }
 inline int __syncthreads_or(int yes) { return cuda_emulator::vote(yes) > 0; }
@@ -276,7 +276,7 @@ inline int __all_sync(unsigned mask, int yes) { return __ballot_sync(mask, yes) 
 template <class T>
 inline T atomicAdd(T* at, T value) { T old = *at; *at += value; return old; }
 
-// ---------------------------------------------------------------------------------------- numbers
+// ----------------------------------------------------------------------------------------- numbers
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fmul_rn(float a, float b) { return a * b; }

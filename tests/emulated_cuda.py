@@ -3,6 +3,9 @@ import ctypes
 import hashlib
 import os
 import subprocess
+from contextlib import contextmanager
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 from helpers import ROOT
@@ -24,9 +27,10 @@ def compile_emulated(source, folder):
     if not library.exists():
         path.write_text(text)
         done = subprocess.run(
-            [os.environ.get("cc_path") or "g++", "-std=c++17", "-O2", "-Wall", "-Werror",
-             "-Wno-unused-function", "-shared", "-fPIC", f"-I{ROOT / 'tests'}",
-             f"-I{CUDA_KERNELS}", str(path), "-o", str(library)], capture_output=True, text=True)
+            [os.environ.get("cc_path") or "g++", "-std=c++14", "-O2", "-Wall", "-Werror",
+             "-Wno-unused-function", "-Wno-unknown-pragmas", "-shared", "-fPIC",
+             f"-I{ROOT / 'tests'}", f"-I{CUDA_KERNELS}", str(path), "-o", str(library)],
+            capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     return ctypes.CDLL(str(library))
 
@@ -60,3 +64,47 @@ class Guarded:
         """Whether nothing was written beside the array."""
         around = self.whole[:self.start], self.whole[self.start + self.size:]
         return all((part == self.MARK).all() for part in around)
+
+
+class FakeCudnn:
+    """cuDNN's three operators of a convolution, put together from Jittor's."""
+
+    @staticmethod
+    def cudnn_conv(x, weight, *numbers):
+        from backend.start import nn
+        stride, padding, dilation = numbers[:2], numbers[2:4], numbers[4:6]
+        return nn.conv2d(x, weight, None, stride, padding, dilation, numbers[6])
+
+    @classmethod
+    def cudnn_conv_backward_x(cls, weight, gradient, height, width, *numbers):
+        from backend.start import jt
+        channels = weight.shape[1] * numbers[6]
+        x = jt.zeros((gradient.shape[0], channels, height, width))
+        return jt.grad((cls.cudnn_conv(x, weight.detach(), *numbers) * gradient).sum(), x)
+
+    @classmethod
+    def cudnn_conv_backward_w(cls, x, gradient, rows, columns, *numbers):
+        from backend.start import jt
+        weight = jt.zeros((gradient.shape[1], x.shape[1] // numbers[6], rows, columns))
+        return jt.grad((cls.cudnn_conv(x.detach(), weight, *numbers) * gradient).sum(), weight)
+
+
+@contextmanager
+def cuda_kernels_on_cpu(names):
+    """`with ...:` the operators take the CUDA kernels `names`, and the emulator runs them."""
+    from backend import cuda_operators, kernel_choice
+    from backend.start import jt
+
+    def run_emulated(name, source, shapes, inputs, gradients=(), **data):
+        paths = ROOT / "tests" / "cuda_emulator.h", *(
+            CUDA_KERNELS / f"{file}.cuh" for file in ("launch", name))
+        headers = "".join(f'#include "{path}"\n' for path in paths)
+        return jt.code(shapes, ["float32"] * len(shapes), inputs, cpu_header=headers,
+                       cpu_src=source, cpu_grad_src=list(gradients),
+                       data={key: float(value) for key, value in data.items()})
+
+    with (mock.patch.object(kernel_choice, "on_gpu", lambda: True),
+          mock.patch.object(jt, "cudnn", SimpleNamespace(ops=FakeCudnn)),
+          mock.patch.object(cuda_operators, "run_cuda", run_emulated),
+          kernel_choice.trying_cuda_kernels(names)):
+        yield
