@@ -19,7 +19,7 @@ from command.errors import run
 if __name__ == "__main__":
     start_command()  # answers --help before the classes below import Jittor
 
-from backend.operators import BatchNorm, Conv, MaxPool, conv_norm_relu, resize
+from backend.operators import BatchNorm, Conv, MaxPool, Resized, conv_norm_relu, join, resize
 from backend.start import jt, nn
 
 
@@ -79,14 +79,10 @@ class Up(nn.Module):
 
     def execute(self, x, skip):
         height, width = 2 * x.shape[2], 2 * x.shape[3]
-        x = resize(x, height, width, self.align_corners) if self.up is None else self.up(x)
-        below, right = skip.shape[2] - height, skip.shape[3] - width
-        if not self.padding:
-            top, left = below // 2, right // 2
-            skip = skip[:, :, top:top + height, left:left + width]
-        elif below or right:
-            x = nn.pad(x, (0, right, 0, below))
-        return self.conv(jt.concat([skip, x], dim=1))
+        x = Resized(x, height, width, self.align_corners) if self.up is None else self.up(x)
+        if self.padding:
+            height, width = skip.shape[2:]
+        return self.conv(join([skip, x], height, width))
 
 
 class OutConv(nn.Module):
@@ -204,10 +200,14 @@ class RSU(nn.Module):
             skips.append(x)
         x = getattr(self, f"rebnconv{self.height}")(x)
         for k in range(self.height - 1, 0, -1):
-            skip = skips.pop()
-            x = resize(x, skip.shape[2], skip.shape[3], self.align_corners)
-            x = getattr(self, f"rebnconv{k}d")(jt.concat([x, skip], dim=1))
+            x = getattr(self, f"rebnconv{k}d")(join_below(x, skips.pop(), self.align_corners))
         return x + x_in
+
+
+def join_below(x, skip, align_corners):
+    """The level below, up-sampled to the size of the skip, and the skip after it."""
+    height, width = skip.shape[2:]
+    return join([Resized(x, height, width, align_corners), skip], height, width)
 
 
 class U2NetBase(nn.Module):
@@ -247,12 +247,10 @@ class U2NetBase(nn.Module):
             skips.append(x)
         sides = [self.side6(skips.pop())]
         for k in range(5, 0, -1):  # De_5 ... De_1
-            skip = skips.pop()
-            x = resize(x, skip.shape[2], skip.shape[3], self.align_corners)
-            x = getattr(self, f"stage{k}d")(jt.concat([x, skip], dim=1))
+            x = getattr(self, f"stage{k}d")(join_below(x, skips.pop(), self.align_corners))
             sides.insert(0, getattr(self, f"side{k}")(x))
         sides = [resize(side, height, width, self.align_corners) for side in sides]
-        fused = self.outconv(jt.concat(sides, dim=1))
+        fused = self.outconv(join(sides, height, width))
         return [fused, *sides] if self.side_outputs else fused
 
 

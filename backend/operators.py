@@ -1,36 +1,23 @@
-"""The operators that are ours: on a CPU they are faster than Jittor's own, or keep more digits.
+"""The operators that are ours: they are faster than Jittor's own, or keep more digits.
 
 Each takes the place of one of Jittor's, with the same parameters and results.  Jittor's own runs
-on a GPU, in double precision, and for the shapes that ours are not made for.  The C++ is in
-kernels/.
+in double precision, for the shapes that ours are not made for, and on a GPU wherever a kernel has
+not passed there (kernel_choice.py).  The C++ is in kernels/.  cuda_operators.py has those for a
+GPU.
 """
-from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 
-from backend import ranks
+from backend import cuda_operators, ranks
+from backend.cuda_operators import Resized
+from backend.kernel_choice import cuda_kernel_suits, kernels_suit, without_kernels
 from backend.start import jt, nn
 from backend.statistics import noted_batches
 from backend.updates import BatchStatistics
 
+__all__ = ["BatchNorm", "Conv", "MaxPool", "Resized", "conv_norm_relu", "join", "resize",
+           "kernels_suit", "without_kernels"]
+
 KERNELS = Path(__file__).resolve().parent / "kernels"
-
-_kernels_wanted = ContextVar("kernels_wanted", default=True)
-
-
-@contextmanager
-def without_kernels():
-    """`with without_kernels():` run Jittor's own operators alone, layer by layer."""
-    token = _kernels_wanted.set(False)
-    try:
-        yield
-    finally:
-        _kernels_wanted.reset(token)
-
-
-def kernels_suit(x):
-    """Whether the kernels can work on this Var: float32, on the CPU, and not switched off."""
-    return _kernels_wanted.get() and x.dtype == "float32" and not jt.flags.use_cuda
 
 
 def run_kernel(headers, source, shapes, inputs, **data):
@@ -80,7 +67,7 @@ class Winograd(jt.Function):
 
 
 class Conv(nn.Conv):
-    """nn.Conv.  Its 3x3 convolutions run by `Winograd` where that is faster.
+    """nn.Conv.  On a CPU its 3x3 convolutions run by `Winograd` where that is faster.
 
     It is not for few outputs, which do not make up for the transform of the filters.  It cannot do
     stride, dilation or groups.
@@ -97,7 +84,12 @@ class Conv(nn.Conv):
                 and self.groups == 1 and self.padding in ((0, 0), (1, 1))
                 and (tiles >= 256 or c * k <= 4096)):
             return Winograd.apply(x, weight, bias, self.padding[0], relu)
-        y = nn.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        if cuda_kernel_suits("convolution", x):
+            y = cuda_operators.CudnnConv.apply(x, weight, cuda_operators.cudnn_numbers(self))
+            if bias is not None:
+                y = y + bias.broadcast(y, [0, 2, 3])
+        else:
+            y = nn.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
         return nn.relu(y) if relu else y
 
 
@@ -175,15 +167,26 @@ class NormReLU(jt.Function):
 def conv_norm_relu(conv, norm, x):
     """ReLU(norm(conv(x))) of a `Conv` and a `BatchNorm`: (N, C, H, W) -> (N, K, h, w)."""
     several_ranks = norm.is_train and ranks.size() > 1  # the kernels see no other rank's samples
-    if several_ranks or not kernels_suit(x):
+    on_cpu, on_gpu = kernels_suit(x), cuda_kernel_suits("batch_norm", x)
+    if several_ranks or not (on_cpu or on_gpu):
         return nn.relu(norm(conv(x)))
-    return _train_layer(conv, norm, x) if norm.is_train else _predict_layer(conv, norm, x)
+    if norm.is_train:
+        return _train_layer(conv, norm, x, on_gpu)
+    if on_gpu:
+        y = conv.convolve(x, conv.weight, None)
+        return cuda_operators.normalise_and_cut(y, norm, conv.bias)
+    return _predict_layer(conv, norm, x)
 
 
-def _train_layer(conv, norm, x):
+def _train_layer(conv, norm, x, on_gpu):
     """`conv_norm_relu` in training: two kernels."""
-    y = conv.convolve(x, conv.weight, None)
-    y, mean, variance = NormReLU.apply(y, norm.weight, norm.bias, conv.bias, norm.eps)
+    if on_gpu and cuda_kernel_suits("convolution", x):
+        y, mean, variance = cuda_operators.CudaConvNormReLU.apply(x, conv, norm.weight, norm.bias,
+                                                                  norm.eps)
+    else:
+        y = conv.convolve(x, conv.weight, None)
+        kernel = cuda_operators.CudaNormReLU if on_gpu else NormReLU
+        y, mean, variance = kernel.apply(y, norm.weight, norm.bias, conv.bias, norm.eps)
     norm.update_statistics(mean, variance, y.numel() // y.shape[1], conv.bias)
     return y
 
@@ -197,7 +200,7 @@ def _predict_layer(conv, norm, x):
     return conv.convolve(x, conv.weight * scale.reshape(-1, 1, 1, 1), shift, relu=True)
 
 
-# -------------------------------------------------------------------------------- pool and resize
+# -------------------------------------------------------------------------- pool, resize and join
 class Pool(jt.Function):
     """2x2 max-pool of stride 2: (N, C, H, W) -> (N, C, H / 2, W / 2), rounded down.
 
@@ -231,6 +234,8 @@ class MaxPool(nn.Module):
     def execute(self, x):
         if kernels_suit(x):
             return Pool.apply(x, self.ceil_mode)
+        if cuda_kernel_suits("max_pool", x):
+            return cuda_operators.pool_windows(x, self.ceil_mode)
         return nn.max_pool2d(x, 2, 2, ceil_mode=self.ceil_mode)
 
 
@@ -263,4 +268,28 @@ def resize(x, height, width, align_corners):
         return x
     if kernels_suit(x):
         return Resize.apply(x, height, width, align_corners)
+    if cuda_kernel_suits("resize", x):
+        return cuda_operators.join_parts([Resized(x, height, width, align_corners)], height, width)
     return nn.interpolate(x, size=(height, width), mode="bilinear", align_corners=align_corners)
+
+
+def join(parts, height, width):
+    """Concatenate the channels of Vars (N, C, h, w): (N, all C, height, width).
+
+    Of a larger part the middle is taken.  A smaller one gets zeros at the bottom and at the right.
+    A part may be a `Resized`: it is resized on the way.
+    """
+    if cuda_kernel_suits("join", next(part for part in parts if not isinstance(part, Resized))):
+        return cuda_operators.join_parts(parts, height, width)
+    joined = []
+    for x in parts:
+        if isinstance(x, Resized):
+            x = resize(*x)
+        below, right = height - x.shape[2], width - x.shape[3]
+        if below < 0 or right < 0:
+            top, left = max(0, -below // 2), max(0, -right // 2)
+            x = x[:, :, top:top + height, left:left + width]
+        if below > 0 or right > 0:
+            x = nn.pad(x, (0, max(0, right), 0, max(0, below)))
+        joined.append(x)
+    return jt.concat(joined, dim=1)

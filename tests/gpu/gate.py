@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-KERNELS = ("batch_norm", "max_pool", "resize", "join", "update")
-STORE = f"from backend import cuda_proof; cuda_proof.store_proof(dict.fromkeys({KERNELS}, ''))"
+STORE = ("from backend import cuda_proof, kernel_choice; "
+         "cuda_proof.store_proof(dict.fromkeys(kernel_choice.CUDA_KERNEL_NAMES, ''))")
 
 
 def cache_folder():
