@@ -14,7 +14,7 @@ from backend.start import jt
 CUDA_FOLDER = Path(__file__).resolve().parent / "kernels" / "cuda"
 
 
-def run_cuda(name, source, shapes, inputs, gradients=(), **data):
+def cuda_code(name, source, shapes, inputs, gradients=(), **data):
     """Run CUDA on float32 Vars and return the list of its outputs, Vars of `shapes`.
 
     name: the file of kernels/cuda/ that it needs.  source: C++ that launches the kernels.  It sees
@@ -110,7 +110,7 @@ class CudaNormReLU(jt.Function):
     def execute(self, given, eps):
         x, weight, bias, *_ = given
         pieces, channel = pieces_of(x.shape), weight.shape
-        y, mean, variance, _ = run_cuda(
+        y, mean, variance, _ = cuda_code(
             "batch_norm", NORM_FORWARD, [x.shape, channel, channel, [channel[0], pieces, 2]],
             [x, weight, bias], eps=eps, pieces=pieces)
         self.saved = given, mean, variance, eps, pieces
@@ -126,7 +126,7 @@ class CudaNormReLU(jt.Function):
         source = NORM_BACKWARD
         if shift:
             shapes, source = [*shapes, weight.shape], NORM_BACKWARD_SHIFTED
-        of_x, of_weight, of_bias, _, *of_shift = run_cuda(
+        of_x, of_weight, of_bias, _, *of_shift = cuda_code(
             "batch_norm", source, shapes, [x, gradient, weight, bias, mean, variance], eps=eps,
             pieces=pieces)
         return [of_x, of_weight, of_bias, *of_shift]
@@ -163,7 +163,7 @@ def normalise_and_cut(x, norm, shift):
     if shift is not None:
         inputs, source = [*inputs, shift], NORM_PREDICT_SHIFTED
     pieces = -(-x.shape[0] * x.shape[2] * x.shape[3] // PREDICTED)
-    y, = run_cuda("batch_norm", source, [x.shape], inputs, eps=norm.eps, pieces=pieces)
+    y, = cuda_code("batch_norm", source, [x.shape], inputs, eps=norm.eps, pieces=pieces)
     return y
 
 
@@ -177,7 +177,7 @@ POOL_BACKWARD = POOL.format(way="backward", of_y="in1", pointers="in0_p, in1_p, 
 def pool_windows(x, ceil_mode):
     """2x2 max-pool of stride 2 of (N, C, H, W)."""
     sides = [(side + bool(ceil_mode)) // 2 for side in x.shape[2:]]
-    y, = run_cuda("max_pool", POOL_FORWARD, [[*x.shape[:2], *sides]], [x], [POOL_BACKWARD])
+    y, = cuda_code("max_pool", POOL_FORWARD, [[*x.shape[:2], *sides]], [x], [POOL_BACKWARD])
     return y
 
 
@@ -219,6 +219,6 @@ def join_parts(parts, height, width):
         resized.append(is_resized)
         channels += part.shape[1]
     forward, *backward = join_sources(tuple(resized))
-    y, = run_cuda("join", forward, [[inputs[0].shape[0], channels, height, width]], inputs,
+    y, = cuda_code("join", forward, [[inputs[0].shape[0], channels, height, width]], inputs,
                   backward, **data)
     return y

@@ -105,6 +105,6 @@ def cuda_kernels_on_cpu(names):
 
     with (mock.patch.object(kernel_choice, "on_gpu", lambda: True),
           mock.patch.object(jt, "cudnn", SimpleNamespace(ops=FakeCudnn)),
-          mock.patch.object(cuda_operators, "run_cuda", run_emulated),
+          mock.patch.object(cuda_operators, "cuda_code", run_emulated),
           kernel_choice.trying_cuda_kernels(names)):
         yield

@@ -165,8 +165,8 @@ def test_a_kernel_that_differs_is_named(check, monkeypatch, name, where):
     """Results that are wrong in the fourth digit."""
     from backend import cuda_operators, kernel_check
     with cuda_kernels_on_cpu(()):
-        right = cuda_operators.run_cuda
-        monkeypatch.setattr(cuda_operators, "run_cuda",
+        right = cuda_operators.cuda_code
+        monkeypatch.setattr(cuda_operators, "cuda_code",
                             lambda *args, **data: [y * 1.0001 for y in right(*args, **data)])
         found = kernel_check.check_kernels([name])[name]
     assert found.startswith(where) and "\n" not in found
@@ -175,8 +175,8 @@ def test_a_kernel_that_differs_is_named(check, monkeypatch, name, where):
 def test_a_batch_norm_that_loses_nan_is_named(jt, monkeypatch):
     from backend import cuda_operators, kernel_check
     with cuda_kernels_on_cpu(()):
-        right = cuda_operators.run_cuda
-        monkeypatch.setattr(cuda_operators, "run_cuda",
+        right = cuda_operators.cuda_code
+        monkeypatch.setattr(cuda_operators, "cuda_code",
                             lambda *args, **data: [jt.ones(y.shape) for y in right(*args, **data)])
         found = kernel_check.lost_nan()
     assert "should fill its channel" in found
