@@ -9,6 +9,9 @@ from typing import Callable, NamedTuple
 from nets.geometry import U2NET, UNET_ALIGNED, UNET_BILINEAR, UNET_PADDED, UNET_TRANSPOSED
 
 
+GPU_COPIES = 7  # of the weights on a GPU: they, gradients, two moments, and the last good state
+
+
 class Recognised(NamedTuple):
     """What names and shapes of weights tell of a net."""
     mode: str        # the row's name
@@ -25,8 +28,11 @@ class Net:
     training_options: dict     # options that it is always trained with
     unseen_options: tuple      # options that leave no trace in its weights
     geometry: Callable         # options -> the Geometry
-    bytes_per_pixel: Callable  # options -> bytes that a training step takes per pixel of its input
-                               # (benchmarks/results/bench.txt)
+    parameters: Callable       # options -> about how many numbers its weights are
+    bytes_per_pixel: Callable  # options -> bytes that a training step on a CPU takes per pixel of
+                               # its input (benchmarks/results/bench.txt)
+    gpu_bytes_per_pixel: Callable  # the same on a GPU, without what GPU_COPIES and cuDNN take
+                               # (as Jittor allocated them on the stand-in of tests/gpu)
     recognise: Callable        # shape(name) of weights -> Recognised, or None if they are others'
 
     def options(self, flags):
@@ -70,13 +76,21 @@ CATALOGUE = {net.name: net for net in (
     Net("Unet", flags=("bilinear", "dropout_probs", "base_channels", "padding"),
         training_options={}, unseen_options=("padding", "align_corners"),
         geometry=unet_geometry,
+        parameters=lambda options: (4_250 if options.get("bilinear", True) else 7_620)
+        * options.get("base_channels", 64) ** 2,
         bytes_per_pixel=lambda options: 72 * options.get("base_channels", 64),
+        gpu_bytes_per_pixel=lambda options: (95 if options.get("padding") else 72)
+        * options.get("base_channels", 64),
         recognise=recognise_unet),
     Net("U2net", flags=(), training_options={"side_outputs": True},
         unseen_options=("align_corners",), geometry=lambda options: U2NET,
-        bytes_per_pixel=lambda options: 10_000, recognise=recognise_u2net("U2net", 32)),
+        parameters=lambda options: 44_100_000,
+        bytes_per_pixel=lambda options: 10_000, gpu_bytes_per_pixel=lambda options: 8_300,
+        recognise=recognise_u2net("U2net", 32)),
     Net("U2netS", flags=(), training_options={"side_outputs": True},
         unseen_options=("align_corners",), geometry=lambda options: U2NET,
-        bytes_per_pixel=lambda options: 5_700, recognise=recognise_u2net("U2netS", 16)),
+        parameters=lambda options: 1_150_000,
+        bytes_per_pixel=lambda options: 5_700, gpu_bytes_per_pixel=lambda options: 6_500,
+        recognise=recognise_u2net("U2netS", 16)),
 )}
 NET_FLAGS = tuple(dict.fromkeys(flag for net in CATALOGUE.values() for flag in net.flags))

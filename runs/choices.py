@@ -12,9 +12,11 @@ import numpy as np
 
 from backend import ranks
 from backend.precision import NO_TF32
+from backend.start import CUDNN_WORKSPACE
 from command.errors import DataError
 from datasets.label_values import MOST_USUAL, NUMBERED
 from masks.score_rows import OF_OBJECTS
+from nets.catalogue import GPU_COPIES
 from runs.log import ENDLESS
 from runs.settings import Every, Settings
 
@@ -141,8 +143,9 @@ def find_wrong_chooser(best_by, label_kind, n_classes):
 
 def choose_batch(settings, facts, device):
     """(the batch that half of the memory holds, why), of as many images as ranks or more."""
-    each, batch = image_bytes(settings, facts), max(BATCH, ranks.size())
-    while batch // 2 >= ranks.size() and batch * each > LARGEST_SHARE * device.memory:
+    each, batch = image_bytes(settings, facts, device.is_gpu), max(BATCH, ranks.size())
+    room = device.memory - reserved_bytes(settings, device.is_gpu)
+    while batch // 2 >= ranks.size() and batch * each > LARGEST_SHARE * room:
         batch //= 2
     return batch, (f"{batch * each / 1e9:.1f} GB of {device.memory / 1e9:.0f} GB {device.whose}")
 
@@ -154,14 +157,25 @@ def choose_workers(device):
     return int(np.clip(device.cores // ranks.size_here() - 1, *LOADER_THREADS))
 
 
-def image_bytes(settings, facts):
-    """About how many bytes a training step takes for each image, the net's weights apart."""
+def image_bytes(settings, facts, is_gpu=False):
+    """About how many bytes a training step takes for each image, `reserved_bytes` apart."""
     net, tile = settings.net, settings.training.tile
     height, width = tile.input_sides(net.geometry, facts.height, facts.width)
     pixels = tile.inputs_per_image * height * width
     # the row's number is that of RGB images
     more = 4 * max(0, (settings.data.n_channels or facts.n_channels) - 3)
-    return (net.row.bytes_per_pixel(net.options) + more) * pixels
+    of_row = net.row.gpu_bytes_per_pixel if is_gpu else net.row.bytes_per_pixel
+    return (of_row(net.options) + more) * pixels
+
+
+def reserved_bytes(settings, is_gpu):
+    """About how many bytes a run takes on a GPU whatever the images are; 0 on a CPU.
+
+    These are the copies of the weights and cuDNN's workspace.
+    """
+    if not is_gpu:
+        return 0
+    return 4 * GPU_COPIES * settings.net.row.parameters(settings.net.options) + CUDNN_WORKSPACE
 
 
 def check_memory(settings, facts, device):
@@ -173,7 +187,8 @@ def check_memory(settings, facts, device):
         every = [dataclasses.replace(facts, height=height, width=width)
                  for height, width in facts.shapes]
         facts = max(every, key=lambda each: image_bytes(settings, each))
-    needed = own * image_bytes(settings, facts)
+    needed = own * image_bytes(settings, facts, device.is_gpu)
+    needed += reserved_bytes(settings, device.is_gpu)
     if needed > device.memory:
         height, width = settings.training.tile.sides(facts.height, facts.width)
         raise DataError(f"a training step on {height} x {width} px takes about "
