@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import warnings
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from tqdm import tqdm
@@ -30,6 +31,7 @@ def import_raw(with_cuda):
             if with_cuda:  # Jittor would first see to its own bundle: download it, start again
                 from jittor_utils import install_cuda
                 install_cuda.has_installation = lambda: False
+                sys.meta_path.insert(0, CoreOfCuda)
             with compile_progress(Path(jittor_utils.cache_path), with_cuda):
                 import jittor
                 import jittor.nn  # noqa: F401 - `jt.nn`
@@ -47,6 +49,20 @@ def import_raw(with_cuda):
         raise DataError(f"Jittor does not start here: {cause}; "
                         "for its own log set log_silent=0 log_v=1") from None
     return jittor
+
+
+class CoreOfCuda:
+    """Finds Jittor's core in the last folder of sys.path that has one: that for CUDA.
+
+    Jittor puts its folder for the CPU before it, so that a core that was compiled for the CPU would
+    be imported instead.
+    """
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "jittor_core":
+            return PathFinder.find_spec(name, sys.path[::-1])
+        return None
 
 
 def start_again():

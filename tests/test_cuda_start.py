@@ -17,6 +17,7 @@ from cuda_trees import H100, LAYOUTS, places, put, remove
 from backend import cuda_home, cuda_program, cuda_proof, cuda_toolkit, machine, preparation, start
 from backend.cuda_toolkit import NCCL, Found
 from backend.machine import Card, Driver
+from backend.raw_import import CoreOfCuda
 
 INSTALL = "pip install -r requirements/gpu.txt"
 OLD_DRIVER = Driver(12040, H100.cards)
@@ -517,3 +518,14 @@ def test_auto_goes_on_with_the_cpu_and_says_why(tmp_path, trial, reason):
     ("dies", "Jittor does not start here: no; for its own log set log_silent=0 log_v=1")])
 def test_cuda_ends_in_that_line(tmp_path, trial, reason):
     assert start_with(tmp_path, trial, "cuda") == (1, [], [f"-c: error: {reason}"])
+
+
+def test_the_core_for_cuda_is_found_behind_the_one_for_the_cpu(tmp_path, monkeypatch):
+    """Jittor puts both folders into sys.path.  After a run on the CPU both have a core."""
+    folders = [tmp_path / "default", tmp_path / "default" / "cu13.0.88_sm_90"]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "jittor_core.py").touch()
+    monkeypatch.setattr(sys, "path", [*sys.path, *map(str, folders)])
+    assert CoreOfCuda.find_spec("jittor_core").origin == str(folders[1] / "jittor_core.py")
+    assert CoreOfCuda.find_spec("json") is None
