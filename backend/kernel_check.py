@@ -8,8 +8,12 @@ from typing import Callable, NamedTuple
 import numpy as np
 
 from backend import operators
-from backend.kernel_choice import trying_cuda_kernels, without_kernels
+from backend.cuda_updates import Kernels
+from backend.device_optimizer import DeviceOptimizer
+from backend.kernel_choice import cuda_kernel_suits, trying_cuda_kernels, without_kernels
+from backend.optimizers import OPTIMIZERS
 from backend.start import jt
+from backend.updates import BatchStatistics, Composed, Limits
 
 DIGITS = 2e-5    # differences allowed, as a share of the largest number
 LONG_SUM = 1e-3  # the same where Jittor's own sums are so long that they lose digits
@@ -94,7 +98,8 @@ def convolution_cases():
     def run(shape, outputs, side, padding, dilation):
         x = jt.array(random_away_from_zero(shape))
         conv = operators.Conv(shape[1], outputs, side, padding=padding, dilation=dilation)
-        conv.weight.assign(random_away_from_zero(conv.weight.shape))
+        for var in (conv.weight, conv.bias):
+            var.assign(random_away_from_zero(var.shape))
         return with_gradients(conv(x), [x, conv.weight, conv.bias])
     return [Case(f"{shape} to {outputs} channels, {side}x{side}, padding {padding}, dilation "
                  f"{dilation}",
@@ -173,5 +178,27 @@ def join_cases():
                 (tuple((2, 1, 33, 36) for _ in range(6)), (33, 36), None))]
 
 
+def update_cases():
+    """The end of a step: the second of three has an infinite loss, and must leave no trace."""
+    def run(name, longest):
+        parameters = [jt.array(random_away_from_zero(shape, seed))
+                      for seed, shape in enumerate(((5, 3, 3, 3), (7,), (5,), (1, 1030)))]
+        norm = operators.BatchNorm(5)
+        found = [jt.array(np.abs(random_away_from_zero((5,), seed))) for seed in (7, 8, 9)]
+        updates = Kernels() if cuda_kernel_suits("update", found[0]) else Composed()
+        optimizer = DeviceOptimizer(parameters, 0.01, OPTIMIZERS[name].formula, updates)
+        for factor in (1.0, float("inf"), 0.5):
+            loss = factor * sum((var * var).sum() for var in parameters)
+            mean, variance, shift = found
+            optimizer.step(loss, Limits(norm=longest),
+                           [BatchStatistics(norm, mean, variance, 10, shift)])
+        moments = [var for moment in optimizer.moments for var in moment]
+        return [*parameters, *moments, optimizer.steps, norm.running_mean, norm.running_var]
+    return [Case(f"{name}, gradients up to {longest or 'any length'}",
+                 lambda case=(name, longest): run(*case))
+            for name in OPTIMIZERS for longest in (0.0, 1.0)]
+
+
 KERNEL_CHECKS = {"convolution": convolution_cases, "batch_norm": batch_norm_cases,
-          "max_pool": max_pool_cases, "resize": resize_cases, "join": join_cases}
+                 "max_pool": max_pool_cases, "resize": resize_cases, "join": join_cases,
+                 "update": update_cases}

@@ -5,6 +5,7 @@ The kernels run in the emulator, as operators of Jittor with their gradients.
 import numpy as np
 import pytest
 from emulated_cuda import cuda_kernels_on_cpu
+from emulated_updates import FakeRuntime, run_emulated
 
 from backend.kernel_choice import CUDA_KERNEL_NAMES
 
@@ -156,6 +157,23 @@ def check(jt):
 def test_right_kernels_pass(check):
     names = "convolution", "batch_norm", "max_pool", "resize", "join"
     assert check(*names) == dict.fromkeys(names, "")
+
+
+@pytest.fixture
+def emulated_updates(monkeypatch):
+    from backend import cuda_updates
+    monkeypatch.setattr(cuda_updates, "load_runtime", FakeRuntime)
+    monkeypatch.setattr(cuda_updates, "run_cuda", run_emulated)
+
+
+def test_right_updates_pass(check, emulated_updates):
+    assert check("update") == {"update": ""}
+
+
+def test_updates_that_do_not_refuse_are_named(check, emulated_updates, monkeypatch):
+    from backend import updates
+    monkeypatch.setattr(updates.ComposedVerdict, "choose", lambda self, new, old: new)
+    assert check("update")["update"].startswith("adam, gradients up to any length, result 0: ")
 
 
 @pytest.mark.parametrize("name, where", [

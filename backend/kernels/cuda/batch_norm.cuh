@@ -94,11 +94,12 @@ static __device__ void normalise(const Shape& s, float eps, float2 moments, cons
         found.mean[c] = mean;
         found.variance[c] = variance;
     }
-    bool sound = finite(variance);
+    bool sound = finite(mean) && finite(variance);
+    float otherwise = finite(mean) ? variance : mean;
     each<W>(s, [&](size_t at) {
         cuda::Pack<W> v = cuda::load<W>(x + at);
         for (int j = 0; j < W; j++)
-            v.v[j] = sound ? max(0.f, (v.v[j] - mean) * scale + bias) : variance;
+            v.v[j] = sound ? max(0.f, (v.v[j] - mean) * scale + bias) : otherwise;
         cuda::store<W>(y + at, v);
     });
 }
