@@ -13,6 +13,7 @@ from typing import NamedTuple, Optional
 
 from backend import start
 from backend.inventory import list_installed
+from backend.kernel_choice import CUDA_KERNEL_NAMES
 from backend.machine import ask_driver
 from backend.precision import has_tf32
 from backend.steps import BATCH_SHAPE, NET, STEP_WAYS, Distance, Taken, load_taken, measure_distance
@@ -126,10 +127,11 @@ def describe_use(findings, reason):
         yield "--device auto", on_gpu.device
         yield "--precision auto", "tf32" if "tf32" in taken else "float32"
         yield from describe_libraries("GPU", on_gpu)
-        yield "GPU: own kernels", describe_kernels(on_gpu.kernels)
     elif "cpu" in taken:
         yield "--device auto", f"{taken['cpu'].device}: {' '.join(failed) or reason}"
         yield "--precision auto", "float32"
+    for name in CUDA_KERNEL_NAMES:
+        yield f"GPU: own kernel {name}", describe_kernel(name, on_gpu.kernels if on_gpu else {})
     if "cpu" in taken:
         yield from describe_libraries("CPU", taken["cpu"])
         if "oneDNN" not in taken["cpu"].libraries:
@@ -142,12 +144,15 @@ def describe_libraries(device, taken):
         yield f"{device}: {name}", text
 
 
-def describe_kernels(kernels):
-    """The state of our own CUDA kernels, {name: "" or where it differs}, in one line."""
-    if not kernels:
-        return "none was checked on this card, Jittor's operators are used"
-    return "; ".join(f"{name} differs and is not used: {line}" if line else f"{name} is trusted"
-                     for name, line in sorted(kernels.items()))
+def describe_kernel(name, kernels):
+    """The state of one of our own CUDA kernels.
+
+    kernels: {name: "" or where it differs} of those that were compared on this card.
+    """
+    differs = kernels.get(name)
+    if differs is None:
+        return "not checked, not used"
+    return f"differs, not used: {differs}" if differs else "trusted: agrees with Jittor's operators"
 
 
 def conclude(findings, idle):

@@ -12,7 +12,7 @@ import pytest
 from helpers import command
 
 from backend import doctor, inventory, steps
-from backend.doctor import Finding, conclude, describe_finding, describe_kernels, describe_use
+from backend.doctor import Finding, conclude, describe_finding, describe_use
 from backend.libraries import cudnn_version, loaded_libraries
 from backend.steps import STEP_WAYS, Taken, load_taken, measure_distance, save_taken
 
@@ -105,6 +105,8 @@ def test_the_exit_code_is_0_only_where_all_agree(capsys, findings, idle, code, w
 
 def test_what_is_used_and_why():
     used = dict(describe_use(CPU_ALONE, "no NVIDIA GPU found"))
+    kernels = {name: used.pop(name) for name in [*used] if name.startswith("GPU: own kernel ")}
+    assert len(kernels) > 4 and set(kernels.values()) == {"not checked, not used"}
     assert used == {"--device auto": "a CPU: no NVIDIA GPU found", "--precision auto": "float32",
                     "CPU: oneDNN": "2.2.0, /lib"}
     slow = [Finding("cpu", dataclasses.replace(TAKEN, libraries={}))]
@@ -116,11 +118,11 @@ def test_what_is_used_and_why():
     used = dict(describe_use([*CPU_ALONE, found("float32", on_gpu), found("tf32")], ""))
     assert (used["--device auto"], used["--precision auto"]) == ("a card", "tf32")
     assert used["GPU: cuDNN"] == "9.28.1, /lib"
-    assert used["GPU: own kernels"] == (
-        "join is trusted; resize differs and is not used: y differs by 3")
+    assert used["GPU: own kernel join"] == "trusted: agrees with Jittor's operators"
+    assert used["GPU: own kernel resize"] == "differs, not used: y differs by 3"
+    assert used["GPU: own kernel max_pool"] == "not checked, not used"
     used = dict(describe_use([*CPU_ALONE, found("float32")], ""))
     assert used["--precision auto"] == "float32"
-    assert describe_kernels({}).startswith("none was checked")
 
 
 def test_what_is_installed(monkeypatch, tmp_path):
