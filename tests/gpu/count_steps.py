@@ -40,7 +40,6 @@ def counted(epoch_of_batches, steps):
         stand_in.take()
         for step, batch in enumerate(epoch_of_batches(loader, number, start), start):
             yield batch
-            yield batch
             steps.append({"epoch": number, "step": step, **stand_in.take()})
     return epoch
 
