@@ -44,7 +44,8 @@ class Gate:
         found = {"wheels": {"PYTHONPATH": f"{ROOT}:{self.site}"},
                  "toolkit": {"PYTHONPATH": str(ROOT),
                              "nvcc_path": str(self.toolkit / "bin" / "nvcc")}}[layout]
-        return {**kept, **found, "HOME": str(self.home(layout)),
+        tools = f"{Path(sys.executable).parent}:{kept.get('PATH', '')}"  # mpicc of the environment
+        return {**kept, **found, "PATH": tools, "HOME": str(self.home(layout)),
                 "LD_LIBRARY_PATH": str(self.driver), "STAND_IN_DEVICES": str(devices)}
 
     def run(self, script, *flags, cwd, layout="wheels", devices=1, through=(), is_proved=True):

@@ -9,7 +9,7 @@ CASES = {  # name: (the most launches of a step, flags)
     "U-Net as in the paper": (350, ("--mode", "Unet")),
     "U-Net, fast": (220, ("--mode", "Unet", "--protocol", "fast", "--base_channels", 64,
                           "--Batch_size", 2, "--crops_per_image", 2)),
-    "U2netS": (1800, ("--mode", "U2netS")),
+    "U2netS": (1200, ("--mode", "U2netS")),
 }
 
 
