@@ -79,7 +79,7 @@ CATALOGUE = {net.name: net for net in (
         parameters=lambda options: (4_250 if options.get("bilinear", True) else 7_620)
         * options.get("base_channels", 64) ** 2,
         bytes_per_pixel=lambda options: 72 * options.get("base_channels", 64),
-        gpu_bytes_per_pixel=lambda options: (95 if options.get("padding") else 72)
+        gpu_bytes_per_pixel=lambda options: (95 if options.get("padding") else 88)
         * options.get("base_channels", 64),
         recognise=recognise_unet),
     Net("U2net", flags=(), training_options={"side_outputs": True},
