@@ -85,7 +85,7 @@ CATALOGUE = {net.name: net for net in (
     Net("U2net", flags=(), training_options={"side_outputs": True},
         unseen_options=("align_corners",), geometry=lambda options: U2NET,
         parameters=lambda options: 44_100_000,
-        bytes_per_pixel=lambda options: 10_000, gpu_bytes_per_pixel=lambda options: 8_300,
+        bytes_per_pixel=lambda options: 10_000, gpu_bytes_per_pixel=lambda options: 10_300,
         recognise=recognise_u2net("U2net", 32)),
     Net("U2netS", flags=(), training_options={"side_outputs": True},
         unseen_options=("align_corners",), geometry=lambda options: U2NET,
