@@ -5,9 +5,11 @@
 # make bench   install PyTorch, measure ours beside it: speed, memory, start, data, growth; half an hour on 2 cores
 # make gpu-gate  compile all that is for a GPU and run it on a stand-in, without a GPU (tests/gpu/README.md)
 # make gpu-check, make gpu-bench, make gpu-train SET=ISBC2012 MODE=Unet
-#              on a GPU: check, measure beside PyTorch, train; 10 minutes each at most (docs/gpu.md); GPU_OUT keeps the results
+#              on a GPU: check, measure beside PyTorch, train; 10 minutes each at most, once installed (docs/gpu.md);
+#              GPU_OUT keeps the results
 # make wheels  bring the packages of these three into wheels/, for a machine without a network
-# All keep their environment in VENV; Jittor's compiled core lasts as long as that folder stays where it is.
+# gpu-check, gpu-bench and gpu-train keep their environment in GPU_VENV, the others in VENV.  Jittor's compiled core lasts as long
+# as that folder stays where it is.
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
@@ -72,7 +74,8 @@ $(GPU_VENV)/installed: $(GPU_REQUIREMENTS) requirements.txt requirements/constra
 	    $(addprefix -r ,$(GPU_REQUIREMENTS))
 	touch $@
 
-# Jittor has a source package alone.  BRING: what to bring, everything or a few packages as NAME==VERSION.
+# PyPI has Jittor as a source package alone, so its wheel is built here.  BRING: what to bring besides, lists of packages or
+# a few packages as NAME==VERSION.
 WHEELS_FOR ?= 3.12
 BRING ?= -r requirements/device.txt -r requirements/constraints.txt
 LINUX := $(foreach n,5 12 17 24 26 27 28 31 34,--platform manylinux_2_$(n)_x86_64) --platform manylinux1_x86_64 --platform manylinux2014_x86_64
