@@ -17,7 +17,7 @@ from backend.updates import BatchStatistics, Composed, Limits
 
 DIGITS = 2e-5    # differences allowed, as a share of the largest number
 LONG_SUM = 1e-3  # the same where Jittor's own sums are so long that they lose digits
-TF32 = 1e-2      # cuDNN rounds the factors of its products to 10 bits, not the same ones each time
+TF32 = 1e-2      # cuDNN may round the factors of products to 11 bits, here otherwise than there
 
 
 class Case(NamedTuple):

@@ -1,1 +1,1 @@
-"""A training run besides its steps: settings, choices, progress, clock, log, curves, page."""
+"""A training run around Process.py: settings, choices, bad batches, resume, clock, log, page."""

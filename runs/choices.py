@@ -39,7 +39,7 @@ LARGEST_SHARE = 0.5  # of the memory that is free, for a batch that is left to c
 class Device(NamedTuple):
     """Where a run will train."""
     is_gpu: bool
-    memory: int  # bytes that are free there
+    memory: int  # bytes: the GPU's, or those that are free
     has_tf32: bool = False
     cores: int = 1  # of the processor
 
