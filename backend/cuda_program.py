@@ -79,16 +79,16 @@ def compile_program(home, toolkit, driver):
                 done = subprocess.run(command, capture_output=True, text=True, cwd=folder,
                                       timeout=PATIENCE_WITH_NVCC)
             except (OSError, subprocess.SubprocessError) as error:
-                return _advised(toolkit, str(error))
+                return _add_remedy(toolkit, str(error))
             if done.returncode:
                 said = done.stderr + done.stdout
-                return _advised(toolkit, said or f"exit code {done.returncode}")
+                return _add_remedy(toolkit, said or f"exit code {done.returncode}")
     said = done.stdout.strip()
-    return _advised(toolkit, said) if said else ""
+    return _add_remedy(toolkit, said) if said else ""
 
 
-def _advised(toolkit, message):
-    """A cause and what to do, in one line."""
+def _add_remedy(toolkit, message):
+    """A compiler's message in one line: the cause and what to do."""
     cause = first_cause(message)
     remedy = "docs/gpu.md says what is needed"
     for pattern, advice in REMEDIES:

@@ -88,7 +88,7 @@ def find_toolkits(places, driver):
             toolkits.append(toolkit)
     if places.nvcc_path and not toolkits and not causes:
         causes = [f"nvcc_path: no file {places.nvcc_path}"]
-    causes.append(f"no CUDA toolkit (nvcc) found; {_install(driver)}")
+    causes.append(f"no CUDA toolkit (nvcc) found; {_name_remedy(driver)}")
     return Found(tuple(toolkits), "" if toolkits else causes[0])
 
 
@@ -132,7 +132,7 @@ def _examine(nvcc, places, driver):
     top = _top(nvcc)
     runtime = _find(RUNTIME, [top, *_tops_of_runtime(nvcc, places)])
     if not runtime:
-        return None, f"{nvcc}: {_missing(RUNTIME)}; {_install(driver)}"
+        return None, f"{nvcc}: {_missing(RUNTIME)}; {_name_remedy(driver)}"
     version = _version(runtime.include / RUNTIME.header)
     cause = _misfit(nvcc, version, driver)
     if cause:
@@ -145,7 +145,7 @@ def _examine(nvcc, places, driver):
         if part:
             parts[wanted] = part
         elif wanted not in (NCCL, NVRTC):
-            return None, f"{nvcc}: {_missing(wanted)}; {_install(driver, wanted, major)}"
+            return None, f"{nvcc}: {_missing(wanted)}; {_name_remedy(driver, wanted, major)}"
     cudnn = parts[CUDNN].include
     number = _version(cudnn / "cudnn_version.h") or _version(cudnn / "cudnn.h")
     return Toolkit(nvcc, top, version, number, parts), ""
@@ -237,7 +237,7 @@ def _missing(wanted):
     return f"{wanted.name} is not installed ({wanted.header}, lib{wanted.library}.so)"
 
 
-def _install(driver, wanted=None, major=NEWEST_MAJOR):
+def _name_remedy(driver, wanted=None, major=NEWEST_MAJOR):
     """What to do where something is missing."""
     if driver.version // 1000 >= NEWEST_MAJOR:
         return INSTALL

@@ -86,7 +86,9 @@ def first_cause(text, or_first=True):
     """
     text = re.sub(r"\x1b\[[0-9;]*[mK]", "", text)  # colours
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    causes = [line for line in lines if CAUSE.search(line)] + lines[:or_first]
+    causes = [line for line in lines if CAUSE.search(line)]
+    if or_first:
+        causes += lines[:1]
     return causes[0][:300] if causes else ""
 
 

@@ -59,7 +59,8 @@ def import_jittor(device="auto", exact=False):
         except DataError as error:
             if not home or device == "cuda" or started_by_mpirun():
                 raise
-            os.environ[FALLBACK] = f"CUDA passed its trial, but {error}"
+            os.environ[FALLBACK] = (f"CUDA passed its trial, but {error}; remove {home.parent} to "
+                                    "have it tried again")
             start_again()  # half imported, Jittor cannot be imported for the CPU
         if home:
             for name, difference in known_kernels(home).items():
@@ -83,7 +84,8 @@ def import_with(home, exact=False):
     jittor.flags.gdb_path = ""  # at a crash: one line, not the debugger's pages
     if home:
         if None in (jittor.cudnn, jittor.cublas, jittor.curand):  # Jittor does without, silently
-            raise DataError("Jittor cannot compile its part of cuDNN, cuBLAS or cuRAND here")
+            raise DataError("Jittor cannot compile its part of cuDNN, cuBLAS or cuRAND here; for "
+                            "its own log set log_silent=0 log_v=1")
         jittor.flags.use_cuda = 1
         jittor.flags.use_cuda_host_allocator = 0  # arrays: from pinned memory, without a wait
         jittor.cudnn.set_algorithm_cache_size(CUDNN_SHAPES)
@@ -112,8 +114,8 @@ def find_cuda():
         return Found((), cause)
     here = int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1))
     if here > len(driver.cards):
-        return Found((), f"{here} processes on this machine need as many GPUs, and there are "
-                         f"{len(driver.cards)}")
+        return Found((), f"{here} processes on this machine need as many GPUs; start "
+                         f"{len(driver.cards)} at most")
     found = find_toolkits(this_machine(), driver)
     if _several() and os.environ.get("use_nccl") != "1":
         able = tuple(toolkit for toolkit in found.toolkits if NCCL in toolkit.parts)

@@ -268,7 +268,7 @@ def test_several_processes_need_nccl_and_a_gpu_each(tmp_path, monkeypatch):
     assert start.find_cuda() == Found((), f"several processes on GPUs need NCCL; {INSTALL}")
     monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "4")
     assert start.find_cuda().cause == (
-        "4 processes on this machine need as many GPUs, and there are 2")
+        "4 processes on this machine need as many GPUs; start 2 at most")
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "1")
     monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "1")
     assert NCCL not in only(start.find_cuda()).parts
@@ -507,7 +507,8 @@ def test_a_start_on_a_gpu_says_which_kernels_it_leaves_out(tmp_path):
 
 @pytest.mark.parametrize("trial, reason", [
     ("fails", "it failed"), ("dies", "CUDA passed its trial, but Jittor does not start here: no; "
-                                     "for its own log set log_silent=0 log_v=1")])
+                                     "for its own log set log_silent=0 log_v=1; remove /a to have "
+                                     "it tried again")])
 def test_auto_goes_on_with_the_cpu_and_says_why(tmp_path, trial, reason):
     assert start_with(tmp_path, trial, "auto") == (
         0, ["0 None", "CPU) TF32"], [f"Running on the CPU: {reason}"])
