@@ -308,6 +308,16 @@ def test_however_a_trial_ends_it_is_one_line(cache, body, cause, kernels):
     assert "\n" not in outcome.cause and not log.with_suffix(".part").exists()
 
 
+@pytest.mark.parametrize("first", ["os.kill(os.getpid(), 11)", "sys.exit(1)", "time.sleep(60)",
+                                   "say(cause='', kernels=None); os.kill(os.getpid(), 11)"])
+def test_a_trial_that_dies_is_made_once_more_with_one_thread(cache, first):
+    body = (f"if os.environ.get('use_parallel_op_compiler') != '1':\n    {first}\n"
+            "say(cause='', kernels={'join': ''})")
+    outcome = cuda_proof.run_trial(cache, cache / "proof.log", ("-c", WRITES + body),
+                                   2 if "60" in first else 100)
+    assert outcome == ("", {"join": ""})
+
+
 def test_a_trial_that_hangs_is_ended_with_its_compilers(cache):
     body = ("import subprocess\nother = subprocess.Popen(['sleep', '60'])\n"
             "print('ready', flush=True)\nother.wait()")
