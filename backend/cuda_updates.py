@@ -37,14 +37,19 @@ class Slot:
             ctypes.byref(event), ctypes.c_uint(self.BLOCKING | self.NO_TIMING)))
         self.address, self.event = memory.value, event.value or 0
         ctypes.memset(self.address, 0, 8 * self.NUMBERS)
+        runtime.cudaGetLastError()  # forget what went before
 
     def _check(self, code):
         if code:
             raise RuntimeError(f"CUDA's error {code} in a training step")
 
     def read(self):
-        """The numbers, a list, once the kernel has run; later ones are not waited for."""
+        """The numbers, a list, once the kernel has run; later ones are not waited for.
+
+        Nobody has looked whether the kernels were launched at all, Jittor's and ours.
+        """
         self._check(self.runtime.cudaEventSynchronize(ctypes.c_void_p(self.event)))
+        self._check(self.runtime.cudaGetLastError())
         return list((ctypes.c_double * self.NUMBERS).from_address(self.address))
 
 

@@ -17,7 +17,7 @@ class FakeRuntime:
     """
 
     def __init__(self):
-        self.kept = []
+        self.kept, self.last_error = [], 0
 
     def _give(self, pointer, numbers):
         self.kept.append((ctypes.c_double * numbers)())
@@ -32,6 +32,10 @@ class FakeRuntime:
 
     def cudaEventSynchronize(self, event):
         return 0 if ctypes.c_longlong.from_address(event.value).value == 1 else 600
+
+    def cudaGetLastError(self):
+        error, self.last_error = self.last_error, 0
+        return error
 
 
 def run_emulated(source, shapes, inputs, data):

@@ -2,6 +2,8 @@
 
 The kernels run in the emulator, as operators of Jittor with their gradients.
 """
+import ctypes
+
 import numpy as np
 import pytest
 from emulated_cuda import cuda_kernels_on_cpu
@@ -184,6 +186,18 @@ def emulated_updates(monkeypatch):
 
 def test_right_updates_pass(check, emulated_updates):
     assert check("update") == {"update": ""}
+
+
+def test_a_kernel_that_was_not_launched_ends_the_step_that_misses_it(jt):
+    from backend.cuda_updates import Slot
+    runtime = FakeRuntime()
+    runtime.last_error = 2  # of some time before
+    slot = Slot(runtime)
+    ctypes.c_longlong.from_address(slot.event).value = 1  # recorded
+    assert slot.read() == [0, 0, 0]
+    runtime.last_error = 9  # what a grid that is too large leaves
+    with pytest.raises(RuntimeError, match="CUDA's error 9 in a training step"):
+        slot.read()
 
 
 def test_updates_that_do_not_refuse_are_named(check, emulated_updates, monkeypatch):
