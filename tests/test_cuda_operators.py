@@ -147,7 +147,7 @@ def test_a_whole_net(jt, options, limit):
 
 @pytest.mark.parametrize("dilated", [False, True])
 def test_a_block_of_u2net(jt, dilated):
-    """A whole block, deep enough for all that U-2-Net has, on maps that no BatchNorm finds small."""
+    """A whole block, as deep as U-2-Net has them, on maps that no BatchNorm finds small."""
     from Model import RSU, Stage
 
     def work():
