@@ -4,13 +4,11 @@ Importing this module imports Jittor.
 """
 import ctypes
 import itertools
-from pathlib import Path
 
+from backend.cuda_operators import cuda_code
 from backend.start import jt
 from backend.updates import LARGEST, Reading
 
-FOLDER = Path(__file__).resolve().parent / "kernels" / "cuda"
-UPDATE_KERNELS = "".join(f'#include "{FOLDER / name}.cuh"\n' for name in ("launch", "update"))
 TENSORS, CHUNK = 64, 1024  # a launch's tensors and a block's elements, as in the header
 
 
@@ -69,15 +67,13 @@ class KernelVerdict:
 
 # ------------------------------------------------------------------------------------- the kernels
 def run_cuda(source, shapes, inputs, data):
-    """Run C++ that launches kernels of update.cuh; returns its outputs, a list of float32 Vars.
+    """`cuda_code` with the kernels of update.cuh, without gradients.
 
-    The C++ sees the Vars `inputs` as in0, in1, ... and _inputs, the outputs as out0, out1, ... and
-    _outputs, and each number of `data` as data["name"].  Other numbers compile nothing anew.
+    The C++ also sees the lists _inputs and _outputs.  data: {name: number}.  Other numbers compile
+    nothing anew.
     """
     with jt.no_grad():
-        return jt.code(shapes, ["float32"] * len(shapes), inputs,
-                       cuda_header=UPDATE_KERNELS, cuda_src=source,
-                       data={name: float(value) for name, value in data.items()})
+        return cuda_code("update", source, shapes, inputs, **data)
 
 
 def fill_table(places, first_input=0, first_output=0):
@@ -161,10 +157,11 @@ class Kernels:
         """Launch the kernel for up to TENSORS BatchStatistics; returns a Var that nobody reads."""
         inputs, data = [verdict.var], {"momentum": batches[0].norm.momentum}
         has_shift = batches[0].shift is not None
-        for k, (norm, mean, variance, count, shift) in enumerate(batches):
-            inputs += [norm.running_mean, norm.running_var, mean, variance]
-            inputs += [shift] if has_shift else []
-            data[f"unbiased{k}"] = count / max(1, count - 1)
+        for k, batch in enumerate(batches):
+            norm = batch.norm
+            inputs += [norm.running_mean, norm.running_var, batch.mean, batch.variance]
+            inputs += [batch.shift] if has_shift else []
+            data[f"unbiased{k}"] = batch.unbiased
         each = 5 if has_shift else 4
         fill = "".join(f'all.unbiased[{k}] = data["unbiased{k}"];\n' for k in range(len(batches)))
         return run_cuda(f"""
@@ -181,7 +178,7 @@ class Kernels:
             update::move_statistics(all, data["momentum"], in0_p);
         """, [[1]], inputs, data)[0]
 
-    def keep(self, variables):
+    def keep_values(self, variables):
         kept = list(itertools.chain.from_iterable(
             run_cuda(fill_table(["out", "in"]) + "update::copy(table);",
                      [var.shape for var in group], group, {})
@@ -189,7 +186,7 @@ class Kernels:
         launch(kept)
         return kept
 
-    def bring_back(self, variables, kept):
+    def restore_values(self, variables, kept):
         launch([run_cuda(fill_table(["in", "in"]) + "update::copy(table);", [[1]],
                          [*of_vars, *of_kept], {})[0]
                 for of_vars, of_kept in grouped(variables, kept)])

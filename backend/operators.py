@@ -126,15 +126,12 @@ class BatchNorm(nn.BatchNorm):
 
         mean, variance: (C,); the variance is the biased one.  shift: what the mean lacks, (C,).
         """
-        batches = noted_batches()
-        if batches is not None:
-            batches.append(BatchStatistics(self, mean, variance, count, shift))
+        batch, noted = BatchStatistics(self, mean, variance, count, shift), noted_batches()
+        if noted is not None:
+            noted.append(batch)
             return
-        if shift is not None:
-            mean = mean + shift
-        unbiased = variance * (count / max(1, count - 1))
-        for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
-            running.update(running + (new - running) * self.momentum)
+        for running, moved in batch.moves():
+            running.update(moved)
 
 
 class NormReLU(jt.Function):

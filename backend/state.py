@@ -44,11 +44,11 @@ class TrainingState:
         statistics: those of then, where the forward pass has moved on.
         """
         state = {**self.vars(), **(statistics or {})}
-        kept = self.updates.keep(list(state.values()))
+        kept = self.updates.keep_values(list(state.values()))
         return {**dict(zip(state, kept)), "n_step": n_step}
 
     def restore(self, snapshot):
         """Go back to a `snapshot`, which stays as it is."""
         state = self.vars()
-        self.updates.bring_back(list(state.values()), [snapshot[name] for name in state])
+        self.updates.restore_values(list(state.values()), [snapshot[name] for name in state])
         self.optimizer.n_step = snapshot["n_step"]

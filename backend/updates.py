@@ -34,6 +34,20 @@ class BatchStatistics(NamedTuple):
     count: int        # values a channel
     shift: object     # Var (C,) that the mean lacks, or None
 
+    @property
+    def unbiased(self):
+        """The factor from the biased variance to the unbiased one."""
+        return self.count / max(1, self.count - 1)
+
+    def moves(self):
+        """Yield (running Var, its value after this batch), of the mean and of the variance."""
+        norm, mean = self.norm, self.mean
+        if self.shift is not None:
+            mean = mean + self.shift
+        variance = self.variance * self.unbiased
+        for running, new in ((norm.running_mean, mean), (norm.running_var, variance)):
+            yield running, running + (new - running) * norm.momentum
+
 
 class ComposedVerdict:
     """Whether a step was accepted, as Vars of one value."""
@@ -99,18 +113,15 @@ class Composed:
 
     def move_statistics(self, verdict, batches):
         """Move running statistics by BatchStatistics, where the step was accepted."""
-        for norm, mean, variance, count, shift in batches:
-            if shift is not None:
-                mean = mean + shift
-            unbiased = variance * (count / max(1, count - 1))
-            for running, new in ((norm.running_mean, mean), (norm.running_var, unbiased)):
-                running.update(verdict.choose(running + (new - running) * norm.momentum, running))
+        for batch in batches:
+            for running, moved in batch.moves():
+                running.update(verdict.choose(moved, running))
 
-    def keep(self, variables):
+    def keep_values(self, variables):
         """Vars with the values of now, which no step changes; a list."""
         return [var.detach() for var in variables]  # a step puts new Vars in their places
 
-    def bring_back(self, variables, kept):
-        """Give variables the values that `keep` has kept, as often as one likes."""
+    def restore_values(self, variables, kept):
+        """Give variables the values that `keep_values` has kept, as often as one likes."""
         for var, value in zip(variables, kept):
             var.assign(value)

@@ -12,7 +12,7 @@ from backend.device_optimizer import DeviceOptimizer
 from backend.statistics import statistics_later
 from backend.updates import Limits, Reading
 from runs.guard import TrainingFailed
-from runs.progress import ACCEPTED, SETTLED, REFUSED
+from runs.progress import ACCEPTED, REFUSED, SETTLED
 
 
 class Steps:

@@ -40,11 +40,11 @@ class FakeRuntime:
 
 def run_emulated(source, shapes, inputs, data):
     """backend.cuda_updates.run_cuda on the CPU."""
-    from backend.cuda_updates import UPDATE_KERNELS
+    from backend.cuda_operators import includes
     from backend.start import jt
     with jt.no_grad():
         return jt.code(shapes, ["float32"] * len(shapes), inputs, cpu_src=source,
-                       cpu_header=BEFORE_KERNELS + UPDATE_KERNELS,
+                       cpu_header=BEFORE_KERNELS + includes("update"),
                        data={name: float(value) for name, value in data.items()})
 
 

@@ -172,6 +172,11 @@ def check(jt):
     return check
 
 
+def test_each_kernel_is_checked(jt):
+    from backend.kernel_check import KERNEL_CHECKS
+    assert tuple(KERNEL_CHECKS) == CUDA_KERNEL_NAMES
+
+
 def test_right_kernels_pass(check):
     names = "convolution", "batch_norm", "max_pool", "resize", "join"
     assert check(*names) == dict.fromkeys(names, "")

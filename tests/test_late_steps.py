@@ -101,12 +101,12 @@ def test_what_is_kept_can_be_brought_back_twice(jt, updates):
     variables = [jt.array(array) for array in arrays]
     model.parameters = lambda: variables
     optimizer = build_optimizer("sgd", model, 0.5)
-    kept = optimizer.updates.keep(variables)
+    kept = optimizer.updates.keep_values(variables)
     for _ in range(2):
         optimizer.step(sum(var.sum() for var in variables), Limits(np.inf), [])
         for array, var in zip(arrays, variables):
             assert np.abs(var.numpy() - array).min() > 0.4
-        optimizer.updates.bring_back(variables, kept)
+        optimizer.updates.restore_values(variables, kept)
         for array, var in zip(arrays, variables):
             assert (var.numpy() == array).all() and not var.is_stop_grad()
 
