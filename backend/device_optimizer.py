@@ -41,7 +41,7 @@ class DeviceOptimizer:
         """Launch a step from its loss, a Var of one value; returns its verdict, for `read`.
 
         limits: without them any finite loss counts.  batches: what BatchNorms noted, see
-        backend/statistics.py.
+        backend/late_statistics.py.
         """
         gradients = jt.grad(loss, self.parameters, False)
         jt.sync([loss, *gradients])  # before the parameters change in place

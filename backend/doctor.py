@@ -12,18 +12,19 @@ from pathlib import Path
 from typing import NamedTuple, Optional
 
 from backend import start
+from backend.doctor_step import (BATCH_SHAPE, NET, STEP_WAYS, Distance, Taken, load_taken,
+                                 measure_distance)
 from backend.inventory import list_installed
 from backend.kernel_choice import CUDA_KERNEL_NAMES
 from backend.machine import ask_driver
 from backend.precision import has_tf32
-from backend.steps import BATCH_SHAPE, NET, STEP_WAYS, Distance, Taken, load_taken, measure_distance
 
 LONGEST_STEP = 1800  # seconds for a step; Jittor compiles itself in a third of that on 2 cores
 
 
 class Finding(NamedTuple):
     """What became of a way's step."""
-    word: str                            # of the way, in steps.STEP_WAYS
+    word: str                            # of the way, in doctor_step.STEP_WAYS
     taken: Optional[Taken] = None
     error: str = ""                      # why there is none
     distance: Optional[Distance] = None  # from the CPU's

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from backend import start
 from backend.doctor import examine
-from backend.steps import STEP_WAYS, save_taken, take_step
+from backend.doctor_step import STEP_WAYS, save_taken, take_step
 from backend.summary import print_summary
 from command.errors import run
 from command.flags import Parser
@@ -41,7 +41,7 @@ def start_command():
     def prepare():
         if args.step:
             word, path = args.step
-            with told_to(path):
+            with report_error(path):
                 start.import_jittor(STEP_WAYS[word].device, STEP_WAYS[word].exact)
         else:
             start.import_jittor()
@@ -56,7 +56,7 @@ def run_command(build_model):
     args = build_parser().parse_args()
     if args.step:
         word, path = args.step
-        with told_to(path):
+        with report_error(path):
             save_taken(path, take_step(STEP_WAYS[word], build_model))
         return
     for mode, side in SIDES.items():
@@ -65,8 +65,8 @@ def run_command(build_model):
 
 
 @contextlib.contextmanager
-def told_to(path):
-    """`with told_to(path):` an error's first line is also written beside `path`, as .txt."""
+def report_error(path):
+    """`with report_error(path):` an error's first line is also written beside `path`, as .txt."""
     try:
         yield
     except Exception as error:

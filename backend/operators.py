@@ -10,8 +10,8 @@ from pathlib import Path
 from backend import cuda_operators, ranks
 from backend.cuda_operators import Resized
 from backend.kernel_choice import cuda_kernel_suits, kernels_suit, without_kernels
+from backend.late_statistics import noted_batches
 from backend.start import jt, nn
-from backend.statistics import noted_batches
 from backend.updates import BatchStatistics
 
 __all__ = ["BatchNorm", "Conv", "MaxPool", "Resized", "conv_norm_relu", "join", "resize",

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Callable, NamedTuple
 
 from backend.device_optimizer import DeviceOptimizer
-from backend.statistics import statistics_later
+from backend.late_statistics import statistics_later
 from backend.updates import Limits, Reading
 from runs.guard import TrainingFailed
 from runs.progress import ACCEPTED, REFUSED, SETTLED

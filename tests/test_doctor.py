@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from helpers import command
 
-from backend import doctor, inventory, steps
+from backend import doctor, doctor_step, inventory
 from backend.doctor import Finding, conclude, describe_finding, describe_use
+from backend.doctor_step import STEP_WAYS, Taken, load_taken, measure_distance, save_taken
 from backend.libraries import cudnn_version, loaded_libraries
-from backend.steps import STEP_WAYS, Taken, load_taken, measure_distance, save_taken
 
 TAKEN = Taken(loss=0.5, updated_loss=0.25, milliseconds=3.0, libraries={"oneDNN": "2.2.0, /lib"},
               kernels={}, device="a CPU",
@@ -53,7 +53,7 @@ def test_what_is_0_but_for_rounding_is_compared_with_all_gradients():
     gradients = {**TAKEN.gradients, "zero": np.array([1e-6, 0])}
     distance = measure_distance(dataclasses.replace(TAKEN, gradients=gradients), TAKEN)
     assert distance.parameter == "zero"
-    assert distance.gradient == pytest.approx(1e-6 / (steps.SMALL * total))
+    assert distance.gradient == pytest.approx(1e-6 / (doctor_step.SMALL * total))
 
 
 @pytest.mark.parametrize("field", ["loss", "updated_loss"])

@@ -116,7 +116,7 @@ def test_running_statistics_move_with_the_step(jt, updates, limit, shifted):
     from backend.device_optimizer import build_updates
     from backend.operators import BatchNorm
     from backend.optimizers import OPTIMIZERS
-    from backend.statistics import statistics_later
+    from backend.late_statistics import statistics_later
     from backend.updates import Limits
     rng = np.random.default_rng(6)
     norms = [BatchNorm(channels) for channels in (3, 300, *[2] * 65)]
