@@ -28,7 +28,7 @@ stress: $(VENV)/installed-dev
 	$(PY) -m pytest tests/stress -s -v --durations=0
 
 gpu-gate: $(VENV)/installed-dev
-	$(PY) tests/gpu/install.py
+	PYTHONPATH=. $(PY) tests/gpu/install.py
 	$(PY) -m pytest tests/gpu -v --durations=0
 
 align: augmented-sample $(VENV)/installed-align

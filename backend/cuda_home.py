@@ -21,6 +21,7 @@ LINKED = {RUNTIME: ("*", ("libcudart.so*", "libcudadevrt.a")),  # (headers, libr
 CUDNN_8 = {f"libcudnn_{part}_{use}.so": f"libcudnn_{part}.so"  # names that cuDNN 9 has given up
            for part in ("ops", "cnn") for use in ("infer", "train")}
 
+# Of NPP, which a toolkit has and the wheels have not, Jittor reads these alone.
 NPP_H = """#pragma once
 #include <limits.h>
 #define NPP_MIN_32U 0

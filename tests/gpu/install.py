@@ -14,6 +14,8 @@ from pathlib import Path
 from gate import ROOT, Gate, cache_folder
 from stand_in import build_driver, build_libraries, record_symbols
 
+from backend.cuda_home import NPP_H
+
 # PyPI has no nvcc of CUDA 12.  Debian's is 87 MB.
 DEBIANS_COMPILER = "nvidia-cuda-toolkit=12.4.131~12.4.1-2"
 PROGRAMS = ("cudafe++", "fatbinary", "nvlink", "ptxas", "bin2c")
@@ -22,18 +24,6 @@ NVVMIR_LIBRARY_DIR = $(TOP)/nvvm/libdevice
 PATH += $(_HERE_):
 INCLUDES += "-I$(TOP)/include" $(_SPACE_)
 LIBRARIES =+ $(_SPACE_) "-L$(TOP)/lib64"
-"""
-# Of NPP, which a toolkit has and the wheels have not, Jittor reads these alone.
-NPP = """#pragma once
-#include <limits.h>
-#define NPP_MIN_32U 0
-#define NPP_MAX_32U UINT_MAX
-#define NPP_MIN_32S INT_MIN
-#define NPP_MAX_32S INT_MAX
-#define NPP_MIN_64U 0
-#define NPP_MAX_64U ULLONG_MAX
-#define NPP_MIN_64S LLONG_MIN
-#define NPP_MAX_64S LLONG_MAX
 """
 
 
@@ -101,7 +91,7 @@ def lay_toolkit(gate):
     shutil.copytree(programs / "libdevice", folder / "nvvm" / "libdevice", copy_function=os.link)
     for headers in sorted(gate.cuda12.glob("nvidia/*/include")):
         shutil.copytree(headers, folder / "include", copy_function=_link_once, dirs_exist_ok=True)
-    (folder / "include" / "npp.h").write_text(NPP)
+    (folder / "include" / "npp.h").write_text(NPP_H)  # not in wheels
     (folder / "lib64").mkdir()
     for symbols in gate.cuda12.glob("nvidia/*/lib/*.symbols"):
         library = symbols.with_suffix("")
