@@ -67,7 +67,7 @@ def bench_steps(modes, batches):
         for mode in modes:
             yield DeviceStep(f"bench_{mode}_{batch}", f"{mode} beside PyTorch, batch {batch}",
                              python("benchmarks/GpuRace.py", "--mode", mode, "--batch", batch),
-                             300, json_line)
+                             300 if batch == 1 else 400, json_line)
 
 
 # ------------------------------------------------------------------------------------- the training

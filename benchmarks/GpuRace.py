@@ -2,9 +2,9 @@
 
     python benchmarks/GpuRace.py --mode Unet --batch 8
 
-Gpu.py runs it.  All contenders start and compile at the same time.  Then they take turns.  A turn
-is `STEPS` steps in a row, waited for at its end, as in a training.  The last line of the output is
-a list of rows as JSON; Race.py says what a row has.  Here peak_bytes is the GPU's memory that the
+Gpu.py runs it.  Contenders start and compile at the same time.  Then they take turns.  A turn is
+`STEPS` steps in a row, waited for at its end, as in a training.  The last line of the output is a
+list of rows as JSON; Race.py says what a row has.  Here peak_bytes is the GPU's memory that the
 contender's process holds at the end, or null where the driver does not tell it.
 """
 import contextlib
@@ -41,8 +41,14 @@ def build_parser():
 
 
 def race_on_gpu(contenders, repeats, **task):
-    """The rows of all contenders, training first; task: of the workers."""
-    rows, workers = [], {}
+    """The rows of all contenders, training first; task: of the workers.
+
+    No GPU holds all of them where a step has several images.  There the first one races with one
+    other at a time, which then ends.
+    """
+    first, *others = contenders
+    heats = [others] if task["batch"] == 1 else [[name] for name in others]
+    rows, workers = {kind: make_rows(kind, contenders, **task) for kind in RACE_KINDS}, {}
     with contextlib.ExitStack() as stack:
         # a worker ends with the thread that has started it, so the pool has to outlive the races
         pool = stack.enter_context(ThreadPoolExecutor(len(contenders)))
@@ -52,19 +58,24 @@ def race_on_gpu(contenders, repeats, **task):
                 workers[name] = stack.enter_context(WorkerProcess(contender=name, **task))
             return workers[name]
 
-        for kind in RACE_KINDS:
-            racing = make_rows(kind, contenders, **task)
-            list(pool.map(lambda row: take_turn(row, 0, repeats, worker_of), racing))
-            for turn in range(1, repeats + 1):
+        for heat in heats:
+            for kind in RACE_KINDS:
+                racing = [row for row in rows[kind] if row["contender"] in (first, *heat)]
+                starting = [row for row in racing if "first_s" not in row]
+                list(pool.map(lambda row: take_turn(row, 0, repeats, worker_of), starting))
+                for turn in range(1, repeats + 1):
+                    for row in racing:
+                        take_turn(row, turn, repeats, worker_of)
+                held = gpu_memory_of_processes()
                 for row in racing:
-                    take_turn(row, turn, repeats, worker_of)
-            held = gpu_memory_of_processes()
-            for row in racing:
-                if "failed" not in row:
-                    row["peak_bytes"] = held.get(workers[row["contender"]].process.pid)
-            rows += racing
-    add_medians(rows)
-    return rows
+                    if "failed" not in row:
+                        row["peak_bytes"] = held.get(workers[row["contender"]].process.pid)
+            for name in heat:
+                if name in workers:
+                    workers.pop(name).__exit__()
+    every = [row for kind in RACE_KINDS for row in rows[kind]]
+    add_medians(every)
+    return every
 
 
 def gpu_memory_of_processes():

@@ -3,6 +3,7 @@ import json
 import os
 import sys
 import time
+from types import SimpleNamespace
 
 import GpuPlan
 import GpuProbe
@@ -12,7 +13,7 @@ import GpuSummary
 import pytest
 from GpuSteps import CUT_OFF, FAILED, PASSED, DeviceStep, Records, in_order, run_in_time
 from helpers import command
-from Tables import GPU_CONTENDERS
+from Tables import GPU_CONTENDERS, RACE_KINDS
 
 ENDLESS_CHILD = ("import os, subprocess, sys, time\n"
                  "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'])\n"
@@ -219,6 +220,39 @@ def test_a_machine_without_a_gpu_is_told_in_one_line(tmp_path):
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert "does not start on a GPU" in done.stderr and "nvcc_path" in done.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".lock", "gpu.log"]
+
+
+@pytest.mark.parametrize("batch, together", [(1, 5), (8, 2)])
+def test_a_gpu_holds_the_contenders_of_a_large_batch_two_by_two(monkeypatch, batch, together):
+    alive, most = set(), []
+
+    class Worker:
+        import_s, age = 1.0, staticmethod(lambda: 2.0)
+
+        def __init__(self, contender, **_task):
+            alive.add(contender)
+            most.append(len(alive))
+            self.name, self.process = contender, SimpleNamespace(pid=len(most), poll=lambda: None)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            alive.discard(self.name)
+
+        def ask(self, kind):
+            return {"seconds": 0.5, "peak_bytes": 1, "loss": 1.0}
+
+    monkeypatch.setattr(GpuRace, "WorkerProcess", Worker)
+    monkeypatch.setattr(GpuRace, "gpu_memory_of_processes", lambda: {1: 7})
+    rows = GpuRace.race_on_gpu(tuple(GPU_CONTENDERS), 3, mode="Unet", side=512, batch=batch,
+                               base_channels=64)
+    assert max(most) == together and not alive
+    assert [(row["kind"], row["contender"]) for row in rows] == [
+        (kind, name) for kind in RACE_KINDS for name in GPU_CONTENDERS]
+    for row in rows:
+        heats = 4 if batch > 1 and row["contender"] == "ours" else 1
+        assert row["seconds"] == [0.5] * 3 * heats and row["median_s"] == 0.5
 
 
 def test_the_drivers_answer_is_read(tmp_path, monkeypatch):
