@@ -255,6 +255,12 @@ def test_a_gpu_holds_the_contenders_of_a_large_batch_two_by_two(monkeypatch, bat
         assert row["seconds"] == [0.5] * 3 * heats and row["median_s"] == 0.5
 
 
+def test_contenders_begin_one_after_the_other_but_for_what_compiles_long():
+    rows = [{"contender": name} for name in GPU_CONTENDERS]
+    rows[0]["first_s"] = 1.0
+    assert GpuRace.lanes_of(rows) == ([rows[3]], [rows[1], rows[2], rows[4]])
+
+
 def test_the_drivers_answer_is_read(tmp_path, monkeypatch):
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\nprintf '12, 300\\n34, 1024\\n'\n")
