@@ -12,7 +12,7 @@ import time
 import numpy as np
 
 from backend import ranks
-from backend.start import jt
+from backend.start import jt, seed_step
 from backend.state import TrainingState
 from command.bars import progress_bar
 from Loss import LOSSES, deep_supervision_loss
@@ -213,7 +213,7 @@ class Trainer(Tester):
     def train_step(self, batch):
         """One optimiser step; returns the last loss that is known and was good, or None."""
         now = self.progress
-        jt.set_seed(step_seed(self.loader.seed, now.epoch, now.step, ranks.rank()))  # of dropout
+        seed_step(step_seed(self.loader.seed, now.epoch, now.step, ranks.rank()))  # of dropout
         with self.steps.forward(), ranks.step(self.loader.images(now.step)):
             self.optimizer.lr = learning_rate(self.settings, self.share_done())
             loss = batch_loss(self.model, batch, self.loader.tile,

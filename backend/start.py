@@ -10,6 +10,7 @@ The only file that imports Jittor raw.  Importing this module is free.  The firs
   announced, with progress.
 - Python keeps its own handlers of signals.  Jittor's would end the process at once.
 """
+import ctypes
 import fcntl
 import os
 import shutil
@@ -193,6 +194,25 @@ def seed_everything(seed):
     After the import: that seeds all three anew, from the clock.
     """
     import_jittor().set_global_seed(seed, different_seed_for_mpi=False)
+
+
+def seed_step(seed):
+    """Seed what Jittor draws from now on: it depends on the seed alone."""
+    jittor = import_jittor()
+    jittor.set_seed(seed)
+    if jittor.flags.use_cuda:
+        rewind_random_numbers(ctypes.CDLL(None))
+
+
+def rewind_random_numbers(library):
+    """Go back to the beginning of the sequence of cuRAND's generator, which a new seed does not.
+
+    library: a ctypes library with cuRAND and with Jittor's generator, jittor::gen.
+    """
+    generator = ctypes.c_void_p.in_dll(library, "_ZN6jittor3genE")
+    error = library.curandSetGeneratorOffset(generator, ctypes.c_ulonglong(0))
+    if error:
+        raise RuntimeError(f"cuRAND's error {error}")
 
 
 def _compile_alone(device, with_cuda):

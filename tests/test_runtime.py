@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -318,3 +319,26 @@ def test_what_is_a_lack_of_memory():
         MemoryError(), RuntimeError("cudaMalloc failed: Out of Memory"),
         RuntimeError("Unable to alloc 3 GB"))))
     assert not machine.is_out_of_memory(RuntimeError("shapes do not match"))
+
+
+def test_a_new_seed_goes_back_to_the_beginning_of_curands_sequence(tmp_path, monkeypatch):
+    """cuRAND itself goes on where it was, so that a step would depend on all before it."""
+    (tmp_path / "curand.c").write_text(
+        "void *_ZN6jittor3genE = (void *)7;\nint wrong, calls;\n"
+        "int curandSetGeneratorOffset(void *generator, unsigned long long offset) {\n"
+        "    calls += generator == (void *)7 && offset == 0;\n    return wrong;\n}\n")
+    subprocess.run(["g++", "-x", "c", "-shared", "-fPIC", tmp_path / "curand.c", "-o",
+                    tmp_path / "curand.so"], check=True)
+    library, seeds = ctypes.CDLL(str(tmp_path / "curand.so")), []
+    jittor = SimpleNamespace(flags=SimpleNamespace(use_cuda=0), set_seed=seeds.append)
+    monkeypatch.setattr(start, "_jittor", jittor)
+    monkeypatch.setattr(start.ctypes, "CDLL", lambda name: library)
+    calls = ctypes.c_int.in_dll(library, "calls")
+    start.seed_step(3)
+    assert (seeds, calls.value) == ([3], 0), "a CPU has no cuRAND"
+    jittor.flags.use_cuda = 1
+    start.seed_step(4)
+    assert (seeds, calls.value) == ([3, 4], 1)
+    ctypes.c_int.in_dll(library, "wrong").value = 101
+    with pytest.raises(RuntimeError, match="cuRAND's error 101"):
+        start.seed_step(5)
