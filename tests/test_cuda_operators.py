@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from emulated_cuda import cuda_kernels_on_cpu
 from emulated_updates import FakeRuntime, run_emulated
+from expected import close, random
 
 from backend.kernel_choice import CUDA_KERNEL_NAMES
 
@@ -18,15 +19,6 @@ pytestmark = pytest.mark.jittor
 def ours(jt):
     from backend import operators
     return operators
-
-
-def random(*shape, seed=0):
-    return np.random.default_rng([seed, *shape]).normal(size=shape).astype(np.float32)
-
-
-def close(found, expected, limit=1e-5):
-    assert found.shape == expected.shape
-    assert np.abs(found - expected).max() <= limit * np.abs(expected).max() + 1e-12
 
 
 def both_ways(work):

@@ -1,6 +1,7 @@
 """backend/operators.py against NumPy in double precision: values, gradients, every kind of edge."""
 import numpy as np
 import pytest
+from expected import pool_windows, random, resize_matrix
 
 pytestmark = pytest.mark.jittor
 # batch, channels, height, width, outputs.  Less than a panel of tiles, several rows in a panel, odd
@@ -13,10 +14,6 @@ SHAPES = [(1, 1, 3, 3, 1), (2, 3, 9, 11, 5), (1, 4, 40, 37, 9), (3, 2, 5, 6, 3),
 def kernels(jt):
     from backend import operators
     return operators
-
-
-def random(*shape, seed=0):
-    return np.random.default_rng([seed, *shape]).normal(size=shape).astype(np.float32)
 
 
 def taps(x, pad):
@@ -159,30 +156,11 @@ def test_max_pool(jt, kernels, height, width, ceil_mode):
     x = np.round(random(2, 3, height, width))
     sides = [(side + ceil_mode) // 2 for side in (height, width)]
     gradient = random(2, 3, *sides, seed=1)
-    expected, of_x = np.zeros((2, 3, *sides), np.float32), np.zeros_like(x)
-    for n, c, i, j in np.ndindex(2, 3, *sides):
-        window = x[n, c, 2 * i:2 * i + 2, 2 * j:2 * j + 2]
-        expected[n, c, i, j] = window.max()
-        row, column = np.unravel_index(window.argmax(), window.shape)
-        of_x[n, c, 2 * i + row, 2 * j + column] = gradient[n, c, i, j]
+    expected, of_x = pool_windows(x, gradient)
     var = jt.array(x)
     y = kernels.MaxPool(ceil_mode)(var)
     assert (y.numpy() == expected).all()
     assert (jt.grad((y * jt.array(gradient)).sum(), var).numpy() == of_x).all()
-
-
-def resize_matrix(length, out, align_corners):
-    """(out, length): every output's share of every input, in double precision."""
-    if align_corners:
-        at = np.arange(out) * ((length - 1) / max(1, out - 1))
-    else:
-        at = np.maximum((np.arange(out) + 0.5) * length / out - 0.5, 0)
-    first = np.minimum(at.astype(int), length - 1)
-    second, share = np.minimum(first + 1, length - 1), at - first
-    matrix = np.zeros((out, length))
-    np.add.at(matrix, (np.arange(out), first), 1 - share)
-    np.add.at(matrix, (np.arange(out), second), share)
-    return matrix
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
