@@ -89,20 +89,21 @@ class FakeCudnn:
         return jt.grad((cls.cudnn_conv(x.detach(), weight, *numbers) * gradient).sum(), weight)
 
 
+def run_emulated(name, source, shapes, inputs, gradients=(), **data):
+    """backend.cuda_operators.cuda_code on the CPU."""
+    from backend.cuda_operators import includes
+    from backend.start import jt
+    headers = f'#include "{ROOT / "tests" / "cuda_emulator.h"}"\n' + includes(name)
+    return jt.code(shapes, ["float32"] * len(shapes), inputs, cpu_header=headers,
+                   cpu_src=source, cpu_grad_src=list(gradients),
+                   data={key: float(value) for key, value in data.items()})
+
+
 @contextmanager
 def cuda_kernels_on_cpu(names):
     """`with ...:` the operators take the CUDA kernels `names`, and the emulator runs them."""
     from backend import cuda_operators, kernel_choice
     from backend.start import jt
-
-    def run_emulated(name, source, shapes, inputs, gradients=(), **data):
-        paths = ROOT / "tests" / "cuda_emulator.h", *(
-            CUDA_KERNELS / f"{file}.cuh" for file in ("launch", name))
-        headers = "".join(f'#include "{path}"\n' for path in paths)
-        return jt.code(shapes, ["float32"] * len(shapes), inputs, cpu_header=headers,
-                       cpu_src=source, cpu_grad_src=list(gradients),
-                       data={key: float(value) for key, value in data.items()})
-
     with (mock.patch.object(kernel_choice, "on_gpu", lambda: True),
           mock.patch.object(jt, "cudnn", SimpleNamespace(ops=FakeCudnn)),
           mock.patch.object(cuda_operators, "cuda_code", run_emulated),

@@ -1,13 +1,7 @@
 """The kernels of a training step's end in Jittor on the CPU, through tests/cuda_emulator.h."""
 import ctypes
 
-from helpers import ROOT
-
-BEFORE_KERNELS = f'''
-#include "{ROOT / "tests" / "cuda_emulator.h"}"
-typedef void* cudaEvent_t;
-inline void cudaEventRecord(cudaEvent_t event, int) {{ *(long long*)event = 1; }}
-'''
+from emulated_cuda import run_emulated
 
 
 class FakeRuntime:
@@ -38,22 +32,12 @@ class FakeRuntime:
         return error
 
 
-def run_emulated(source, shapes, inputs, data):
-    """backend.cuda_updates.run_cuda on the CPU."""
-    from backend.cuda_operators import includes
-    from backend.start import jt
-    with jt.no_grad():
-        return jt.code(shapes, ["float32"] * len(shapes), inputs, cpu_src=source,
-                       cpu_header=BEFORE_KERNELS + includes("update"),
-                       data={name: float(value) for name, value in data.items()})
-
-
 def use_updates(monkeypatch, kind):
     """Let optimisers be those of a GPU.  kind: "composed" operators, or "kernels"."""
     from backend import cuda_updates, device_optimizer, optimizers
     from backend.updates import Composed
     monkeypatch.setattr(optimizers, "decides_on_device", lambda: True)
     monkeypatch.setattr(cuda_updates, "load_runtime", FakeRuntime)
-    monkeypatch.setattr(cuda_updates, "run_cuda", run_emulated)
+    monkeypatch.setattr(cuda_updates, "cuda_code", run_emulated)
     make = {"composed": Composed, "kernels": cuda_updates.Kernels}[kind]
     monkeypatch.setattr(device_optimizer, "build_updates", make)

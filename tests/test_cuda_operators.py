@@ -6,8 +6,8 @@ import ctypes
 
 import numpy as np
 import pytest
-from emulated_cuda import cuda_kernels_on_cpu
-from emulated_updates import FakeRuntime, run_emulated
+from emulated_cuda import cuda_kernels_on_cpu, run_emulated
+from emulated_updates import FakeRuntime
 from expected import close, random
 
 from backend.kernel_choice import CUDA_KERNEL_NAMES
@@ -178,7 +178,7 @@ def test_right_kernels_pass(check):
 def emulated_updates(monkeypatch):
     from backend import cuda_updates
     monkeypatch.setattr(cuda_updates, "load_runtime", FakeRuntime)
-    monkeypatch.setattr(cuda_updates, "run_cuda", run_emulated)
+    monkeypatch.setattr(cuda_updates, "cuda_code", run_emulated)
 
 
 def test_right_updates_pass(check, emulated_updates):
