@@ -39,7 +39,8 @@ class Slot:
 
     def _check(self, code):
         if code:
-            raise RuntimeError(f"CUDA's error {code} in a training step")
+            raise RuntimeError(f"CUDA's error {code} in a training step; python Model.py --doctor "
+                               "says whether this GPU computes right")
 
     def read(self):
         """The numbers, a list, once the kernel has run; later ones are not waited for.
