@@ -9,7 +9,9 @@ from typing import Callable, NamedTuple
 from nets.geometry import U2NET, UNET_ALIGNED, UNET_BILINEAR, UNET_PADDED, UNET_TRANSPOSED
 
 
-GPU_COPIES = 7  # of the weights on a GPU: they, gradients, two moments, and the last good state
+# Of the weights on a GPU: they, gradients and two moments; weights and moments of the last good
+# state, and of the state that may become it.
+GPU_COPIES = 10
 
 
 class Recognised(NamedTuple):
@@ -79,7 +81,7 @@ CATALOGUE = {net.name: net for net in (
         parameters=lambda options: (4_250 if options.get("bilinear", True) else 7_620)
         * options.get("base_channels", 64) ** 2,
         bytes_per_pixel=lambda options: 72 * options.get("base_channels", 64),
-        gpu_bytes_per_pixel=lambda options: (95 if options.get("padding") else 88)
+        gpu_bytes_per_pixel=lambda options: (120 if options.get("padding") else 95)
         * options.get("base_channels", 64),
         recognise=recognise_unet),
     Net("U2net", flags=(), training_options={"side_outputs": True},
@@ -90,7 +92,7 @@ CATALOGUE = {net.name: net for net in (
     Net("U2netS", flags=(), training_options={"side_outputs": True},
         unseen_options=("align_corners",), geometry=lambda options: U2NET,
         parameters=lambda options: 1_150_000,
-        bytes_per_pixel=lambda options: 5_700, gpu_bytes_per_pixel=lambda options: 6_500,
+        bytes_per_pixel=lambda options: 5_700, gpu_bytes_per_pixel=lambda options: 7_000,
         recognise=recognise_u2net("U2netS", 16)),
 )}
 NET_FLAGS = tuple(dict.fromkeys(flag for net in CATALOGUE.values() for flag in net.flags))
