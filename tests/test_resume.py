@@ -114,7 +114,7 @@ def test_the_page_of_a_resumed_run(unbroken, folder):
         assert ((probability > 127) != (mask > 0)).mean() < 0.01
     again = settings_of(*shlex.split("".join(found.texts["pre"]))[2:])
     chosen = ("--n_channels", "1", "--n_classes", "2", "--label_kind", "classes",
-              "--precision", "float32")
+              "--precision", "float32", "--save_every", "1")
     assert as_texts(again.flags()) == as_texts(settings_of(*FLAGS, *chosen).flags())
     assert again.run.resume is False
 
