@@ -4,8 +4,8 @@ Importing this module imports Jittor.
 """
 import numpy as np
 
-from backend import start
 from backend.cuda_updates import Kernels
+from backend.kernel_choice import cuda_kernel_suits
 from backend.start import jt
 from backend.updates import Composed, Limits
 
@@ -60,6 +60,9 @@ class DeviceOptimizer:
         return reading
 
 
-def build_updates():
-    """The kernels where they are trusted on this card, else Jittor's operators."""
-    return Kernels() if "update" in start.trusted_kernels() else Composed()
+def build_updates(var):
+    """What ends a step for Vars like this one.
+
+    These are our kernels where they suit the Var, else Jittor's operators.
+    """
+    return Kernels() if cuda_kernel_suits("update", var) else Composed()

@@ -8,12 +8,11 @@ from typing import Callable, NamedTuple
 import numpy as np
 
 from backend import operators
-from backend.cuda_updates import Kernels
-from backend.device_optimizer import DeviceOptimizer
-from backend.kernel_choice import cuda_kernel_suits, trying_cuda_kernels, without_kernels
+from backend.device_optimizer import DeviceOptimizer, build_updates
+from backend.kernel_choice import trying_cuda_kernels, without_kernels
 from backend.optimizers import OPTIMIZERS
 from backend.start import jt
-from backend.updates import BatchStatistics, Composed, Limits
+from backend.updates import BatchStatistics, Limits
 
 DIGITS = 2e-5    # differences allowed, as a share of the largest number
 LONG_SUM = 1e-3  # the same where Jittor's own sums are so long that they lose digits
@@ -185,8 +184,8 @@ def update_cases():
                       for seed, shape in enumerate(((5, 3, 3, 3), (7,), (5,), (1, 1030)))]
         norm = operators.BatchNorm(5)
         found = [jt.array(np.abs(random_away_from_zero((5,), seed))) for seed in (7, 8, 9)]
-        updates = Kernels() if cuda_kernel_suits("update", found[0]) else Composed()
-        optimizer = DeviceOptimizer(parameters, 0.01, OPTIMIZERS[name].formula, updates)
+        optimizer = DeviceOptimizer(parameters, 0.01, OPTIMIZERS[name].formula,
+                                    build_updates(parameters[0]))
         for factor in (1.0, float("inf"), 0.5):
             loss = factor * sum((var * var).sum() for var in parameters)
             mean, variance, shift = found

@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from typing import Callable, NamedTuple
 
+from backend.cuda_toolkit import cuda_name
+
 
 class Library(NamedTuple):
     """A library that the doctor names."""
@@ -21,7 +23,7 @@ def number_of(function):
 
 
 def dotted(number, *units):
-    """A version that is kept in one number, for people: dotted(13020, 1000, 10) is '13.2'."""
+    """A version that is kept in one number: dotted(22705, 10_000, 100, 1) is '2.27.5'."""
     parts = []
     for unit in units:
         parts.append(str(number // unit))
@@ -42,7 +44,7 @@ def cudnn_version(library):
 LIBRARIES = (
     Library("oneDNN", r"lib(dnnl|mkldnn)\.so.*", onednn_version),
     Library("CUDA runtime", r"libcudart\.so.*",
-            lambda library: dotted(number_of(library.cudaRuntimeGetVersion), 1000, 10)),
+            lambda library: cuda_name(number_of(library.cudaRuntimeGetVersion))),
     Library("cuDNN", r"libcudnn\.so.*", cudnn_version),
     Library("NCCL", r"libnccl\.so.*",
             lambda library: dotted(number_of(library.ncclGetVersion), 10_000, 100, 1)),

@@ -65,5 +65,5 @@ def build_optimizer(name, model, learning_rate):
     row = OPTIMIZERS[name]
     if decides_on_device():
         from backend.device_optimizer import DeviceOptimizer, build_updates
-        return DeviceOptimizer(trainable, learning_rate, row.formula, build_updates())
+        return DeviceOptimizer(trainable, learning_rate, row.formula, build_updates(trainable[0]))
     return row.build(trainable, learning_rate, row.formula)

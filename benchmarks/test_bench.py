@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import Bench
-import LargeImages
 import Machine
 import numpy as np
 import Preparation
@@ -291,19 +290,3 @@ def test_a_small_benchmark_from_end_to_end(tmp_path, monkeypatch, capsys):
         (kind, name) for kind in ("train", "predict") for name in contenders]
     assert len(results["data"]) == 5 and len(results["growth"]) == 2
     assert len(results["starts"]) == 2
-
-
-# ----------------------------------------------------------------------------------- large images
-def test_large_images_are_pieces_of_the_small_files(tmp_path, monkeypatch):
-    for name, value in (("PIECE", 64), ("PIECES", 3), ("LARGE_SIDE", 150), ("LARGE_IMAGES", 2)):
-        monkeypatch.setattr(LargeImages, name, value)
-    LargeImages.write_images(tmp_path)
-    small, large = (LargeImages.make_dataset(tmp_path, LargeImages.Contender(name, limit, 1))
-                    for name, limit in (("small", 0), ("large", 1)))
-    assert (len(small), len(large), len(large.decoded.names)) == (3, 2, 4)
-    pieces = {small.pixels(k).tobytes(): small.label(k) for k in range(3)}
-    image, label = large.pixels(1), large.label(1)
-    assert image.shape == (3, 150, 150)
-    for top, left in ((0, 0), (0, 64), (64, 0), (64, 64)):
-        here = np.s_[top:top + 64, left:left + 64]
-        assert np.array_equal(pieces[image[:, *here].tobytes()], label[here])

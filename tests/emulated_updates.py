@@ -40,4 +40,4 @@ def use_updates(monkeypatch, kind):
     monkeypatch.setattr(cuda_updates, "load_runtime", FakeRuntime)
     monkeypatch.setattr(cuda_updates, "cuda_code", run_emulated)
     make = {"composed": Composed, "kernels": cuda_updates.Kernels}[kind]
-    monkeypatch.setattr(device_optimizer, "build_updates", make)
+    monkeypatch.setattr(device_optimizer, "build_updates", lambda _: make())

@@ -83,8 +83,8 @@ def test_the_device_decides(jt, updates, loss, limit, accepted):
     from backend.optimizers import OPTIMIZERS
     from backend.updates import Limits
     steps = jt.array(np.array([7], np.int32))
-    verdict = build_updates().decide(jt.array(np.array([loss], np.float32)), steps, [],
-                                     OPTIMIZERS["adam"].formula, Limits(limit))
+    verdict = build_updates(steps).decide(jt.array(np.array([loss], np.float32)), steps, [],
+                                          OPTIMIZERS["adam"].formula, Limits(limit))
     jt.sync_all()
     reading = verdict.read()
     assert reading.accepted == accepted and reading.steps == 7 + accepted == steps.item()
@@ -128,7 +128,7 @@ def test_running_statistics_move_with_the_step(jt, updates, limit, shifted):
             mean, variance, shift = map(jt.array, found[-1])
             norm.update_statistics(mean, variance, 5 + k, shift if shifted else None)
             assert (norm.running_mean.numpy() == before[-1][0]).all()
-    made = build_updates()
+    made = build_updates(norms[0].running_mean)
     verdict = made.decide(jt.array(np.float32([1])), jt.array(np.int32([0])), [],
                           OPTIMIZERS["sgd"].formula, Limits(limit))
     made.move_statistics(verdict, batches)
