@@ -1,7 +1,11 @@
 // Vectors of L floats, the machine's widest, in GCC's own notation.
+// In memory a number may also be a Bf16: the upper half of a float's bits.
 // Also: how to part and join numbers that alternate between two vectors.
 #pragma once
 #include <cstring>
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 
 namespace vectors {
 
@@ -20,8 +24,29 @@ const Mask EVEN = {0, 2, 4, 6, 8, 10, 12, 14};
 const Mask FRONT = {0, 8, 1, 9, 2, 10, 3, 11};
 #endif
 
+struct Bf16 { unsigned short bits; } __attribute__((may_alias));
+typedef unsigned short Halves __attribute__((vector_size(L * sizeof(Bf16))));
+
 inline Vec load(const float* p) { Vec v; std::memcpy(&v, p, sizeof v); return v; }
 inline void store(float* p, const Vec& v) { std::memcpy(p, &v, sizeof v); }
+inline Vec load(const Bf16* p) {
+    Halves upper;
+    std::memcpy(&upper, p, sizeof upper);
+    return (Vec)(__builtin_convertvector(upper, Mask) << 16);
+}
+
+// The nearest Bf16 of each number, of two as near the even one.  NaN stays NaN.
+inline Halves rounded(const Vec& v) {
+#ifdef __AVX512BF16__
+    return (Halves)_mm512_cvtneps_pbh((__m512)v);
+#else
+    Mask bits = (Mask)v, size = bits & 0x7fffffff;
+    Mask nearest = bits + (0x7fff + ((bits >> 16) & 1));
+    Mask chosen = size > 0x7f800000 ? bits | 0x400000 : nearest;  // NaN, by its bits
+    return __builtin_convertvector((chosen >> 16) & 0xffff, Halves);
+#endif
+}
+inline void store(Bf16* p, const Vec& v) { Halves h = rounded(v); std::memcpy(p, &h, sizeof h); }
 // a and b are 2 L numbers in a row: those at even places, those at odd places.
 inline Vec even(const Vec& a, const Vec& b) { return __builtin_shuffle(a, b, EVEN); }
 inline Vec odd(const Vec& a, const Vec& b) { return __builtin_shuffle(a, b, EVEN + 1); }
