@@ -26,7 +26,7 @@ def table_of(folder):
 
 
 def test_a_resumed_run_ends_as_the_unbroken_one(trained, tmp_path):
-    """To rounding: cuDNN adds up in any order.  Two runs on an H100 were 8 % apart after an epoch."""
+    """To rounding: cuDNN adds up in any order.  Two runs were seen 8 % apart after an epoch."""
     shutil.copytree(trained / "data", tmp_path / "data")
     half = list(ON_GPU)
     half[EPOCHS] = "2"
