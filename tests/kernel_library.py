@@ -1,21 +1,30 @@
-"""The CPU's kernels (backend/kernels/*.h), compiled by g++, called by ctypes with NumPy's arrays."""
+"""The CPU's kernels (backend/kernels/*.h), compiled by g++, called by ctypes with arrays."""
 import ctypes
 import hashlib
 import os
 import subprocess
+from pathlib import Path
 
 import numpy as np
+import pytest
 from helpers import ROOT
 
 KERNELS = ROOT / "backend" / "kernels"
 CHANNELS = 16  # of a group, in channels_last.h
 TYPES = {"float": np.float32, "vectors::Bf16": np.uint16}  # C++'s and NumPy's element types
+# The most that a sum may be off, as a share of the sum of magnitudes.  A bf16 number has 8 bits.
+LIMITS = {"float": 1e-6, "vectors::Bf16": 2 ** -8}
 THREADS = 1, 2, 3
 
 
 def has_bf16():
     """Whether this processor multiplies bf16 numbers."""
-    return "avx512_bf16" in open("/proc/cpuinfo").read()
+    return "avx512_bf16" in Path("/proc/cpuinfo").read_text()
+
+
+# For a test of both element types.
+ELEMENTS = ["float", pytest.param("vectors::Bf16", marks=pytest.mark.skipif(
+    not has_bf16(), reason="this processor does not multiply bf16 numbers"))]
 
 
 def compile_kernels(source, folder):

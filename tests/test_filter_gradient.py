@@ -4,8 +4,8 @@ import ctypes
 import numpy as np
 import pytest
 from expected import random
-from kernel_library import (TYPES, address, channels_last, compile_kernels, decoded, encoded,
-                            has_bf16, same_for_any_threads)
+from kernel_library import (ELEMENTS, LIMITS, TYPES, address, channels_last, compile_kernels,
+                            decoded, encoded, same_for_any_threads)
 
 SOURCE = '#include "filter_gradient.h"\n' + "".join(f"""
 extern "C" void filter_gradient_{number}(const int* i, const void* x, const void* gy, float* gw,
@@ -14,10 +14,6 @@ extern "C" void filter_gradient_{number}(const int* i, const void* x, const void
     winograd::Part<{element}> part{{(const {element}*)x, i[9], i[10], i[11], i[12], i[13]}};
     winograd::filter_gradient(shape, part, i[14], i[15], (const {element}*)gy, gw, gb);
 }}""" for number, element in enumerate(TYPES))
-ELEMENTS = ["float", pytest.param("vectors::Bf16", marks=pytest.mark.skipif(
-    not has_bf16(), reason="this processor does not multiply bf16 numbers"))]
-# Of the largest sum of magnitudes.  A bf16 number has 8 bits.
-LIMITS = {"float": 1e-6, "vectors::Bf16": 2 ** -8}
 # n, channels, height, width, outputs, pad, dilation.  A channel, odd sides, several blocks of
 # tiles, several chunks of channels, fewer rows than the dilation, more than one part.
 SHAPES = [(1, 1, 3, 3, 1, 1, 1), (1, 3, 9, 11, 5, 1, 1), (2, 16, 8, 8, 16, 0, 1),
@@ -85,10 +81,10 @@ def test_the_gradient_equals_the_sum(library, element, n, c, h, w, k, pad, dilat
 
 @pytest.mark.parametrize("element", ELEMENTS)
 @pytest.mark.parametrize("dilation", [1, 2])
-@pytest.mark.parametrize("height, width, top, left", [(20, 17, 1, 2), (15, 12, 0, 0), (12, 30, 0, 9),
-                                                      (14, 13, -1, -2)])
-def test_a_part_may_be_cropped_and_extended_by_zeros(library, element, dilation, height, width, top,
-                                                     left):
+@pytest.mark.parametrize("height, width, top, left", [(20, 17, 1, 2), (15, 12, 0, 0),
+                                                      (12, 30, 0, 9), (14, 13, -1, -2)])
+def test_a_part_may_be_cropped_and_extended_by_zeros(library, element, dilation, height, width,
+                                                     top, left):
     h, w, c, k = 17, 13, 20, 40
     part = rounded(element, 2, height, width, c)
     x = np.zeros((2, h, w, c), np.float32)

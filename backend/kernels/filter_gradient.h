@@ -27,7 +27,8 @@ template <class T> struct Packed {
 // Pack the tiles of a block.  transformed(tile, channel, v): v is to get a tile's 4 x 4 vectors,
 // transformed, of L channels.  A tile without a pair gets one of zeros.
 template <class T, class F>
-inline void pack_tiles(const Range& tiles, const Range& groups, const Packed<T>& to, F transformed) {
+inline void pack_tiles(const Range& tiles, const Range& groups, const Packed<T>& to,
+                       F transformed) {
     for (int t = 0; t < tiles.size(); t += STEP<T>)
         for (int group = 0; group < groups.size(); group++)
             for (int i = 0; i < CHANNELS; i += L) {
