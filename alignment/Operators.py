@@ -9,6 +9,7 @@ import sys
 
 import Root  # noqa: F401 - puts the repository's root on the path
 
+from backend import start
 from command.errors import run
 from command.flags import Parser
 
@@ -21,6 +22,7 @@ def build_parser():
 
 def main():
     build_parser().parse_args()
+    start.import_jittor()  # before PyTorch, which would load libgomp first
     from OperatorCases import OPERATOR_CASES, relative_distance
     print(f"{'largest difference from PyTorch, relative':<44}{'Jittor alone':>14}{'ours':>12}")
     sound = True

@@ -19,16 +19,29 @@ QUIET = {"log_silent": "1",                # Jittor's own start-up lines
          "use_mpi": "0",                   # else Jittor compiles it wherever there is an mpicc
          "use_cutt": "0", "use_cutlass": "0", "use_nccl": "0",  # downloads that nothing here needs
          "FIX_TORCH_ERROR": "0"}           # else Jittor imports PyTorch too: seconds, and 200 MB
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # say how libgomp's threads wait for one another
+SPINS = "10000"  # rounds of active waiting, a fraction of a millisecond: docs/speed.md
 
 
 def prepare_environment():
     """Set the environment variables that Jittor reads at its import, and show it oneDNN."""
+    let_threads_sleep()
     link_onednn()
     for kind in (np.float32, np.float64):
         np.finfo(kind)  # kept by NumPy; after Jittor's -Ofast it would warn of subnormals
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
     _point_to_python_config()
+
+
+def let_threads_sleep():
+    """Have a thread that waits for others sleep soon, and leave its core to other programs.
+
+    What the environment says already stays.  libgomp reads this once, when it is loaded, and then
+    it waits for 300,000 rounds where nothing is said.  Here Jittor is the first to load it.
+    """
+    if not any(name in os.environ for name in WAITING):
+        os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
 def use_home(home, several=False):
