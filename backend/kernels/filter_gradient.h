@@ -74,21 +74,22 @@ inline void add_tiles(const Shape& s, const Part<T>& part, const T* gy, const Ta
     if (with_bias) std::memset(bias, 0, k * sizeof(float));
     for (int from = task.t.from; from < task.t.to; from += BLOCK) {
         Range tiles = {from, std::min(from + BLOCK, task.t.to)};
-        Pixels<T, 4> inputs[BLOCK];
-        Pixels<T, 2> outputs[BLOCK];
+        Tile list[BLOCK];
+        Pixels<4> inputs[BLOCK];
+        Pixels<2> outputs[BLOCK];
+        tiles_of(s, from, tiles.size(), list);
         for (int t = 0; t < tiles.size(); t++) {
-            Tile tile = tile_of(s, from + t);
-            inputs[t] = input_of(s, part, tile);
-            outputs[t] = output_of(s, gy, tile);
+            inputs[t] = input_of(s, part, list[t]);
+            outputs[t] = output_of(s, list[t]);
         }
         pack_tiles<T>(tiles, task.c, v, [&](int t, int channel, Vec* to) {
             Vec x[16];
-            inputs[t].load(channel, x);
+            inputs[t].read(part.x, channel, x);
             transform_input(x, to);
         });
         pack_tiles<T>(tiles, task.k, d, [&](int t, int channel, Vec* to) {
             Vec g[4];
-            outputs[t].load(channel, g);
+            outputs[t].read(gy, channel, g);
             transform_gradient(g, to);
             if (with_bias) {
                 float* sum = bias + channel - task.k.from * CHANNELS;

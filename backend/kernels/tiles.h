@@ -12,6 +12,7 @@
 // A vector holds L channels of one pixel, and every transform adds whole vectors.
 // Dilation d: the pixels of a tile, of the input and of the output, are d px apart.
 #pragma once
+#include <algorithm>
 #include <cstddef>
 #include "channels_last.h"
 
@@ -32,7 +33,7 @@ struct Shape {
     // A tile begins at each row whose remainder by 2 d is less than d, likewise at each column.
     int begins(int size) const {
         int whole = size / (2 * dilation), rest = size % (2 * dilation);
-        return whole * dilation + (rest < dilation ? rest : dilation);
+        return whole * dilation + std::min(rest, dilation);
     }
     int down() const { return begins(oh); }
     int across() const { return begins(ow); }
@@ -41,65 +42,73 @@ struct Shape {
 
 // The tile whose first output pixel is (y, x) of an image.
 struct Tile { int image, y, x; };
-inline Tile tile_of(const Shape& s, int number) {
-    int across = s.across(), down = s.down(), row = number / across % down, column = number % across;
-    return {number / across / down, row + row / s.dilation * s.dilation,
-            column + column / s.dilation * s.dilation};
+// The tiles number begin ... begin + count, row by row.
+inline void tiles_of(const Shape& s, int begin, int count, Tile* tiles) {
+    int across = s.across(), down = s.down(), d = s.dilation;
+    int column = begin % across, row = begin / across % down;
+    Tile t = {begin / across / down, row + row / d * d, column + column / d * d};
+    int sub_row = row % d, sub_column = column % d;  // a step from 0 ... d - 1, then one of d + 1
+    for (int i = 0; i < count; i++) {
+        tiles[i] = t;
+        t.x += ++sub_column < d ? 1 : d + 1;
+        if (sub_column == d) sub_column = 0;
+        if (t.x < s.ow) continue;
+        t.x = sub_column = 0;
+        t.y += ++sub_row < d ? 1 : d + 1;
+        if (sub_row == d) sub_row = 0;
+        if (t.y < s.oh) continue;
+        t.y = sub_row = 0;
+        t.image++;
+    }
 }
 
-// R x R pixels of a tile: pixel (r, q) is first[r * row + q * column], and exists where bit
-// r * R + q of `inside` is set.
-template <class T, int R> struct Pixels {
+// R x R pixels of a tile, of an array of images.  Pixel (r, q) begins at number at(r, q), and
+// exists where bit r * R + q of `inside` is set.
+template <int R> struct Pixels {
     static constexpr unsigned ALL = (1u << R * R) - 1;
-    const T* image; ptrdiff_t first, row, column; unsigned inside;
+    ptrdiff_t first, row, column; unsigned inside;
 
-    // x[0 ... R * R): L channels of each pixel, from `channel` on.  Zero where there is no pixel.
-    void load(int channel, Vec* x) const {
-        const T* from = image + channel;
-        for (int r = 0; r < R; r++)
-            for (int q = 0; q < R; q++) {
-                bool there = inside == ALL || inside >> (r * R + q) & 1;
-                x[r * R + q] = there ? vectors::load(from + first + r * row + q * column) : Vec{};
-            }
+    ptrdiff_t at(int r, int q) const { return first + r * row + q * column; }
+    bool has(int r, int q) const { return inside >> (r * R + q) & 1; }
+    // v, R x R vectors: L channels of each pixel, from `channel` on.  Zero where there is no pixel.
+    template <class T> void read(const T* x, int channel, Vec* v) const {
+        x += channel;
+        if (inside == ALL)
+            for (int i = 0; i < R * R; i++) v[i] = load(x + at(i / R, i % R));
+        else
+            for (int i = 0; i < R * R; i++)
+                v[i] = has(i / R, i % R) ? load(x + at(i / R, i % R)) : Vec{};
     }
 };
 
-// Pixels of an image of h x w px and `channels` numbers a pixel, the first at (y, x), in steps of
-// d.  Those outside of [top, bottom) x [left, right) do not exist.
+// Pixels of images of h x w px and `channels` numbers a pixel, the first at (y, x), in steps of d.
+// Those outside of [top, bottom) x [left, right) do not exist.
 struct Bounds { int top, bottom, left, right; };
-template <int R, class T>
-inline Pixels<T, R> pixels_at(const T* image, int w, int channels, int y, int x, int d,
-                              const Bounds& bounds) {
-    unsigned inside = 0;
-    for (int r = 0; r < R; r++)
-        for (int q = 0; q < R; q++) {
-            int py = y + r * d, px = x + q * d;
-            bool there = py >= bounds.top && py < bounds.bottom && px >= bounds.left
-                         && px < bounds.right;
-            inside |= (unsigned)there << (r * R + q);
+template <int R>
+inline Pixels<R> pixels_at(const Tile& t, int h, int w, int channels, int d, const Bounds& b) {
+    unsigned inside = Pixels<R>::ALL;
+    int far = (R - 1) * d;
+    if (t.y < b.top || t.y + far >= b.bottom || t.x < b.left || t.x + far >= b.right)
+        for (int i = 0; i < R * R; i++) {
+            int y = t.y + i / R * d, x = t.x + i % R * d;
+            bool there = y >= b.top && y < b.bottom && x >= b.left && x < b.right;
+            if (!there) inside &= ~(1u << i);
         }
-    return {image, ((ptrdiff_t)y * w + x) * channels, (ptrdiff_t)d * w * channels,
+    return {(((ptrdiff_t)t.image * h + t.y) * w + t.x) * channels, (ptrdiff_t)d * w * channels,
             (ptrdiff_t)d * channels, inside};
 }
 
 // The 4 x 4 px that a tile sees of a part of the input.
-template <class T>
-inline Pixels<T, 4> input_of(const Shape& s, const Part<T>& part, const Tile& tile) {
-    auto larger = [](int a, int b) { return a > b ? a : b; };
-    auto smaller = [](int a, int b) { return a < b ? a : b; };
-    int channels = padded(part.c);
-    Bounds bounds = {larger(0, part.top), smaller(part.h, s.h + part.top),
-                     larger(0, part.left), smaller(part.w, s.w + part.left)};
-    return pixels_at<4>(part.x + (size_t)tile.image * part.h * part.w * channels, part.w, channels,
-                        tile.y - s.pad_top + part.top, tile.x - s.pad_left + part.left, s.dilation,
-                        bounds);
+template <class T> inline Pixels<4> input_of(const Shape& s, const Part<T>& part, const Tile& t) {
+    Bounds bounds = {std::max(0, part.top), std::min(part.h, s.h + part.top),
+                     std::max(0, part.left), std::min(part.w, s.w + part.left)};
+    Tile first = {t.image, t.y - s.pad_top + part.top, t.x - s.pad_left + part.left};
+    return pixels_at<4>(first, part.h, part.w, padded(part.c), s.dilation, bounds);
 }
 
-// A tile's 2 x 2 px of the output, or of the output's gradient: y is (n, oh, ow, padded(k)).
-template <class T> inline Pixels<T, 2> output_of(const Shape& s, const T* y, const Tile& tile) {
-    int channels = padded(s.k);
-    return pixels_at<2>(y + (size_t)tile.image * s.oh * s.ow * channels, s.ow, channels,
-                        tile.y, tile.x, s.dilation, {0, s.oh, 0, s.ow});
+// A tile's 2 x 2 px of the output, or of the output's gradient: (n, oh, ow, padded(k)).
+inline Pixels<2> output_of(const Shape& s, const Tile& t) {
+    return pixels_at<2>(t, s.oh, s.ow, padded(s.k), s.dilation, {0, s.oh, 0, s.ow});
 }
 
 // v: B^T d B.  A tile has 4 x 4 vectors, row by row.
