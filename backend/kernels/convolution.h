@@ -1,10 +1,11 @@
-// 3x3 convolutions of stride 1 by Winograd's minimal filtering F(2x2, 3x3), part 3: the products.
+// 3x3 convolutions of stride 1 by Winograd's minimal filtering F(M x M, 3x3), part 3: the products.
 // tiles.h explains the algorithm and has its transforms.  filters.h packs the filters.
 //
-// v: the transformed input, u: the transformed filters.  For each of the 16 positions the product
-// of the matrices v (tiles x channels) and u (channels x outputs) is m (tiles x outputs).
+// v: the transformed input, u: the transformed filters.  For each position the product of the
+// matrices v (tiles x channels) and u (channels x outputs) is m (tiles x outputs).
 // v and u are floats or Bf16, m is floats.
 #pragma once
+#include <type_traits>
 #include "filters.h"
 
 namespace winograd {
@@ -88,19 +89,19 @@ inline void multiply_tiles(int tiles, const float* v, const float* u, int words,
 
 // --------------------------------------------------------------------------------- input, output
 // v: channels first ... last of the parts of some tiles, transformed.
-template <class T>
+template <class T, int M>
 inline void load_tiles(const Shape& s, const std::vector<Part<T>>& parts, const Tile* list,
                        int tiles, int first, int last, T* v) {
     for (int t = 0; t < tiles; t++, v += V_ROW * numbers<T>()) {
         int start = 0, end;  // of a part's channels among those of all
         for (const Part<T>& part : parts) {
             end = start + padded(part.c);
-            Pixels<4> pixels = input_of(s, part, list[t]);
+            Pixels<M + 2> pixels = input_of<M + 2>(s, part, list[t]);
             for (int c = std::max(first, start); c < std::min(last, end); c += L) {
-                Vec d[16], transformed[16];
+                Vec d[(M + 2) * (M + 2)], transformed[(M + 2) * (M + 2)];
                 pixels.read(part.x, c - start, d);
-                transform_input(d, transformed);
-                for (int p = 0; p < 16; p++)
+                transform_input<M>(d, transformed);
+                for (int p = 0; p < (M + 2) * (M + 2); p++)
                     store(v + p * V_PLANE * numbers<T>() + c - first, transformed[p]);
             }
             start = end;
@@ -121,24 +122,24 @@ inline Vec as_stored(const Vec& v, Bf16) {
 }
 
 // y: outputs channel ... channel + L of some tiles.  m: their sums, `width` numbers a tile.
-template <class T>
-inline void store_tiles(const Finish<T>& f, const Pixels<2>* list, int tiles, int channel,
+template <class T, int M>
+inline void store_tiles(const Finish<T>& f, const Pixels<M>* list, int tiles, int channel,
                         const float* m, int width, const Partial& partial) {
     Vec bias = load(&f.bias[channel]), shift{}, sum{}, squares{};
     for (int t = 0; t < tiles; t++, m += width) {
-        const Pixels<2>& pixels = list[t];
-        Vec y[4], add[4];
-        transform_output(m, M_PLANE, y);
-        for (int i = 0; i < 4; i++) y[i] += bias;
-        if (f.relu) for (int i = 0; i < 4; i++) y[i] = rectified(y[i]);
+        const Pixels<M>& pixels = list[t];
+        Vec y[M * M], add[M * M];
+        transform_output<M>((const Vec*)m, M_PLANE / L, y);
+        for (int i = 0; i < M * M; i++) y[i] += bias;
+        if (f.relu) for (int i = 0; i < M * M; i++) y[i] = rectified(y[i]);
         if (f.add) {
             pixels.read(f.add, channel, add);
-            for (int i = 0; i < 4; i++) y[i] += add[i];
+            for (int i = 0; i < M * M; i++) y[i] += add[i];
         }
         if (t == 0) shift = as_stored(y[0], T());
-        for (int i = 0; i < 4; i++) {
-            if (!pixels.has(i / 2, i % 2)) continue;
-            store(f.y + pixels.at(i / 2, i % 2) + channel, y[i]);
+        for (int i = 0; i < M * M; i++) {
+            if (!pixels.has(i / M, i % M)) continue;
+            store(f.y + pixels.at(i / M, i % M) + channel, y[i]);
             if (!partial.shift) continue;
             Vec difference = as_stored(y[i], T()) - shift;
             sum += difference;
@@ -188,48 +189,80 @@ inline void combine(const Partial& partial, const std::vector<int>& counts, int 
 // --------------------------------------------------------------------------------- convolution
 // A task is TILES tiles and up to `outputs` outputs.  It sums `chunk` channels at a time.
 // The shape alone says how: no sum may depend on the number of threads.
-template <class T> struct Convolution {
+template <class T, int M> struct Convolution {
+    static constexpr int POSITIONS = (M + 2) * (M + 2);
     Shape s; std::vector<Part<T>> parts; const float* u; Finish<T> finish; Partial partial;
     int channels, chunk, outputs;
 
     // The pixels of the block are counted.
     int task(int block, int first) const {
         static thread_local Buffer buffer;
-        const int N = numbers<T>(), tiles = std::min(TILES, s.tiles() - block * TILES);
+        const int N = numbers<T>(), tiles = std::min(TILES, s.tiles(M) - block * TILES);
         int last = std::min(padded(s.k), first + outputs), count = 0;
-        size_t slot = 16 * M_PLANE;  // of m: one for each block of outputs, if they must wait
+        size_t slot = POSITIONS * M_PLANE;  // of m; more than one if sums must wait
         int slots = chunk < channels ? (outputs + WIDTH - 1) / WIDTH : 1;
-        float* v = (float*)buffer.of((16 * V_PLANE + slots * slot) * sizeof(float));
+        float* v = (float*)buffer.of((POSITIONS * V_PLANE + slots * slot) * sizeof(float));
         Tile list[TILES];
-        Pixels<2> pixels[TILES];
-        tiles_of(s, block * TILES, tiles, list);
+        Pixels<M> pixels[TILES];
+        tiles_of<M>(s, block * TILES, tiles, list);
         for (int t = 0; t < tiles; t++) {
-            pixels[t] = output_of(s, list[t]);
-            count += __builtin_popcount(pixels[t].inside);
+            pixels[t] = output_of<M>(s, list[t]);
+            count += __builtin_popcountll(pixels[t].inside);
         }
         Partial own = {partial.shift, partial.outputs};
         if (own.shift) own.shift += (size_t)block * 3 * own.outputs;
         for (int c = 0; c < channels; c += chunk) {
             int end = std::min(channels, c + chunk);
-            load_tiles(s, parts, list, tiles, c, end, (T*)v);
+            load_tiles<T, M>(s, parts, list, tiles, c, end, (T*)v);
             for (int o = first; o < last; o += WIDTH) {
                 int width = std::min(WIDTH, padded(s.k) - o);
-                float* m = v + 16 * V_PLANE + (slots > 1 ? (o - first) / WIDTH * slot : 0);
-                for (int p = 0; p < 16; p++)
+                float* m = v + POSITIONS * V_PLANE + (slots > 1 ? (o - first) / WIDTH * slot : 0);
+                for (int p = 0; p < POSITIONS; p++)
                     multiply_tiles<T>(tiles, v + p * V_PLANE,
-                                      u + (size_t)(16 * o + p * width) * (channels / N)
+                                      u + (size_t)(POSITIONS * o + p * width) * (channels / N)
                                           + (size_t)c / N * width,
                                       (end - c) / N, c == 0, width, m + p * M_PLANE);
                 if (end == channels)
                     for (int i = 0; i < width; i += L)
-                        store_tiles(finish, pixels, tiles, o + i, m + i, width, own);
+                        store_tiles<T, M>(finish, pixels, tiles, o + i, m + i, width, own);
             }
         }
         return count;
     }
 };
 
-// y = x * w + bias: x is `count` parts, w the filters that are packed as u.
+template <class T, int M>
+inline void convolve_tiled(const Shape& s, const Part<T>* parts, int count, const T* u,
+                           const float* bias, bool relu, const T* add, T* y,
+                           const Statistics* statistics) {
+    int k = padded(s.k), blocks = (s.tiles(M) + TILES - 1) / TILES;
+    std::vector<float> partial(statistics ? (size_t)blocks * 3 * k : 0);
+    Convolution<T, M> c = {s, {parts, parts + count}, (const float*)u,
+                           {std::vector<float>(k), relu, add, y},
+                           {statistics ? partial.data() : nullptr, k}, 0, WORDS * numbers<T>(), k};
+    for (const Part<T>& part : c.parts) c.channels += padded(part.c);
+    if (bias) std::copy(bias, bias + s.k, c.finish.bias.begin());
+    // fewer outputs: sums that wait fit the cache, and few blocks keep several cores busy
+    if (c.channels > c.chunk || blocks < 32) c.outputs = std::min(k, blocks < 8 ? 64 : 128);
+    std::vector<int> counts(blocks);
+    int tasks = blocks * ((k + c.outputs - 1) / c.outputs);
+    #pragma omp parallel for schedule(dynamic)
+    for (int task = 0; task < tasks; task++) {
+        int pixels = c.task(task % blocks, task / blocks * c.outputs);
+        if (task < blocks) counts[task] = pixels;
+    }
+    if (statistics) combine(c.partial, counts, s.k, *statistics);
+}
+
+// The side of the tiles that is fastest when the filters are packed for one call: 2 or 4.
+// 4 needs enough tiles to be worth the larger filters.  Bf16 is too coarse for it.
+template <class T> inline int tile_side(const Shape& s) {
+    bool worth_it = s.tiles(4) >= 64 && 5 * s.tiles(4) < 2 * s.tiles(2);
+    return std::is_same<T, float>::value && worth_it ? 4 : 2;
+}
+
+// y = x * w + bias: x is `count` parts, w the filters that are packed as u, for tiles of side m
+// (2 or 4; Bf16 has 2 alone).
 // bias: k numbers.  relu: negative values become 0.  add: of y's shape, is added then.
 // statistics: those of y.  bias, add and statistics may be nullptr, for none.
 //
@@ -239,23 +272,10 @@ template <class T> struct Convolution {
 template <class T>
 inline void convolve(const Shape& s, const Part<T>* parts, int count, const T* u,
                      const float* bias, bool relu, const T* add, T* y,
-                     const Statistics* statistics) {
-    int k = padded(s.k), blocks = (s.tiles() + TILES - 1) / TILES;
-    std::vector<float> partial(statistics ? (size_t)blocks * 3 * k : 0);
-    Convolution<T> c = {s, {parts, parts + count}, (const float*)u,
-                        {std::vector<float>(k), relu, add, y},
-                        {statistics ? partial.data() : nullptr, k}, 0, WORDS * numbers<T>(), k};
-    for (const Part<T>& part : c.parts) c.channels += padded(part.c);
-    if (bias) std::copy(bias, bias + s.k, c.finish.bias.begin());
-    if (c.channels > c.chunk) c.outputs = std::min(k, 128);
-    std::vector<int> counts(blocks);
-    int tasks = blocks * ((k + c.outputs - 1) / c.outputs);
-    #pragma omp parallel for schedule(dynamic)
-    for (int task = 0; task < tasks; task++) {
-        int pixels = c.task(task % blocks, task / blocks * c.outputs);
-        if (task < blocks) counts[task] = pixels;
-    }
-    if (statistics) combine(c.partial, counts, s.k, *statistics);
+                     const Statistics* statistics, int m = 2) {
+    constexpr int LARGE = std::is_same<T, float>::value ? 4 : 2;
+    auto run = m == LARGE ? convolve_tiled<T, LARGE> : convolve_tiled<T, 2>;
+    run(s, parts, count, u, bias, relu, add, y, statistics);
 }
 
 }  // namespace winograd

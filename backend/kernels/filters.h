@@ -1,10 +1,11 @@
-// 3x3 convolutions of stride 1 by Winograd's minimal filtering F(2x2, 3x3), part 2: the filters,
+// 3x3 convolutions of stride 1 by Winograd's minimal filtering F(M x M, 3x3), part 2: the filters,
 // transformed and packed in the order in which convolution.h reads them.
 //
 // A word is 32 bits: one float, or a pair of Bf16, of two channels side by side.  The dot product
 // of two pairs is one instruction.
 // u: the transformed filters, [block of outputs][position][word of channels][output].
 #pragma once
+#include <type_traits>
 #include <vector>
 #include "tiles.h"
 
@@ -19,9 +20,9 @@ inline int padded_channels(const int* channels, int parts) {
     return total;
 }
 
-// The size of u, in numbers, for k outputs and parts of channels[] channels.
-inline size_t packed_size(int k, const int* channels, int parts) {
-    return (size_t)16 * padded(k) * padded_channels(channels, parts);
+// The size of u, in numbers, for tiles of m x m px, k outputs and parts of channels[] channels.
+inline size_t packed_size(int k, const int* channels, int parts, int m = 2) {
+    return (size_t)(m + 2) * (m + 2) * padded(k) * padded_channels(channels, parts);
 }
 
 // Where the filters are: tap t of an output's filter for an input is number
@@ -48,21 +49,21 @@ inline Vec words_of(const Vec* numbers, Bf16) {
     return (Vec)(low | __builtin_convertvector(rounded(numbers[1]), Mask) << 16);
 }
 
-template <class T> inline void pack(const Filters& f, T* u) {
-    constexpr int N = numbers<T>();
+template <class T, int M> inline void pack_tiled(const Filters& f, T* u) {
+    constexpr int N = numbers<T>(), POSITIONS = (M + 2) * (M + 2);
     int words = f.inputs.size() / N, outputs = padded(f.k);
     #pragma omp parallel for collapse(2) schedule(static)
     for (int o = 0; o < outputs; o += L)
         for (int i = 0; i < words; i++) {
-            Vec transformed[N][16];
+            Vec transformed[N][POSITIONS];
             for (int n = 0; n < N; n++) {
                 Vec taps[9];
                 f.read(o, i * N + n, taps);
-                transform_filter(taps, transformed[n]);
+                transform_filter<M>(taps, transformed[n]);
             }
             int block = o / WIDTH * WIDTH, width = std::min(WIDTH, outputs - block);
-            float* to = (float*)u + (size_t)16 * block * words + i * width + o - block;
-            for (int p = 0; p < 16; p++) {
+            float* to = (float*)u + (size_t)POSITIONS * block * words + i * width + o - block;
+            for (int p = 0; p < POSITIONS; p++) {
                 Vec values[N];
                 for (int n = 0; n < N; n++) values[n] = transformed[n][p];
                 store(to + (size_t)p * words * width, words_of(values, T()));
@@ -70,26 +71,32 @@ template <class T> inline void pack(const Filters& f, T* u) {
         }
 }
 
+template <class T> inline void pack(const Filters& f, T* u, int m) {
+    constexpr int LARGE = std::is_same<T, float>::value ? 4 : 2;
+    if (m == LARGE) pack_tiled<T, LARGE>(f, u); else pack_tiled<T, 2>(f, u);
+}
+
 // u: of the filters w (k, the sum of channels[], 3, 3), whose input is `parts` parts.
+// m: the side of the convolution's tiles, 2 or for floats 4 (tile_side in convolution.h).
 template <class T>
-inline void pack_filters(const float* w, int k, const int* channels, int parts, T* u) {
+inline void pack_filters(const float* w, int k, const int* channels, int parts, T* u, int m = 2) {
     Filters f = {w, k, 0, 9, 1, {}};
     int total = 0;
     for (int p = 0; p < parts; total += channels[p++])
         for (int i = 0; i < padded(channels[p]); i++)
             f.inputs.push_back(i < channels[p] ? total + i : -1);
     f.per_output = total * 9;
-    pack(f, u);
+    pack(f, u, m);
 }
 
 // u: of the adjoint, for the gradient of the input's channels first ... first + c.  Outputs and
 // inputs change places, the filters w (k, c_total, 3, 3) are turned by 180 degrees.
-// Its size is packed_size(c, &k, 1).
+// Its size is packed_size(c, &k, 1, m).
 template <class T>
-inline void pack_adjoint(const float* w, int k, int c_total, int first, int c, T* u) {
+inline void pack_adjoint(const float* w, int k, int c_total, int first, int c, T* u, int m = 2) {
     Filters f = {w + first * 9 + 8, c, 9, c_total * 9, -1, {}};
     for (int i = 0; i < padded(k); i++) f.inputs.push_back(i < k ? i : -1);
-    pack(f, u);
+    pack(f, u, m);
 }
 
 }  // namespace winograd

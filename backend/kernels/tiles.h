@@ -1,12 +1,12 @@
-// 3x3 convolutions of stride 1 by Winograd's minimal filtering F(2x2, 3x3), part 1: the tiles and
+// 3x3 convolutions of stride 1 by Winograd's minimal filtering F(M x M, 3x3), part 1: the tiles and
 // the transforms.  convolution.h and filter_gradient.h have the products.
 //
-// Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016, section 4.1:
-// 16 multiplications do where the plain sum takes 36.  An output is cut into tiles of 2 x 2 px,
-// each of which sees 4 x 4 px of the input.  With the matrices of that paper,
+// Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016, section 4:
+// an output is cut into tiles of M x M px, each of which sees (M + 2) x (M + 2) px of the input.
 //     Y = A^T [ (G w G^T) * (B^T d B) ] A
-// where [.] is summed over the input channels.  This sum is, for each of the 16 positions, a
-// product of matrices.
+// where [.] is summed over the input channels.  This sum is, for each of the (M + 2)^2 positions,
+// a product of matrices.  M = 2: 16 multiplications do where the plain sum takes 36.
+// M = 4: 36 do where it takes 144, at two to three times the plain sum's rounding error.
 //
 // Images are channels-last: a pixel's channels lie side by side, padded(channels) numbers.
 // A vector holds L channels of one pixel, and every transform adds whole vectors.
@@ -30,31 +30,32 @@ template <class T> struct Part { const T* x; int c, h, w, top, left; };
 struct Shape {
     int n, h, w, oh, ow, pad_top, pad_left, dilation, k;
 
-    // A tile begins at each row whose remainder by 2 d is less than d, likewise at each column.
-    int begins(int size) const {
-        int whole = size / (2 * dilation), rest = size % (2 * dilation);
+    // A tile begins at each row whose remainder by m d is less than d, likewise at each column.
+    int begins(int size, int m) const {
+        int whole = size / (m * dilation), rest = size % (m * dilation);
         return whole * dilation + std::min(rest, dilation);
     }
-    int down() const { return begins(oh); }
-    int across() const { return begins(ow); }
-    int tiles() const { return n * down() * across(); }
+    int down(int m = 2) const { return begins(oh, m); }
+    int across(int m = 2) const { return begins(ow, m); }
+    int tiles(int m = 2) const { return n * down(m) * across(m); }
 };
 
 // The tile whose first output pixel is (y, x) of an image.
 struct Tile { int image, y, x; };
 // The tiles number begin ... begin + count, row by row.
+template <int M = 2>
 inline void tiles_of(const Shape& s, int begin, int count, Tile* tiles) {
-    int across = s.across(), down = s.down(), d = s.dilation;
+    int across = s.across(M), down = s.down(M), d = s.dilation, jump = (M - 1) * d;
     int column = begin % across, row = begin / across % down;
-    Tile t = {begin / across / down, row + row / d * d, column + column / d * d};
-    int sub_row = row % d, sub_column = column % d;  // a step from 0 ... d - 1, then one of d + 1
+    Tile t = {begin / across / down, row + row / d * jump, column + column / d * jump};
+    int sub_row = row % d, sub_column = column % d;  // after d - 1 steps of 1 comes a longer one
     for (int i = 0; i < count; i++) {
         tiles[i] = t;
-        t.x += ++sub_column < d ? 1 : d + 1;
+        t.x += ++sub_column < d ? 1 : jump + 1;
         if (sub_column == d) sub_column = 0;
         if (t.x < s.ow) continue;
         t.x = sub_column = 0;
-        t.y += ++sub_row < d ? 1 : d + 1;
+        t.y += ++sub_row < d ? 1 : jump + 1;
         if (sub_row == d) sub_row = 0;
         if (t.y < s.oh) continue;
         t.y = sub_row = 0;
@@ -65,8 +66,8 @@ inline void tiles_of(const Shape& s, int begin, int count, Tile* tiles) {
 // R x R pixels of a tile, of an array of images.  Pixel (r, q) begins at number at(r, q), and
 // exists where bit r * R + q of `inside` is set.
 template <int R> struct Pixels {
-    static constexpr unsigned ALL = (1u << R * R) - 1;
-    ptrdiff_t first, row, column; unsigned inside;
+    static constexpr unsigned long long ALL = (1ull << R * R) - 1;
+    ptrdiff_t first, row, column; unsigned long long inside;
 
     ptrdiff_t at(int r, int q) const { return first + r * row + q * column; }
     bool has(int r, int q) const { return inside >> (r * R + q) & 1; }
@@ -86,78 +87,108 @@ template <int R> struct Pixels {
 struct Bounds { int top, bottom, left, right; };
 template <int R>
 inline Pixels<R> pixels_at(const Tile& t, int h, int w, int channels, int d, const Bounds& b) {
-    unsigned inside = Pixels<R>::ALL;
+    unsigned long long inside = Pixels<R>::ALL;
     int far = (R - 1) * d;
     if (t.y < b.top || t.y + far >= b.bottom || t.x < b.left || t.x + far >= b.right)
         for (int i = 0; i < R * R; i++) {
             int y = t.y + i / R * d, x = t.x + i % R * d;
             bool there = y >= b.top && y < b.bottom && x >= b.left && x < b.right;
-            if (!there) inside &= ~(1u << i);
+            if (!there) inside &= ~(1ull << i);
         }
     return {(((ptrdiff_t)t.image * h + t.y) * w + t.x) * channels, (ptrdiff_t)d * w * channels,
             (ptrdiff_t)d * channels, inside};
 }
 
-// The 4 x 4 px that a tile sees of a part of the input.
-template <class T> inline Pixels<4> input_of(const Shape& s, const Part<T>& part, const Tile& t) {
+// The R x R px that a tile of R - 2 px a side sees of a part of the input.
+template <int R = 4, class T>
+inline Pixels<R> input_of(const Shape& s, const Part<T>& part, const Tile& t) {
     Bounds bounds = {std::max(0, part.top), std::min(part.h, s.h + part.top),
                      std::max(0, part.left), std::min(part.w, s.w + part.left)};
     Tile first = {t.image, t.y - s.pad_top + part.top, t.x - s.pad_left + part.left};
-    return pixels_at<4>(first, part.h, part.w, padded(part.c), s.dilation, bounds);
+    return pixels_at<R>(first, part.h, part.w, padded(part.c), s.dilation, bounds);
 }
 
-// A tile's 2 x 2 px of the output, or of the output's gradient: (n, oh, ow, padded(k)).
-inline Pixels<2> output_of(const Shape& s, const Tile& t) {
-    return pixels_at<2>(t, s.oh, s.ow, padded(s.k), s.dilation, {0, s.oh, 0, s.ow});
+// A tile's M x M px of the output, or of the output's gradient: (n, oh, ow, padded(k)).
+template <int M = 2> inline Pixels<M> output_of(const Shape& s, const Tile& t) {
+    return pixels_at<M>(t, s.oh, s.ow, padded(s.k), s.dilation, {0, s.oh, 0, s.ow});
 }
 
-// v: B^T d B.  A tile has 4 x 4 vectors, row by row.
-inline void transform_input(const Vec* d, Vec* v) {
-    Vec t[16];
-    for (int q = 0; q < 4; q++) {
-        t[q] = d[q] - d[8 + q];
-        t[4 + q] = d[4 + q] + d[8 + q];
-        t[8 + q] = d[8 + q] - d[4 + q];
-        t[12 + q] = d[4 + q] - d[12 + q];
+// The transforms in one dimension, of vectors that lie `step` vectors apart.
+template <int M> struct Line;
+template <> struct Line<2> {
+    static void input(const Vec* d, size_t step, Vec* v) {
+        Vec a = d[0], b = d[step], c = d[2 * step], e = d[3 * step];
+        v[0] = a - c; v[1] = b + c; v[2] = c - b; v[3] = b - e;
     }
-    for (int r = 0; r < 4; r++) {
-        v[r * 4] = t[r * 4] - t[r * 4 + 2];
-        v[r * 4 + 1] = t[r * 4 + 1] + t[r * 4 + 2];
-        v[r * 4 + 2] = t[r * 4 + 2] - t[r * 4 + 1];
-        v[r * 4 + 3] = t[r * 4 + 1] - t[r * 4 + 3];
+    static void filter(const Vec* w, size_t step, Vec* u) {
+        Vec even = (w[0] + w[2 * step]) / 2, odd = w[step] / 2;
+        u[0] = w[0]; u[1] = even + odd; u[2] = even - odd; u[3] = w[2 * step];
     }
+    static void output(const Vec* m, size_t step, Vec* y) {
+        Vec a = m[0], b = m[step], c = m[2 * step], e = m[3 * step];
+        y[0] = a + b + c; y[1] = b - c - e;
+    }
+};
+// Cook's and Toom's algorithm with the points 0, 3/4, -3/4, 3/2, -3/2 and infinity.  They give a
+// third of the error of the paper's 0, 1, -1, 2, -2, because their powers stay near 1.
+// Barabasz et al., "Error analysis and improving the accuracy of Winograd convolution", 2020.
+template <> struct Line<4> {
+    static constexpr float P = 0.75f, Q = 1.5f, PP = P * P, QQ = Q * Q;
+    static void input(const Vec* d, size_t step, Vec* v) {
+        Vec a = d[0], b = d[step], c = d[2 * step], e = d[3 * step], f = d[4 * step];
+        v[0] = PP * QQ * a - (PP + QQ) * c + f;
+        v[5] = PP * QQ * b - (PP + QQ) * e + d[5 * step];
+        Vec even = f - QQ * c, odd = P * (e - QQ * b);
+        v[1] = even + odd; v[2] = even - odd;
+        even = f - PP * c; odd = Q * (e - PP * b);
+        v[3] = even + odd; v[4] = even - odd;
+    }
+    static void filter(const Vec* w, size_t step, Vec* u) {
+        const float p = 1 / (2 * PP * (PP - QQ)), q = 1 / (2 * QQ * (QQ - PP));
+        Vec a = w[0], b = w[step], c = w[2 * step];
+        u[0] = 1 / (PP * QQ) * a; u[5] = c;
+        Vec even = p * (a + PP * c), odd = p * P * b;
+        u[1] = even + odd; u[2] = even - odd;
+        even = q * (a + QQ * c); odd = q * Q * b;
+        u[3] = even + odd; u[4] = even - odd;
+    }
+    static void output(const Vec* m, size_t step, Vec* y) {
+        Vec a = m[step], b = m[2 * step], c = m[3 * step], e = m[4 * step];
+        Vec even_p = a + b, odd_p = P * (a - b), even_q = c + e, odd_q = Q * (c - e);
+        y[0] = m[0] + even_p + even_q;
+        y[1] = odd_p + odd_q;
+        y[2] = PP * even_p + QQ * even_q;
+        y[3] = PP * odd_p + QQ * odd_q + m[5 * step];
+    }
+};
+
+// y, K x K vectors: a transform of N x N vectors, first of their columns, then of the rows.
+template <int N, int K, void line(const Vec*, size_t, Vec*)>
+inline void both_ways(const Vec* x, size_t step, Vec* y) {
+    Vec t[K * N];
+    #pragma GCC unroll 6
+    for (int q = 0; q < N; q++) {
+        Vec column[K];
+        line(x + q * step, N * step, column);
+        #pragma GCC unroll 6
+        for (int r = 0; r < K; r++) t[r * N + q] = column[r];
+    }
+    #pragma GCC unroll 6
+    for (int r = 0; r < K; r++) line(t + r * N, 1, y + r * K);
+}
+// v, of the input's pixels: B^T d B.  u, of 3 x 3 numbers of L filters: G w G^T.
+// y: A^T m A; the positions of m lie `step` vectors apart.
+template <int M = 2> inline void transform_input(const Vec* d, Vec* v) {
+    both_ways<M + 2, M + 2, Line<M>::input>(d, 1, v);
+}
+template <int M = 2> inline void transform_filter(const Vec* w, Vec* u) {
+    both_ways<3, M + 2, Line<M>::filter>(w, 1, u);
+}
+template <int M = 2> inline void transform_output(const Vec* m, size_t step, Vec* y) {
+    both_ways<M + 2, M, Line<M>::output>(m, step, y);
 }
 
-// y, 2 x 2 vectors: A^T m A.  m has 4 x 4 vectors, `stride` numbers apart.
-inline void transform_output(const float* m, size_t stride, Vec* y) {
-    Vec t[8];
-    for (int q = 0; q < 4; q++) {
-        Vec a = load(m + q * stride), b = load(m + (4 + q) * stride),
-            c = load(m + (8 + q) * stride), e = load(m + (12 + q) * stride);
-        t[q] = a + b + c;
-        t[4 + q] = b - c - e;
-    }
-    for (int r = 0; r < 2; r++) {
-        y[r * 2] = t[r * 4] + t[r * 4 + 1] + t[r * 4 + 2];
-        y[r * 2 + 1] = t[r * 4 + 1] - t[r * 4 + 2] - t[r * 4 + 3];
-    }
-}
-
-// u, 4 x 4 vectors: G w G^T of L filters of 3 x 3 numbers.
-inline void transform_filter(const Vec* w, Vec* u) {
-    Vec t[12];
-    for (int q = 0; q < 3; q++) {
-        Vec even = (w[q] + w[6 + q]) / 2, odd = w[3 + q] / 2;
-        t[q] = w[q]; t[3 + q] = even + odd; t[6 + q] = even - odd; t[9 + q] = w[6 + q];
-    }
-    for (int r = 0; r < 4; r++) {
-        Vec even = (t[r * 3] + t[r * 3 + 2]) / 2, odd = t[r * 3 + 1] / 2;
-        u[r * 4] = t[r * 3]; u[r * 4 + 1] = even + odd;
-        u[r * 4 + 2] = even - odd; u[r * 4 + 3] = t[r * 3 + 2];
-    }
-}
-
-// d, 4 x 4 vectors: A g A^T, the adjoint of transform_output.  g has 2 x 2 vectors.
+// d, 4 x 4 vectors: A g A^T, the adjoint of transform_output<2>.  g has 2 x 2 vectors.
 inline void transform_gradient(const Vec* g, Vec* d) {
     Vec t[8];
     for (int q = 0; q < 2; q++) {
