@@ -92,17 +92,26 @@ inline void multiply_tiles(int tiles, const float* v, const float* u, int words,
 template <class T, int M>
 inline void load_tiles(const Shape& s, const std::vector<Part<T>>& parts, const Tile* list,
                        int tiles, int first, int last, T* v) {
+    constexpr int R = M + 2;
     for (int t = 0; t < tiles; t++, v += V_ROW * numbers<T>()) {
         int start = 0, end;  // of a part's channels among those of all
         for (const Part<T>& part : parts) {
             end = start + padded(part.c);
-            Pixels<M + 2> pixels = input_of<M + 2>(s, part, list[t]);
+            Pixels<R> pixels = input_of<R>(s, part, list[t]);
             for (int c = std::max(first, start); c < std::min(last, end); c += L) {
-                Vec d[(M + 2) * (M + 2)], transformed[(M + 2) * (M + 2)];
-                pixels.read(part.x, c - start, d);
-                transform_input<M>(d, transformed);
-                for (int p = 0; p < (M + 2) * (M + 2); p++)
-                    store(v + p * V_PLANE * numbers<T>() + c - first, transformed[p]);
+                T* to = v + c - first;
+                auto put = [=](int p, const Vec& x) { store(to + p * V_PLANE * numbers<T>(), x); };
+                if (pixels.inside == pixels.ALL) {
+                    const T* x = part.x + pixels.first + c - start;
+                    auto get = [&](int p) {
+                        return load(x + p / R * pixels.row + p % R * pixels.column);
+                    };
+                    both_ways<R, R, Line<M>::input>(get, put);
+                } else {
+                    Vec d[R * R];
+                    pixels.read(part.x, c - start, d);
+                    both_ways<R, R, Line<M>::input>([&](int p) { return d[p]; }, put);
+                }
             }
             start = end;
         }
@@ -117,9 +126,7 @@ struct Partial { float* shift; int outputs; };
 template <class T> struct Finish { std::vector<float> bias; bool relu; const T* add; T* y; };
 
 inline Vec as_stored(const Vec& v, float) { return v; }
-inline Vec as_stored(const Vec& v, Bf16) {
-    return (Vec)(__builtin_convertvector(rounded(v), Mask) << 16);
-}
+inline Vec as_stored(const Vec& v, Bf16) { return widened(rounded(v)); }
 
 // y: outputs channel ... channel + L of some tiles.  m: their sums, `width` numbers a tile.
 template <class T, int M>
@@ -129,14 +136,18 @@ inline void store_tiles(const Finish<T>& f, const Pixels<M>* list, int tiles, in
     for (int t = 0; t < tiles; t++, m += width) {
         const Pixels<M>& pixels = list[t];
         Vec y[M * M], add[M * M];
-        transform_output<M>((const Vec*)m, M_PLANE / L, y);
+        transform_output<M>(m, M_PLANE, y);
+        #pragma GCC unroll 16
         for (int i = 0; i < M * M; i++) y[i] += bias;
-        if (f.relu) for (int i = 0; i < M * M; i++) y[i] = rectified(y[i]);
+        if (f.relu)
+            #pragma GCC unroll 16
+            for (int i = 0; i < M * M; i++) y[i] = rectified(y[i]);
         if (f.add) {
             pixels.read(f.add, channel, add);
             for (int i = 0; i < M * M; i++) y[i] += add[i];
         }
         if (t == 0) shift = as_stored(y[0], T());
+        #pragma GCC unroll 16
         for (int i = 0; i < M * M; i++) {
             if (!pixels.has(i / M, i % M)) continue;
             store(f.y + pixels.at(i / M, i % M) + channel, y[i]);

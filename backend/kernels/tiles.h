@@ -113,20 +113,18 @@ template <int M = 2> inline Pixels<M> output_of(const Shape& s, const Tile& t) {
     return pixels_at<M>(t, s.oh, s.ow, padded(s.k), s.dilation, {0, s.oh, 0, s.ow});
 }
 
-// The transforms in one dimension, of vectors that lie `step` vectors apart.
+// The transforms in one dimension, of vectors.
 template <int M> struct Line;
 template <> struct Line<2> {
-    static void input(const Vec* d, size_t step, Vec* v) {
-        Vec a = d[0], b = d[step], c = d[2 * step], e = d[3 * step];
-        v[0] = a - c; v[1] = b + c; v[2] = c - b; v[3] = b - e;
+    static void input(const Vec* d, Vec* v) {
+        v[0] = d[0] - d[2]; v[1] = d[1] + d[2]; v[2] = d[2] - d[1]; v[3] = d[1] - d[3];
     }
-    static void filter(const Vec* w, size_t step, Vec* u) {
-        Vec even = (w[0] + w[2 * step]) / 2, odd = w[step] / 2;
-        u[0] = w[0]; u[1] = even + odd; u[2] = even - odd; u[3] = w[2 * step];
+    static void filter(const Vec* w, Vec* u) {
+        Vec even = (w[0] + w[2]) / 2, odd = w[1] / 2;
+        u[0] = w[0]; u[1] = even + odd; u[2] = even - odd; u[3] = w[2];
     }
-    static void output(const Vec* m, size_t step, Vec* y) {
-        Vec a = m[0], b = m[step], c = m[2 * step], e = m[3 * step];
-        y[0] = a + b + c; y[1] = b - c - e;
+    static void output(const Vec* m, Vec* y) {
+        y[0] = m[0] + m[1] + m[2]; y[1] = m[1] - m[2] - m[3];
     }
 };
 // Cook's and Toom's algorithm with the points 0, 3/4, -3/4, 3/2, -3/2 and infinity.  They give a
@@ -134,58 +132,67 @@ template <> struct Line<2> {
 // Barabasz et al., "Error analysis and improving the accuracy of Winograd convolution", 2020.
 template <> struct Line<4> {
     static constexpr float P = 0.75f, Q = 1.5f, PP = P * P, QQ = Q * Q;
-    static void input(const Vec* d, size_t step, Vec* v) {
-        Vec a = d[0], b = d[step], c = d[2 * step], e = d[3 * step], f = d[4 * step];
-        v[0] = PP * QQ * a - (PP + QQ) * c + f;
-        v[5] = PP * QQ * b - (PP + QQ) * e + d[5 * step];
-        Vec even = f - QQ * c, odd = P * (e - QQ * b);
-        v[1] = even + odd; v[2] = even - odd;
-        even = f - PP * c; odd = Q * (e - PP * b);
-        v[3] = even + odd; v[4] = even - odd;
+    static void input(const Vec* d, Vec* v) {
+        v[0] = PP * QQ * d[0] - (PP + QQ) * d[2] + d[4];
+        v[5] = PP * QQ * d[1] - (PP + QQ) * d[3] + d[5];
+        Vec even = d[4] - QQ * d[2], odd = d[3] - QQ * d[1];
+        v[1] = even + P * odd; v[2] = even - P * odd;
+        even = d[4] - PP * d[2]; odd = d[3] - PP * d[1];
+        v[3] = even + Q * odd; v[4] = even - Q * odd;
     }
-    static void filter(const Vec* w, size_t step, Vec* u) {
+    static void filter(const Vec* w, Vec* u) {
         const float p = 1 / (2 * PP * (PP - QQ)), q = 1 / (2 * QQ * (QQ - PP));
-        Vec a = w[0], b = w[step], c = w[2 * step];
-        u[0] = 1 / (PP * QQ) * a; u[5] = c;
-        Vec even = p * (a + PP * c), odd = p * P * b;
+        u[0] = 1 / (PP * QQ) * w[0]; u[5] = w[2];
+        Vec even = p * (w[0] + PP * w[2]), odd = p * P * w[1];
         u[1] = even + odd; u[2] = even - odd;
-        even = q * (a + QQ * c); odd = q * Q * b;
+        even = q * (w[0] + QQ * w[2]); odd = q * Q * w[1];
         u[3] = even + odd; u[4] = even - odd;
     }
-    static void output(const Vec* m, size_t step, Vec* y) {
-        Vec a = m[step], b = m[2 * step], c = m[3 * step], e = m[4 * step];
-        Vec even_p = a + b, odd_p = P * (a - b), even_q = c + e, odd_q = Q * (c - e);
+    static void output(const Vec* m, Vec* y) {
+        Vec even_p = m[1] + m[2], odd_p = m[1] - m[2], even_q = m[3] + m[4], odd_q = m[3] - m[4];
         y[0] = m[0] + even_p + even_q;
-        y[1] = odd_p + odd_q;
+        y[1] = P * odd_p + Q * odd_q;
         y[2] = PP * even_p + QQ * even_q;
-        y[3] = PP * odd_p + QQ * odd_q + m[5 * step];
+        y[3] = P * PP * odd_p + Q * QQ * odd_q + m[5];
     }
 };
 
-// y, K x K vectors: a transform of N x N vectors, first of their columns, then of the rows.
-template <int N, int K, void line(const Vec*, size_t, Vec*)>
-inline void both_ways(const Vec* x, size_t step, Vec* y) {
+// A transform of N x N vectors into K x K, first of the columns, then of the rows.
+// get(i): vector number i.  put(i, v) takes vector number i of the result.
+template <int N, int K, void line(const Vec*, Vec*), class Get, class Put>
+inline void both_ways(Get get, Put put) {
     Vec t[K * N];
     #pragma GCC unroll 6
     for (int q = 0; q < N; q++) {
-        Vec column[K];
-        line(x + q * step, N * step, column);
+        Vec column[N], transformed[K];
         #pragma GCC unroll 6
-        for (int r = 0; r < K; r++) t[r * N + q] = column[r];
+        for (int r = 0; r < N; r++) column[r] = get(r * N + q);
+        line(column, transformed);
+        #pragma GCC unroll 6
+        for (int r = 0; r < K; r++) t[r * N + q] = transformed[r];
     }
     #pragma GCC unroll 6
-    for (int r = 0; r < K; r++) line(t + r * N, 1, y + r * K);
+    for (int r = 0; r < K; r++) {
+        Vec transformed[K];
+        line(t + r * N, transformed);
+        #pragma GCC unroll 6
+        for (int q = 0; q < K; q++) put(r * K + q, transformed[q]);
+    }
 }
-// v, of the input's pixels: B^T d B.  u, of 3 x 3 numbers of L filters: G w G^T.
-// y: A^T m A; the positions of m lie `step` vectors apart.
+// v, of the input's pixels: B^T d B.
 template <int M = 2> inline void transform_input(const Vec* d, Vec* v) {
-    both_ways<M + 2, M + 2, Line<M>::input>(d, 1, v);
+    both_ways<M + 2, M + 2, Line<M>::input>([=](int i) { return d[i]; },
+                                            [=](int i, const Vec& x) { v[i] = x; });
 }
+// u, of 3 x 3 numbers of L filters: G w G^T.
 template <int M = 2> inline void transform_filter(const Vec* w, Vec* u) {
-    both_ways<3, M + 2, Line<M>::filter>(w, 1, u);
+    both_ways<3, M + 2, Line<M>::filter>([=](int i) { return w[i]; },
+                                         [=](int i, const Vec& x) { u[i] = x; });
 }
-template <int M = 2> inline void transform_output(const Vec* m, size_t step, Vec* y) {
-    both_ways<M + 2, M, Line<M>::output>(m, step, y);
+// y: A^T m A.  The positions of m lie `step` numbers apart.
+template <int M = 2> inline void transform_output(const float* m, size_t step, Vec* y) {
+    both_ways<M + 2, M, Line<M>::output>([=](int i) { return load(m + i * step); },
+                                         [=](int i, const Vec& x) { y[i] = x; });
 }
 
 // d, 4 x 4 vectors: A g A^T, the adjoint of transform_output<2>.  g has 2 x 2 vectors.
