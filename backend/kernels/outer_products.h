@@ -1,6 +1,8 @@
 // Sums of outer products, of which the gradients of filters are made:
-//     u[k][c] = sum over t of d[t][k] * v[t][c]
+//     u[row][column] = sum over t of d[t][row] * v[t][column]
 // t: the tiles of a 3x3 convolution (filter_gradient.h), the pixels of a 1x1 one (pointwise.h).
+// Rows are its outputs and columns its channels, or the other way round: an even number of groups
+// of columns is faster.
 //
 // d and v are packed: [group of channels][step][channel of the group].  A step is one t in float.
 // In Bf16 it is two: the numbers of two t lie side by side, in the place of one float, for the
@@ -24,11 +26,11 @@ template <class T> constexpr int STEP = step_of<T>();  // how many t are a step
 
 constexpr int VECTORS = CHANNELS / L;          // of a group
 #ifdef __AVX512F__
-constexpr int ROWS = 8, COLUMNS = 2;           // of a product: as many sums as there are registers
-#else
-constexpr int ROWS = 4, COLUMNS = 2;
+constexpr int ROWS = 8, COLUMNS = 2, MOST = 3; // of a product, columns in vectors: what fits into
+#else                                          // the registers.  MOST: of an odd rest of columns
+constexpr int ROWS = 4, COLUMNS = 2, MOST = 2;
 #endif
-constexpr int CHUNK = 4;                       // the most groups of k, or of c, of a task
+constexpr int CHUNK = 4;                       // the most groups of rows, or columns, of a task
 constexpr int TASKS = 64;                      // as many keep all cores of a large machine busy
 constexpr size_t MEMORY = 32 << 20;            // of all parts' sums, in bytes
 
@@ -85,24 +87,27 @@ inline void accumulate(const float* d, const float* v, size_t v_group, int steps
             store(to, load(to) + sum[r][i]);
         }
 }
-
-// The same for k_groups and c_groups of channels.
+// The same for all rows of `groups`, R at a time.
+template <class T, int R, int C>
+inline void accumulate_rows(const float* d, size_t d_group, int groups, const float* v,
+                            size_t v_group, int steps, float* u, int width) {
+    for (int group = 0; group < groups; group++)
+        for (int r = 0; r < CHANNELS; r += R)
+            accumulate<T, R, C>(d + group * d_group + r, v, v_group, steps,
+                                u + (size_t)(group * CHANNELS + r) * width, width);
+}
+// The same for all rows and columns of some groups.
 template <class T>
-inline void accumulate(const float* d, size_t d_group, int k_groups, const float* v,
-                       size_t v_group, int c_groups, int steps, float* u) {
-    int width = c_groups * CHANNELS, vectors = c_groups * VECTORS;
-    for (int i = 0; i < vectors; i += COLUMNS) {
+inline void accumulate(const float* d, size_t d_group, int rows, const float* v, size_t v_group,
+                       int columns, int steps, float* u) {
+    int width = columns * CHANNELS;
+    for (int i = 0, vectors = columns * VECTORS; i < vectors; ) {
         const float* vi = v + i / VECTORS * v_group + i % VECTORS * L;
-        for (int k = 0; k < k_groups; k++) {
-            const float* dk = d + k * d_group;
-            float* uk = u + (size_t)k * CHANNELS * width + i * L;
-            if (i + COLUMNS <= vectors)
-                for (int r = 0; r < CHANNELS; r += ROWS)
-                    accumulate<T, ROWS, COLUMNS>(dk + r, vi, v_group, steps, uk + r * width, width);
-            else
-                for (int r = 0; r < CHANNELS; r += 2 * ROWS)
-                    accumulate<T, 2 * ROWS, 1>(dk + r, vi, v_group, steps, uk + r * width, width);
-        }
+        int rest = vectors - i, wide = rest == MOST || rest < COLUMNS ? rest : COLUMNS;
+        auto sum = wide == MOST ? accumulate_rows<T, ROWS, MOST>
+            : wide == COLUMNS ? accumulate_rows<T, ROWS, COLUMNS> : accumulate_rows<T, 2 * ROWS, 1>;
+        sum(d, d_group, rows, vi, v_group, steps, u + i * L, width);
+        i += wide;
     }
 }
 
@@ -117,67 +122,71 @@ inline Range range_of(int size, int parts, int i) {
     return {(int)((long)size * i / parts), (int)((long)size * (i + 1) / parts)};
 }
 
-struct Task { int part; Range t, k, c; };  // k, c: groups
+struct Task { int part; Range t, rows, columns; };  // rows, columns: groups
 
-// The sum, cut into tasks: a part of t, a chunk of k, a chunk of c.  The cut depends on the shape
-// alone, and so do the bits of the result: they are the same for any number of threads.
+// The sum, cut into tasks: a part of t, a chunk of rows, a chunk of columns.  The cut depends on
+// the shape alone, and so do the bits of the result: they are the same for any number of threads.
 struct Tasks {
-    int size, block, blocks, k_groups, c_groups, k_chunks, c_chunks, parts;
+    int size, block, blocks, rows, columns, row_chunks, column_chunks, parts;
     // size: how many t.  block: how many of them a task packs at a time.  taps: of a filter.
-    Tasks(int size, int block, int k, int c, int taps)
-        : size(size), block(block), blocks((size + block - 1) / block), k_groups(groups_of(k)),
-          c_groups(groups_of(c)), k_chunks((k_groups + CHUNK - 1) / CHUNK),
-          c_chunks((c_groups + CHUNK - 1) / CHUNK) {
-        size_t bytes = sizeof(float) * padded(k) * padded(c) * taps;
-        int chunks = k_chunks * c_chunks, most = std::max<size_t>(1, MEMORY / bytes);
+    Tasks(int size, int block, int row_channels, int column_channels, int taps)
+        : size(size), block(block), blocks((size + block - 1) / block),
+          rows(groups_of(row_channels)), columns(groups_of(column_channels)),
+          row_chunks((rows + CHUNK - 1) / CHUNK), column_chunks((columns + CHUNK - 1) / CHUNK) {
+        size_t bytes = sizeof(float) * padded(row_channels) * padded(column_channels) * taps;
+        int chunks = row_chunks * column_chunks, most = std::max<size_t>(1, MEMORY / bytes);
         parts = std::max(1, std::min({(TASKS + chunks - 1) / chunks, blocks, most}));
     }
-    int count() const { return parts * k_chunks * c_chunks; }
+    int count() const { return parts * row_chunks * column_chunks; }
     Task operator[](int i) const {
-        int part = i / (k_chunks * c_chunks);
+        int part = i / (row_chunks * column_chunks);
         Range t = range_of(blocks, parts, part);
         return {part, {t.from * block, std::min(size, t.to * block)},
-                range_of(k_groups, k_chunks, i / c_chunks % k_chunks),
-                range_of(c_groups, c_chunks, i % c_chunks)};
+                range_of(rows, row_chunks, i / column_chunks % row_chunks),
+                range_of(columns, column_chunks, i % column_chunks)};
     }
 };
 
-// Where a gradient goes: the one of filter tap `tap` from channel c to output k is
-// w[k * k_step + c * c_step + tap * tap_step].  b, of the bias, may be nullptr.
-struct Gradient { float* w; size_t k_step, c_step, tap_step; float* b; int k, c, taps; };
+// Where a gradient goes: the one of filter tap `tap`, of `row` and `column`, is
+// w[row * row_step + column * column_step + tap * tap_step].
+struct Gradient { float* w; size_t row_step, column_step, tap_step; int rows, columns, taps; };
 
-// The sums of each part: of the filters [k][tap][c], of the bias [k].
+// The sums of each part: of the filters [row][tap][column], of the bias [output].
 class Parts {
-    int k, width, parts;
+    int rows, width, outputs, parts;
     float *w, *b;
 public:
-    Parts(const Tasks& tasks, int taps, Buffer& buffer)
-        : k(tasks.k_groups * CHANNELS), width(taps * tasks.c_groups * CHANNELS),
-          parts(tasks.parts) {
-        w = (float*)buffer.of((size_t)parts * k * (width + 1) * sizeof(float));
-        b = w + (size_t)parts * k * width;
+    Parts(const Tasks& tasks, int taps, int outputs, Buffer& buffer)
+        : rows(tasks.rows * CHANNELS), width(taps * tasks.columns * CHANNELS),
+          outputs(padded(outputs)), parts(tasks.parts) {
+        size_t filters = (size_t)parts * rows * width;
+        w = (float*)buffer.of((filters + parts * this->outputs) * sizeof(float));
+        b = w + filters;
     }
-    float* filters(int part, int output) { return w + ((size_t)part * k + output) * width; }
-    float* bias(int part) { return b + (size_t)part * k; }
+    float* filters(int part, int row) const { return w + ((size_t)part * rows + row) * width; }
+    float* bias(int part) const { return b + part * outputs; }
 
     // Add the parts, always in the same order.
-    void add(const Gradient& gradient) {
+    void add_filters(const Gradient& gradient) const {
         int channels = width / gradient.taps;
         #pragma omp parallel for schedule(dynamic)
-        for (int o = 0; o < gradient.k; o++) {
+        for (int row = 0; row < gradient.rows; row++)
             for (int tap = 0; tap < gradient.taps; tap++)
-                for (int c = 0; c < gradient.c; c += L) {
+                for (int column = 0; column < gradient.columns; column += L) {
                     Vec sum = {};
                     for (int p = 0; p < parts; p++)
-                        sum += load(filters(p, o) + tap * channels + c);
-                    float* to = gradient.w + o * gradient.k_step + tap * gradient.tap_step;
-                    for (int l = 0; l < std::min(L, gradient.c - c); l++)
-                        to[(c + l) * gradient.c_step] = sum[l];
+                        sum += load(filters(p, row) + tap * channels + column);
+                    float* to = gradient.w + row * gradient.row_step + tap * gradient.tap_step
+                        + column * gradient.column_step;
+                    for (int l = 0; l < std::min(L, gradient.columns - column); l++)
+                        to[l * gradient.column_step] = sum[l];
                 }
-            if (gradient.b) {
-                gradient.b[o] = 0;
-                for (int p = 0; p < parts; p++) gradient.b[o] += bias(p)[o];
-            }
+    }
+    void clear_bias() const { std::memset(b, 0, parts * outputs * sizeof(float)); }
+    void add_bias(float* gb, int k) const {
+        for (int o = 0; o < k; o++) {
+            gb[o] = 0;
+            for (int p = 0; p < parts; p++) gb[o] += bias(p)[o];
         }
     }
 };

@@ -146,37 +146,40 @@ inline void pack_pixels(const Grid& grid, const Pixels<const T>& x, const Range&
             }
 }
 
-// The sums of the outer products of two arrays' pixels: of x the input, of gy the gradient.
+// The sums of the outer products of two arrays' pixels, and of gy's pixels where gb is not nullptr.
+// x: the input.  gy: the gradient of the output.  gradient: its rows are outputs.
 template <class T>
 inline void weight_gradient(const Grid& grid, const Pixels<const T>& x, const Pixels<const T>& gy,
-                            const Gradient& gradient) {
+                            const Gradient& gradient, float* gb) {
     static Buffer sums;
     Tasks tasks(grid.size(), BLOCK, gy.channels, x.channels, 1);
-    Parts parts(tasks, 1, sums);
+    Parts parts(tasks, 1, gy.channels, sums);
+    if (gb) parts.clear_bias();
     #pragma omp parallel for schedule(dynamic)
     for (int i = 0; i < tasks.count(); i++) {
         static thread_local Buffer buffer;
         Task task = tasks[i];
-        int k = task.k.size() * CHANNELS, c = task.c.size() * CHANNELS;
-        size_t group = BLOCK / STEP<T> * CHANNELS;
-        float* u = (float*)buffer.of(((size_t)k * c + CHUNK * 2 * group) * sizeof(float));
-        float *v = u + (size_t)k * c, *d = v + CHUNK * group;
-        float* bias = gradient.b && task.c.from == 0
-            ? parts.bias(task.part) + task.k.from * CHANNELS : nullptr;
-        std::memset(u, 0, (size_t)k * c * sizeof(float));
-        if (bias) std::memset(bias, 0, k * sizeof(float));
+        int height = task.rows.size() * CHANNELS, width = task.columns.size() * CHANNELS;
+        size_t group = BLOCK / STEP<T> * CHANNELS, size = (size_t)height * width;
+        float* u = (float*)buffer.of((size + CHUNK * 2 * group) * sizeof(float));
+        float *d = u + size, *v = d + CHUNK * group;
+        float* bias = gb && task.columns.from == 0
+            ? parts.bias(task.part) + task.rows.from * CHANNELS : nullptr;
+        std::memset(u, 0, size * sizeof(float));
         for (int from = task.t.from; from < task.t.to; from += BLOCK) {
             Range pixels = {from, std::min(from + BLOCK, task.t.to)};
-            pack_pixels(grid, x, pixels, task.c, v, nullptr);
-            pack_pixels(grid, gy, pixels, task.k, d, bias);
-            accumulate<T>(d, group, task.k.size(), v, group, task.c.size(),
+            pack_pixels(grid, gy, pixels, task.rows, d, bias);
+            pack_pixels(grid, x, pixels, task.columns, v, nullptr);
+            accumulate<T>(d, group, task.rows.size(), v, group, task.columns.size(),
                           (pixels.size() + STEP<T> - 1) / STEP<T>, u);
         }
-        for (int o = 0; o < k; o++)
-            std::memcpy(parts.filters(task.part, task.k.from * CHANNELS + o)
-                        + task.c.from * CHANNELS, u + (size_t)o * c, c * sizeof(float));
+        for (int row = 0; row < height; row++)
+            std::memcpy(parts.filters(task.part, task.rows.from * CHANNELS + row)
+                        + task.columns.from * CHANNELS, u + (size_t)row * width,
+                        width * sizeof(float));
     }
-    parts.add(gradient);
+    parts.add_filters(gradient);
+    if (gb) parts.add_bias(gb, gy.channels);
 }
 
 // --------------------------------------------------------------------------- the 1x1 convolution
@@ -218,7 +221,7 @@ template <class T>
 inline void filter_gradient(int pixels, const T* x, int c, int first_channel, int c_total,
                             const T* gy, int k, float* gw, float* gb) {
     weight_gradient({1, pixels}, all_pixels(x, c), all_pixels(gy, k),
-                    {gw + first_channel, (size_t)c_total, 1, 0, gb, k, c, 1});
+                    {gw + first_channel, (size_t)c_total, 1, 0, k, c, 1}, gb);
 }
 
 }  // namespace pointwise

@@ -65,7 +65,7 @@ inline void filter_gradient(int n, int h, int w, const T* x, int c, const T* gy,
     if (gb) std::memset(gb, 0, k * sizeof(float));
     for (int tap = 0; tap < TAPS; tap++) {
         weight_gradient({n * h, w}, every(x, c, w), every_second(gy, k, w, tap),
-                        {gw + tap, TAPS, (size_t)k * TAPS, 0, sums, k, c, 1});
+                        {gw + tap, TAPS, (size_t)k * TAPS, 0, k, c, 1}, sums);
         if (gb)
             for (int o = 0; o < k; o++) gb[o] += sums[o];
     }
