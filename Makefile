@@ -2,7 +2,8 @@
 # make test    install what the tests need, run them
 # make stress  20 minutes: what takes longer: kills at random moments, signals in every phase, 10,000 pairs, 2,000 steps, a full disk
 # make align   install PyTorch, compare each net with its PyTorch twin, in small; docs/ has it in full (see alignment/)
-# make bench   install PyTorch, measure ours beside it: speed, memory, start, data, growth; half an hour on 2 cores
+# make bench   install PyTorch, ONNX Runtime and OpenVINO, measure ours beside them: speed, memory, start, data, growth;
+#              half an hour on 2 cores
 # make gpu-gate  compile all that is for a GPU and run it on a stand-in, without a GPU (tests/gpu/README.md)
 # make gpu-check, make gpu-bench, make gpu-train SET=ISBC2012 MODE=Unet
 #              on a GPU: check, measure beside PyTorch, train; 10 minutes each at most, once installed (docs/gpu.md);
@@ -38,7 +39,7 @@ align: augmented-sample $(VENV)/installed-align
 	$(PY) alignment/Compare.py --mode U2netS --tile 128 --epochs 0 --steps 5 --Result_directory results/alignment
 	$(PY) alignment/Compare.py --mode U2net --tile 128 --epochs 0 --steps 5 --Result_directory results/alignment
 
-bench: $(VENV)/installed-align
+bench: $(VENV)/installed-rivals
 	$(PY) benchmarks/Bench.py
 
 # The PyTorch beside which ours is timed is the one that PYTHON has.  GPU_PY=python3 takes a Python as it is, and installs nothing.
@@ -94,6 +95,6 @@ $(VENV)/installed: requirements.txt requirements/constraints.txt
 	$(PIP) -r requirements.txt
 	touch $@
 
-$(VENV)/installed-dev $(VENV)/installed-align: $(VENV)/installed-%: requirements/%.txt requirements/annotations.txt $(VENV)/installed
+$(VENV)/installed-dev $(VENV)/installed-align $(VENV)/installed-rivals: $(VENV)/installed-%: requirements/%.txt requirements/annotations.txt $(VENV)/installed
 	$(PIP) -r $<
 	touch $@

@@ -4,11 +4,13 @@ float32: all 24 bits of them.  tf32: a GPU's tensor cores round them to 11 bits.
 float32.  Importing this module does not import Jittor.
 """
 import os
+from pathlib import Path
 
 from backend.machine import ask_driver
 
 FIRST_WITH_TF32 = 80  # compute capability 8.0
 PRECISIONS = ("float32", "tf32")
+PROCESSORS = Path("/proc/cpuinfo")
 NO_TF32 = "there is no GPU with TF32 here"
 
 
@@ -30,3 +32,11 @@ def has_tf32():
     driver, _ = ask_driver()
     is_forbidden = os.environ.get("NVIDIA_TF32_OVERRIDE") == "0"
     return bool(driver) and driver.cards[0].capability >= FIRST_WITH_TF32 and not is_forbidden
+
+
+def has_bf16():
+    """Whether the processor multiplies numbers of bfloat16 (avx512_bf16)."""
+    try:
+        return "avx512_bf16" in PROCESSORS.read_text().split()
+    except OSError:  # another system than Linux
+        return False

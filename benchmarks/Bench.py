@@ -3,9 +3,9 @@
     python benchmarks/Bench.py              # about half an hour on 2 cores
     python benchmarks/Bench.py --quick      # below 5 minutes, after Jittor has compiled once
 
-Needs PyTorch.  Contenders run in turns, each in a process of its own that waits while the others
-compute.  Prints a table.  Writes the table (bench.txt), every timing behind it (bench.json) and a
-picture (bench.png).
+Needs PyTorch.  ONNX Runtime and OpenVINO race where they are installed.  Contenders run in turns,
+each in a process of its own that waits while the others compute.  Prints a table.  Writes the table
+(bench.txt), every timing behind it (bench.json) and a picture (bench.png).
 """
 import importlib.util
 import json
@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import Root  # noqa: F401 - puts the repository's root on the path
+from Contenders import CONTENDERS, RACE_KINDS, RACE_SIDE, contenders_of, find_left_out
 from Machine import count_multiply_adds, measure_ceiling, software_versions
 from Preparation import make_bench_pairs, time_preparation
 from Race import race
-from Tables import CONTENDERS, RACE_KINDS, RACE_SIDE, draw_races, result_lines
+from Rivals import draw_races
+from Tables import result_lines
 
 from backend import start
 from command.errors import DataError, run
@@ -29,9 +31,13 @@ from command.flags import Parser, number
 RACE_MODES = ("Unet", "U2netS", "U2net")
 # a third net would take --quick beyond 5 minutes, and so would more contenders
 QUICK_MODES = ("Unet", "U2netS")
-QUICK_CONTENDERS = ("ours", "reference", "full")
+QUICK_CONTENDERS = ("ours", "reference", "channels_last", "autocast", "openvino")
 RACE_CHANNELS = 64  # of the U-Net's first level
+COMPILE_S = 60      # for the first step of a compiled net; U-2-Net takes minutes
 STARTS = 3          # processes for each contender and net, for the time to the first step
+CROWD_MODES, CROWD_CHANNELS, CROWD_REPEATS = ("Unet", "U2netS"), 16, 3
+CROWD = ("ours", "channels_last", "autocast")  # the contenders beside busy processes
+NEIGHBOURS = (0, 2)                            # numbers of these
 
 
 class Size(NamedTuple):
@@ -54,6 +60,7 @@ class BenchSettings(NamedTuple):
     modes: list   # nets
     quick: bool
     repeats: int  # turns that count
+    compile_s: int
 
 
 def build_parser():
@@ -64,7 +71,9 @@ def build_parser():
     add("--modes", nargs="+", choices=RACE_MODES,
         help=f"nets (default: {' '.join(RACE_MODES)}; --quick: {' '.join(QUICK_MODES)})")
     add("--repeats", type=number(int, 1),
-        help="turns that count, after one that does not (default: 5; --quick: 1)")
+        help="turns that count, after one that does not (default: 3; --quick: 1)")
+    add("--compile_s", type=number(int, 1), default=COMPILE_S,
+        help="seconds that torch.compile may take for a net before it is left out")
     add("--Result_directory", type=Path, default=Path("benchmarks/results"),
         help="folder for the table, the timings and the picture")
     return parser
@@ -72,9 +81,9 @@ def build_parser():
 
 def bench_settings(args):
     """The BenchSettings of the flags, completed by the defaults."""
-    modes, repeats = (QUICK_MODES, 1) if args.quick else (RACE_MODES, 5)
+    modes, repeats = (QUICK_MODES, 1) if args.quick else (RACE_MODES, 3)
     return BenchSettings(list(dict.fromkeys(args.modes or modes)), args.quick,
-                         args.repeats or repeats)
+                         args.repeats or repeats, args.compile_s)
 
 
 def benchmark(settings, scratch):
@@ -83,26 +92,40 @@ def benchmark(settings, scratch):
                "ceiling": [measure_ceiling()]}
     dataset = make_bench_pairs(scratch)
     task = {"scratch": str(scratch), "pair": str(scratch / "pair.npz"), "side": RACE_SIDE,
-            "batch": 1, "base_channels": RACE_CHANNELS}
-    races = []
+            "batch": 1, "base_channels": RACE_CHANNELS, "compile_s": settings.compile_s}
+    races, left_out = [], find_left_out()
+    for name, reason in left_out.items():
+        print(f"{CONTENDERS[name].title}: left out: {reason}", file=sys.stderr, flush=True)
     for mode in settings.modes:
-        races += race_mode(mode, settings, task)
+        races += race_mode(mode, settings, task, left_out)
         machine["ceiling"].append(measure_ceiling())
     return {"settings": settings._asdict(), "machine": machine, "versions": software_versions(),
-            "races": races,
+            "left_out": left_out, "races": races,
+            "crowd": measure_crowd(settings, task, left_out),
             "starts": measure_starts(settings, task),
             "data": time_preparation(dataset, scratch, settings.repeats),
             "growth": measure_growth(settings, task)}
 
 
-def race_mode(mode, settings, task):
+def race_mode(mode, settings, task, left_out):
     """The rows of one net's races, in training and in prediction."""
-    contenders, rows = QUICK_CONTENDERS if settings.quick else tuple(CONTENDERS), []
+    names, rows = QUICK_CONTENDERS if settings.quick else tuple(CONTENDERS), []
     for kind in RACE_KINDS:
+        contenders = contenders_of(kind, names, left_out)
         rows += race(kind, contenders, settings.repeats, **task, mode=mode)
     for row in rows:
         row["multiply_adds"] = count_multiply_adds(mode, row["contender"], RACE_SIDE,
                                                    RACE_CHANNELS)
+    return rows
+
+
+def measure_crowd(settings, task, left_out):
+    """The rows of training alone and beside NEIGHBOURS busy processes; none with --quick."""
+    rows = []
+    for mode in () if settings.quick else CROWD_MODES:
+        for beside in NEIGHBOURS:
+            rows += race("train", contenders_of("train", CROWD, left_out), CROWD_REPEATS, beside,
+                         **{**task, "mode": mode, "base_channels": CROWD_CHANNELS})
     return rows
 
 

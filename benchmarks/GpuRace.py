@@ -16,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import Root  # noqa: F401 - puts the repository's root on the path
+from Contenders import GPU_CONTENDERS, RACE_KINDS, RACE_SIDE
 from Preparation import make_bench_pairs
 from Race import WorkerProcess, add_medians, make_rows, take_turn
-from Tables import GPU_CONTENDERS, RACE_KINDS, RACE_SIDE
 
 from command.errors import run
 from command.flags import Parser, number

@@ -1,9 +1,9 @@
 """All results of a device as one page in Markdown, summary.md, ready for docs/."""
+from Contenders import GPU_CONTENDERS, RACE_KINDS, RACE_SIDE
 from GpuPlan import START
 from GpuProbe import STAND_IN
 from GpuRace import STEPS
 from GpuSteps import PASSED
-from Tables import GPU_CONTENDERS, RACE_KINDS, RACE_SIDE
 
 from backend.precision import PRECISIONS
 from command.files import atomic_write

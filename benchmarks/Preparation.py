@@ -3,7 +3,7 @@ import sys
 import time
 
 import numpy as np
-from Tables import RACE_SIDE
+from Contenders import RACE_SIDE
 
 from command.files import make_folder
 from DataAugmentation import augment_pair

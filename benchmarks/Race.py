@@ -9,9 +9,13 @@ import sys
 import time
 from pathlib import Path
 
-from Tables import CONTENDERS, GPU_CONTENDERS, RACE_KINDS
+from Contenders import CONTENDERS, GPU_CONTENDERS, RACE_KINDS
 
-NAMES = {**GPU_CONTENDERS, **CONTENDERS}  # of the contenders
+NAMES = {**GPU_CONTENDERS, **{name: row.title for name, row in CONTENDERS.items()}}
+
+
+# computes until its parent, whose number is its argument, ends it or ends
+BUSY = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): sum(range(10 ** 6))"
 
 
 class WorkerFailed(Exception):
@@ -29,7 +33,7 @@ class WorkerProcess:
         self.started = time.perf_counter()
         answers, theirs = os.pipe()
         command = [sys.executable, str(Path(__file__).with_name("Worker.py")),
-                   json.dumps({"answers": theirs, **task})]
+                   json.dumps({"answers": theirs, "scratch": str(scratch), **task})]
         # what PyTorch compiles, it compiles here and now, and leaves nothing behind
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(scratch),
                        "TORCHINDUCTOR_COMPILE_THREADS": str(os.cpu_count())}
@@ -87,13 +91,27 @@ class WorkerProcess:
         return f"ended with exit code {code}"
 
 
-def race(kind, contenders, repeats, **task):
+@contextlib.contextmanager
+def busy_processes(count):
+    """`with busy_processes(count):` so many other processes compute all the time."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            command = [sys.executable, "-c", BUSY, str(os.getpid())]
+            process = stack.enter_context(subprocess.Popen(command))
+            stack.callback(process.kill)
+        yield
+
+
+def race(kind, contenders, repeats, beside=0, **task):
     """Run contenders in turns, `repeats` times after a first turn; returns a list of rows (dicts).
 
-    task: what the workers need: scratch, mode, pair, side (px), batch, base_channels.
+    beside: the number of busy processes that they run beside.  task: what the workers need:
+    scratch, mode, pair, side (px), batch, base_channels.
     """
     rows = make_rows(kind, contenders, **task)
-    with contextlib.ExitStack() as stack:
+    for row in rows:
+        row["beside"] = beside
+    with busy_processes(beside), contextlib.ExitStack() as stack:
         workers = {}
 
         def worker_of(name):
@@ -120,6 +138,8 @@ def make_rows(kind, contenders, **task):
         losses             of all steps
         peak_bytes         the largest memory of the process so far
         failed             why the worker failed; only where it did
+
+    Those of `race` also have beside: the number of busy processes beside them.
     """
     known = {key: task[key] for key in ("mode", "side", "batch", "base_channels")}
     return [{**known, "kind": kind, "contender": name, "seconds": [], "losses": []}

@@ -1,18 +1,10 @@
-"""The benchmark's results as a table and as a picture; `Race.py` says what a row of a race has."""
+"""The benchmark's results as a table; `Race.py` says what a row of a race has."""
 import statistics
 import textwrap
 
-from images.figures import figure
+from Contenders import CONTENDERS, RACE_KINDS, RACE_SIDE
+from Rivals import group_races, ratio_lines, rival_lines
 
-CONTENDERS = {"ours": "ours", "reference": "PyTorch, reference protocol",
-              "full": "PyTorch, full tile", "channels_last": "PyTorch, channels_last",
-              "compiled": "PyTorch, compiled"}
-GPU_CONTENDERS = {"ours": "ours", "full": "PyTorch, eager, TF32",
-                  "channels_last": "PyTorch, channels_last, TF32",
-                  "compiled": "PyTorch, compiled, TF32",
-                  "autocast": "PyTorch, channels_last, bf16 autocast"}
-RACE_KINDS = {"train": "training", "predict": "prediction"}
-RACE_SIDE = 512  # px, of the images that are raced on
 SHARE = (
     "of sgemm: the plain arithmetic of the convolutions (2 x multiply-adds; training counts as "
     "three forward\n"
@@ -37,12 +29,32 @@ def result_lines(results):
              f"copy {copies:.1f} GB/s (read and written)",
              f"Training (forward, loss, backward, Adam) and prediction, batch 1, "
              f"{RACE_SIDE} x {RACE_SIDE} px; {turns}"]
-    for mode, kind in dict.fromkeys((row["mode"], row["kind"]) for row in races):
-        rows = [row for row in races if (row["mode"], row["kind"]) == (mode, kind)]
+    lines += [f"Left out: {CONTENDERS[name].title}: {reason}"
+              for name, reason in results["left_out"].items()]
+    for rows in group_races(races):
         lines += race_lines(rows, sgemm)
-    lines += ["", SHARE, "", *start_lines(results["starts"]), "", *data_lines(results["data"])]
+    lines += ["", SHARE, "", *rival_lines(races)]
+    if results["crowd"]:
+        lines += ["", *crowd_lines(results["crowd"])]
+    lines += ["", *start_lines(results["starts"]), "", *data_lines(results["data"])]
     if results["growth"]:
         lines += ["", *growth_lines(results["growth"])]
+    return lines
+
+
+def crowd_lines(rows):
+    """Training alone and beside busy processes: seconds, and the share of the speed left."""
+    title = f"Beside busy processes (U-Net: {rows[0]['base_channels']} base channels)"
+    counts = list(dict.fromkeys(row["beside"] for row in rows))
+    lines = [f"{title:<48}" + "".join(f"{f'{count} busy, s':>14}{'speed':>8}" for count in counts)]
+    for mode, name in dict.fromkeys((row["mode"], row["contender"]) for row in rows):
+        seconds = [row["median_s"] for row in rows
+                   if (row["mode"], row["contender"]) == (mode, name)]
+        line = f"  {f'{mode}, training, {CONTENDERS[name].title}':<46}"
+        for value in seconds:
+            share = f"{seconds[0] / value:.2f}" if value and seconds[0] else ""
+            line += f"{f'{value:.3f}' if value else 'failed':>14}{share:>8}"
+        lines.append(line)
     return lines
 
 
@@ -52,7 +64,7 @@ def race_lines(rows, sgemm):
     lines = ["", f"{title:<30}{'s/image':>9}{'min ... max':>18}{'images/s':>10}"
              f"{'first step, s':>15}{'peak, MB':>10}{'GFLOP/s':>9}{'of sgemm':>10}"]
     for row in rows:
-        name, seconds = "  " + CONTENDERS[row["contender"]], row["median_s"]
+        name, seconds = "  " + CONTENDERS[row["contender"]].title, row["median_s"]
         if seconds is None:
             lines.append(f"{name:<30}failed: {row['failed']}")
             continue
@@ -63,21 +75,6 @@ def race_lines(rows, sgemm):
                      f"{row['first_s']:>15.2f}{row['peak_bytes'] / 1e6:>10,.0f}"
                      f"{rate:>9.0f}{rate / sgemm:>10.2f}")
     return lines + ratio_lines(rows)
-
-
-def ratio_lines(rows):
-    """How many times as fast as the others ours is, by the medians."""
-    medians = {row["contender"]: row["median_s"] for row in rows if row["median_s"]}
-    ours, lines = medians.pop("ours", None), []
-    if not ours or not medians:
-        return lines
-    if "reference" in medians:
-        lines.append(f"  ours is {medians['reference'] / ours:.2f} times as fast as "
-                     "the reference protocol")
-    fastest = min(medians, key=medians.get)
-    lines.append(f"  ours is {medians[fastest] / ours:.2f} times as fast as "
-                 f"the best of these ({CONTENDERS[fastest]})")
-    return lines
 
 
 def start_lines(starts):
@@ -91,7 +88,7 @@ def start_lines(starts):
         if rows:
             imported, started = (f"{statistics.median(row[key] for row in rows):.2f}"
                                  for key in ("import_s", "start_s"))
-        lines.append(f"  {f'{mode}, {CONTENDERS[name]}':<38}{imported:>13}{started:>27}")
+        lines.append(f"  {f'{mode}, {CONTENDERS[name].title}':<38}{imported:>13}{started:>27}")
     return lines
 
 
@@ -120,26 +117,3 @@ def growth_lines(rows):
         what = f"{row['mode']}, {RACE_KINDS[row['kind']]}"
         lines.append(f"  {what:<40}{row['side']:>10}{row['batch']:>7}{result}")
     return lines
-
-
-# ------------------------------------------------------------------------------------ the picture
-def draw_races(path, races, machine):
-    """Draw bars of images/s: a row of panels for each net, training left, prediction right."""
-    modes = list(dict.fromkeys(row["mode"] for row in races))
-    with figure(path, len(modes), 2, (12, 0.8 + 2.2 * len(modes))) as axes:
-        for row_of_axes, mode in zip(axes, modes):
-            for axis, kind in zip(row_of_axes, RACE_KINDS):
-                rows = [row for row in races if (row["mode"], row["kind"]) == (mode, kind)]
-                draw_race(axis, rows[::-1])
-                axis.set(title=f"{mode}, {RACE_KINDS[kind]}",
-                         xlabel=f"images/s ({RACE_SIDE} x {RACE_SIDE} px, batch 1)")
-        axes[0, 0].figure.suptitle(machine)
-
-
-def draw_race(axis, rows):
-    """Draw one net's training or prediction, a bar for each contender from below."""
-    rates = [1 / row["median_s"] if row["median_s"] else 0 for row in rows]
-    colours = ["#1f77b4" if row["contender"] == "ours" else "#c0392b" for row in rows]
-    bars = axis.barh([CONTENDERS[row["contender"]] for row in rows], rates, color=colours)
-    axis.bar_label(bars, [f"{rate:.3g}" if rate else "failed" for rate in rates], padding=3)
-    axis.margins(x=0.15)

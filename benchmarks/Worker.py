@@ -8,7 +8,7 @@ through the pipe that `answers` numbers.  The first line, {}, says that the fram
 Between two commands the worker waits and computes nothing.  It ends with its standard input, or
 with its parent.
 
-The task, a JSON object, has the keys answers, contender (of Tables.CONTENDERS), mode, pair (a file
+The task, a JSON object, has the keys answers, contender (of Contenders.py), mode, pair (a file
 of arrays), side (px), batch, base_channels, and those of TASK where they differ.
 """
 import ctypes
@@ -19,7 +19,7 @@ import re
 import signal
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import Root  # noqa: F401 - puts the repository's root on the path
@@ -28,8 +28,12 @@ RACE_RATE = 1e-3                     # learning rate
 RACE_DROPOUT = (0.2, 0.3, 0.4, 0.5)  # of the system that this one reproduces
 TASK = {"device": "cpu",              # or "cuda"
         "padding": 0,                 # of the U-Net's convolutions
-        "steps": 1}                   # that a command makes, of which the last is waited for
-CHANNELS_LAST = ("channels_last", "autocast")  # the contenders with this layout in memory
+        "steps": 1,                   # that a command makes, of which the last is waited for
+        "compile_s": None}            # most seconds for the first step of what is compiled
+# the PyTorch contenders with this layout in memory, in bf16 where that is safe, by torch.compile
+CHANNELS_LAST = ("channels_last", "autocast", "compiled_bf16")
+AUTOCAST = ("autocast_full", "autocast", "compiled_bf16")
+COMPILED = ("compiled", "compiled_bf16")
 PR_SET_PDEATHSIG = 1                 # prctl's number for: send me a signal when my parent ends
 
 
@@ -137,7 +141,7 @@ class JittorContender:
 
 
 class TorchContender:
-    """The PyTorch twin: eager on the full tile, or as Tables.CONTENDERS names it.
+    """The PyTorch twin: eager on the full tile, or as Contenders.py names it.
 
     On a GPU it has what a PyTorch user would give it: TF32, cuDNN's own search for the fastest
     convolutions, and a batch in pinned memory.
@@ -166,7 +170,7 @@ class TorchContender:
         if self.kind in CHANNELS_LAST:
             self.model.to(memory_format=torch.channels_last)
         self.optimizer = TorchModel.build_optimizer("adam", self.model, RACE_RATE)
-        self.net = torch.compile(self.model) if self.kind == "compiled" else self.model
+        self.net = torch.compile(self.model) if self.kind in COMPILED else self.model
 
     def on_device(self):
         """The batch's inputs, labels and weights on the device."""
@@ -177,7 +181,7 @@ class TorchContender:
         import torch
         if self.kind in CHANNELS_LAST:
             inputs = inputs.to(memory_format=torch.channels_last)
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.kind == "autocast"):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.kind in AUTOCAST):
             outputs = self.net(inputs)
         height, width = self.batch.labels.shape[1:]
         return [self.tile.on_canvas(logits.float(), height, width, torch.cat)
@@ -224,22 +228,50 @@ def peak_memory():
     return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status).group(1))
 
 
+@contextmanager
+def time_limit(seconds, answer):
+    """`with time_limit(seconds, answer):` say so and end this process where the block takes longer.
+
+    None: no limit.  An exception would not do: torch.compile catches it and tries something else.
+    """
+    def end(*_):
+        answer(error=f"no first step within {seconds} s")
+        os._exit(1)
+    signal.signal(signal.SIGALRM, end)
+    signal.alarm(seconds or 0)
+    yield
+    signal.alarm(0)
+
+
+def class_of(contender):
+    """The class of a contender in Contenders.py."""
+    if contender.startswith("ours"):
+        return JittorContender
+    if contender.startswith(("onnx", "openvino")):
+        from Exported import ExportedContender
+        return ExportedContender
+    return TorchContender
+
+
 def serve(task, answers):
     """Answer the commands on standard input; answers: an open text file."""
     def answer(**values):
         print(json.dumps(values), file=answers, flush=True)
 
     try:
-        kind = JittorContender if task["contender"] == "ours" else TorchContender
+        kind = class_of(task["contender"])
         kind.import_framework(task["device"])
         answer()
-        contender = kind(task)
+        contender, limits = kind(task), {}
+        if task["contender"] in COMPILED:
+            limits = dict.fromkeys(("train", "predict"), task["compile_s"])
         for line in sys.stdin:
-            step = {"train": contender.train, "predict": contender.predict}[line.strip()]
+            step = getattr(contender, line.strip())
             started = time.perf_counter()
-            for _ in range(task["steps"]):
-                values = step()
-            contender.wait()
+            with time_limit(limits.pop(line.strip(), None), answer):
+                for _ in range(task["steps"]):
+                    values = step()
+                contender.wait()
             seconds = (time.perf_counter() - started) / task["steps"]
             if values.get("loss") is not None:  # a step that was skipped has none
                 values = {"loss": float(values["loss"])}

@@ -2,6 +2,7 @@
 
     pytest benchmarks
 """
+import contextlib
 import json
 import os
 import signal
@@ -11,11 +12,14 @@ import time
 from pathlib import Path
 
 import Bench
+import Contenders
+import Exported
 import Machine
 import numpy as np
 import Preparation
 import pytest
 import Race
+import Rivals
 import Tables
 import Worker
 
@@ -27,6 +31,8 @@ from nets.geometry import UNET_BILINEAR
 from WeightMap import WeightMaps
 
 COMMAND = [sys.executable, Bench.__file__]
+FOLDER = Path(Race.__file__).parent
+COMMAND_PATH = f"{FOLDER}:{FOLDER.parent}"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,13 +69,6 @@ def alive(pid):
         return False
 
 
-def is_worker(pid):
-    try:
-        return b"Worker.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:  # it has ended meanwhile
-        return False
-
-
 def wait_until(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
@@ -77,14 +76,19 @@ def wait_until(condition, seconds=60):
     return condition()
 
 
-def workers_of(pid):
-    """The numbers of the workers that a process has started."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in children if is_worker(child)]
+def children_of(pid, word=b""):
+    """The numbers of the processes that a process has started, with a word in their command."""
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if word in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(int(child))
+    return found
 
 
 # --------------------------------------------------------------------------------------- a worker
-@pytest.mark.parametrize("contender", ["ours", "full", "channels_last", "autocast"])
+@pytest.mark.parametrize("contender", ["ours", "full", "channels_last", "autocast_full",
+                                       "autocast"])
 def test_a_worker_trains_and_predicts(task, contender):
     grown = {**task, "batch": 2, "side": 96}
     with Race.WorkerProcess(**grown, contender=contender) as worker:
@@ -94,6 +98,77 @@ def test_a_worker_trains_and_predicts(task, contender):
     assert 0 < answer["seconds"] < worker.age() and 0 < worker.import_s < worker.age()
     assert 50e6 < answer["peak_bytes"] < 3e9
     assert not alive(worker.process.pid)
+
+
+@pytest.fixture
+def rivals():
+    """Skips where the packages of requirements/rivals.txt are not installed."""
+    for package in ("onnx", "onnxscript", "onnxruntime", "openvino"):
+        pytest.importorskip(package)
+
+
+@pytest.mark.parametrize("mode", ["Unet", "U2netS"])
+def test_exported_nets_answer_as_the_twin(task, rivals, tmp_path, mode):
+    import torch
+
+    from alignment import TorchModel
+    grown = {**Worker.TASK, **task, "mode": mode, "scratch": str(tmp_path), "contender": "full"}
+    torch.manual_seed(0)
+    options = Worker.contender_options(mode, grown["base_channels"])
+    model = TorchModel.build_model(mode, 1, 2, **options).eval()
+    inputs = Worker.make_batch(grown).inputs
+    with torch.no_grad():
+        expected = model(torch.from_numpy(inputs))
+    expected = (expected[0] if isinstance(expected, list) else expected).numpy()
+    for name, limit in (("onnx", 1e-4), ("openvino_f32", 1e-4), ("openvino", 0.05)):
+        contender = Exported.ExportedContender({**grown, "contender": name})
+        found = contender.run(inputs)
+        assert np.abs(found - expected).max() <= limit * np.abs(expected).max()
+        assert contender.predict()["shape"] == (1, 2, 64, 64)
+    assert len(list(tmp_path.glob("*.onnx"))) == 1
+
+
+@pytest.mark.parametrize("contender", ["onnx", "openvino_f32", "openvino"])
+def test_an_exported_net_races(task, rivals, contender):
+    with Race.WorkerProcess(**task, contender=contender) as worker:
+        answer = worker.ask("predict")
+    assert answer["shape"] == [1, 2, 64, 64] and 20e6 < answer["peak_bytes"] < 1e9
+
+
+def test_what_takes_long_to_compile_is_left_out(task):
+    with pytest.raises(Race.WorkerFailed, match="no first step within 1 s"):
+        Race.WorkerProcess(**task, contender="compiled", compile_s=1).ask("train")
+
+
+def test_what_is_missing_is_left_out_with_a_reason(monkeypatch):
+    monkeypatch.setattr(Contenders, "has_bf16", lambda: True)
+    monkeypatch.setattr(Contenders.importlib.util, "find_spec", lambda name: name != "openvino")
+    missing = "openvino is not installed; pip install -r requirements/rivals.txt"
+    left_out = Contenders.find_left_out()
+    assert left_out == {"openvino_f32": missing, "openvino": missing}
+    assert Contenders.contenders_of("predict", Contenders.CONTENDERS, left_out)[-1] == "onnx"
+    assert "onnx" not in Contenders.contenders_of("train", Contenders.CONTENDERS, left_out)
+    monkeypatch.setattr(Contenders, "has_bf16", lambda: False)
+    left_out = Contenders.find_left_out()
+    assert left_out["autocast"] == "this processor has no avx512_bf16"
+    assert not {"ours", "full", "compiled", "onnx"} & {*left_out}
+
+
+def test_busy_processes_end_with_the_block_and_with_their_parent():
+    script = "import Race\nwith Race.busy_processes(2): print('on', flush=True); input()"
+    parent = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE, text=True,
+                              env={**os.environ, "PYTHONPATH": COMMAND_PATH})
+    parent.stdout.readline()
+    assert wait_until(lambda: len(children_of(parent.pid, b"getppid")) == 2)
+    busy = children_of(parent.pid, b"getppid")
+    parent.kill()
+    parent.communicate(timeout=60)
+    assert wait_until(lambda: not any(map(alive, busy)), 20)
+    with Race.busy_processes(1):
+        assert wait_until(lambda: children_of(os.getpid(), b"getppid"))
+        (own,) = children_of(os.getpid(), b"getppid")
+    assert not alive(own)
 
 
 def test_a_worker_makes_several_steps_a_command_of_a_padded_net(task):
@@ -161,10 +236,9 @@ def test_no_worker_outlives_a_parent_that_is_killed(task):
               "worker = Race.WorkerProcess(**json.loads(sys.argv[1]), contender='full')\n"
               "print(worker.process.pid, flush=True)\n"
               "while True: worker.ask('train')")
-    folder = Path(Race.__file__).parent
     parent = subprocess.Popen(
         [sys.executable, "-c", script, json.dumps(task)], stdout=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": f"{folder}:{folder.parent}"})
+        env={**os.environ, "PYTHONPATH": COMMAND_PATH})
     worker = int(parent.stdout.readline())
     assert alive(worker)
     parent.kill()
@@ -179,8 +253,8 @@ def test_ctrl_c_ends_the_command_and_its_workers(tmp_path):
             [*COMMAND, "--quick", "--modes", "Unet", "--Result_directory", str(tmp_path / "out")],
             stdout=subprocess.PIPE, stderr=stderr, text=True)
         try:
-            assert wait_until(lambda: workers_of(process.pid), 120)
-            workers = workers_of(process.pid)
+            assert wait_until(lambda: children_of(process.pid, b"Worker.py"), 120)
+            workers = children_of(process.pid, b"Worker.py")
             process.send_signal(signal.SIGINT)
             output, _ = process.communicate(timeout=60)
         finally:
@@ -201,10 +275,10 @@ def test_a_wrong_flag_is_answered_in_one_line(flags):
 def test_flags():
     def settings(*flags):
         return Bench.bench_settings(Bench.build_parser().parse_args(flags))
-    assert settings() == (["Unet", "U2netS", "U2net"], False, 5)
-    assert settings("--quick") == (["Unet", "U2netS"], True, 1)
-    found = settings("--quick", "--repeats", "3", "--modes", "U2net", "U2net")
-    assert found == (["U2net"], True, 3)
+    assert settings() == (["Unet", "U2netS", "U2net"], False, 3, 60)
+    assert settings("--quick") == (["Unet", "U2netS"], True, 1, 60)
+    found = settings("--quick", "--repeats", "5", "--modes", "U2net", "U2net", "--compile_s", "9")
+    assert found == (["U2net"], True, 5, 9)
 
 
 # --------------------------------------------------------------------------------- the arithmetic
@@ -246,22 +320,32 @@ def test_the_table_and_the_picture_tell_ratios_shares_and_failures(tmp_path):
             made_row("full", [4.0, 3.0, 5.0]),
             made_row("compiled", [], failed="RuntimeError: no compiler"),
             made_row("ours", [], "predict", failed="ended by SIGKILL"),
-            made_row("full", [0.5], "predict")]
+            made_row("full", [0.5], "predict"), made_row("ours", [0.5], mode="U2netS"),
+            made_row("autocast", [0.3], mode="U2netS"), made_row("full", [0.4], mode="U2netS")]
+    crowd = [made_row("ours", [1.0], beside=0), made_row("full", [2.0], beside=0),
+             made_row("ours", [2.5], beside=2), made_row("full", [], beside=2, failed="gone")]
     ceiling = {"sgemm_gflops": 150.0, "copy_gbs": 20.0}
     results = {"settings": {"repeats": 3, "quick": True, "modes": ["Unet"]}, "races": rows,
                "versions": {f"package {k}": "1.2.3" for k in range(12)},
+               "left_out": {"onnx": "onnx is not installed"}, "crowd": crowd,
                "machine": {"name": "CPU", "load": 0.0, "ceiling": [ceiling] * 2},
                "starts": [made_row("ours", []), made_row("full", [], failed="gone")],
                "data": {"weight map": [0.25, 0.5, 0.1]},
                "growth": [made_row("ours", [1.5], batch=2)]}
     text = "\n".join(Tables.result_lines(results))
-    assert "ours is 3.00 times as fast as the reference protocol" in text
-    assert "ours is 2.00 times as fast as the best of these (PyTorch, full tile)" in text
+    assert "ours, float32 is 3.00 times as fast as the reference protocol" in text
+    assert "ours, float32 is 2.00 times as fast as the best of its rivals (PyTorch, eager)" in text
+    assert "\nLeft out: ONNX Runtime: onnx is not installed\n" in text
+    assert "| Unet, training | ours, float32 | 2.000 | 2.0 GB | PyTorch, eager | 4.000 |" in text
+    assert ("Where ours is behind:\n  U2netS, training: ours, float32 is 0.80 times as fast as the "
+            "best of its rivals (PyTorch, eager)") in text
+    (line,) = [line for line in text.splitlines() if "Unet, training, ours, float32" in line]
+    assert line.split()[-4:] == ["1.000", "1.00", "2.500", "0.40"]
     assert "300      2.00" in text  # 2 x 3 x 1e11 operations in 2 s, of 150 GFLOP/s
     assert "failed: RuntimeError: no compiler" in text
     assert "failed: ended by SIGKILL" in text
     assert max(map(len, text.splitlines())) <= 121
-    Tables.draw_races(tmp_path / "bench.png", rows, "CPU")
+    Rivals.draw_races(tmp_path / "bench.png", rows, "CPU")
     assert [path.name for path in tmp_path.iterdir()] == ["bench.png"]
 
 
@@ -273,7 +357,12 @@ def test_a_small_benchmark_from_end_to_end(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Machine, "SGEMM_SIDE", 256)
     monkeypatch.setattr(Machine, "COPY_FLOATS", 1_000_000)
     monkeypatch.setattr(Bench, "RACE_CHANNELS", 2)
-    monkeypatch.setattr(Bench, "CONTENDERS", contenders)
+    monkeypatch.setattr(Bench, "CONTENDERS",
+                        {name: Contenders.CONTENDERS[name] for name in contenders})
+    monkeypatch.setattr(Bench, "CROWD_MODES", ("Unet",))
+    monkeypatch.setattr(Bench, "CROWD_CHANNELS", 2)
+    monkeypatch.setattr(Bench, "CROWD_REPEATS", 1)
+    monkeypatch.setattr(Bench, "CROWD", ("ours", "full"))
     monkeypatch.setattr(Bench, "GROWTH_MODES", ("Unet",))
     monkeypatch.setattr(Bench, "GROWTH_CHANNELS", 2)
     monkeypatch.setattr(Bench, "GROWTH", sizes)
@@ -290,3 +379,5 @@ def test_a_small_benchmark_from_end_to_end(tmp_path, monkeypatch, capsys):
         (kind, name) for kind in ("train", "predict") for name in contenders]
     assert len(results["data"]) == 5 and len(results["growth"]) == 2
     assert len(results["starts"]) == 2
+    assert [(row["beside"], row["contender"]) for row in results["crowd"]] == [
+        (0, "ours"), (0, "full"), (2, "ours"), (2, "full")]

@@ -13,7 +13,7 @@ import GpuSummary
 import pytest
 from GpuSteps import CUT_OFF, FAILED, PASSED, DeviceStep, Records, in_order, run_in_time
 from helpers import command
-from Tables import GPU_CONTENDERS, RACE_KINDS
+from Contenders import GPU_CONTENDERS, RACE_KINDS
 
 ENDLESS_CHILD = ("import os, subprocess, sys, time\n"
                  "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'])\n"

@@ -24,7 +24,8 @@ def requirements(name):
 
 
 def test_everything_is_pinned():
-    chosen = [*requirements("requirements/dev.txt"), *requirements("requirements/gpu.txt")]
+    chosen = [*requirements("requirements/dev.txt"), *requirements("requirements/gpu.txt"),
+              *requirements("requirements/rivals.txt")]
     pinned = {canonicalize_name(each.name)
               for each in (*chosen, *requirements("requirements/constraints.txt"))}
     assert all(re.fullmatch(r"==[0-9.]+(post[0-9]+)?", str(each.specifier))
