@@ -5,7 +5,7 @@ from typing import NamedTuple
 from backend.precision import has_bf16
 
 
-class Contender(NamedTuple):
+class Racer(NamedTuple):
     """A way to train and to predict."""
     title: str
     is_bf16: bool = False   # whether it multiplies in bfloat16, with sums in float32
@@ -16,17 +16,17 @@ class Contender(NamedTuple):
 
 EXPORTED = ("predict",)  # what an exported net can do
 CONTENDERS = {
-    "ours": Contender("ours, float32", is_ours=True),
-    "reference": Contender("PyTorch, reference protocol"),
-    "full": Contender("PyTorch, eager"),
-    "channels_last": Contender("PyTorch, channels_last"),
-    "compiled": Contender("PyTorch, compiled"),
-    "autocast_full": Contender("PyTorch, bf16", is_bf16=True),
-    "autocast": Contender("PyTorch, bf16, channels_last", is_bf16=True),
-    "compiled_bf16": Contender("PyTorch, bf16, compiled", is_bf16=True),
-    "onnx": Contender("ONNX Runtime", package="onnxruntime", kinds=EXPORTED),
-    "openvino_f32": Contender("OpenVINO, float32", package="openvino", kinds=EXPORTED),
-    "openvino": Contender("OpenVINO, as it comes", is_bf16=True, package="openvino",
+    "ours": Racer("ours, float32", is_ours=True),
+    "reference": Racer("PyTorch, reference protocol"),
+    "full": Racer("PyTorch, eager"),
+    "channels_last": Racer("PyTorch, channels_last"),
+    "compiled": Racer("PyTorch, compiled"),
+    "autocast_full": Racer("PyTorch, bf16", is_bf16=True),
+    "autocast": Racer("PyTorch, bf16, channels_last", is_bf16=True),
+    "compiled_bf16": Racer("PyTorch, bf16, compiled", is_bf16=True),
+    "onnx": Racer("ONNX Runtime", package="onnxruntime", kinds=EXPORTED),
+    "openvino_f32": Racer("OpenVINO, float32", package="openvino", kinds=EXPORTED),
+    "openvino": Racer("OpenVINO, as it comes", is_bf16=True, package="openvino",
                           kinds=EXPORTED),
 }
 GPU_CONTENDERS = {"ours": "ours", "full": "PyTorch, eager, TF32",

@@ -3,6 +3,7 @@ from Contenders import CONTENDERS, RACE_KINDS, RACE_SIDE
 
 from images.figures import figure
 
+
 def group_races(rows):
     """The rows of each net's training and prediction, lists in their order."""
     return [[row for row in rows if (row["mode"], row["kind"]) == key]
@@ -22,9 +23,9 @@ def duels(rows):
 
     In float32 the rivals are those in float32; in bf16 they are all.
     """
-    pairs = [(best_of_rows(rows, True, is_bf16), best_of_rows(rows, False, False if not is_bf16
-                                                              else None))
-             for is_bf16 in (False, True)]
+    pairs = [(best_of_rows(rows, is_ours=True, is_bf16=False),
+              best_of_rows(rows, is_ours=False, is_bf16=False)),
+             (best_of_rows(rows, is_ours=True, is_bf16=True), best_of_rows(rows, is_ours=False))]
     return [(ours, rival) for ours, rival in pairs if ours and rival]
 
 
