@@ -22,7 +22,7 @@ extern "C" void convolve_{number}(const int* i, int count, const int* of_parts, 
                          of_parts[4]}});
         channels.push_back(of_parts[0]);
     }}
-    std::vector<T> u(winograd::packed_size(shape.k, channels.data(), count, m));
+    std::vector<T> u(winograd::packed_size<T>(shape.k, channels.data(), count, m));
     if (of_adjoint)
         winograd::pack_adjoint(w, channels[0], of_adjoint[1], of_adjoint[0], shape.k, u.data(),
                                m);
@@ -61,10 +61,11 @@ class Kernel(NamedTuple):
         assert np.abs(found - expected).max() <= self.limit * size.max()
 
 
-@pytest.fixture(params=[("float", 2, 2), ("float", 4, 5), ("vectors::Bf16", 2, 2)],
-                ids=["float", "float, large tiles", "bf16"])
+@pytest.fixture(params=[("float", 2, 2), ("float", 4, 5), ("vectors::Bf16", 2, 2),
+                        ("vectors::Bf16", 4, 1)],
+                ids=["float", "float, large tiles", "bf16", "bf16, large tiles"])
 def kernel(request, library):
-    """A Kernel.  Its limit counts that transformed inputs and transformed filters are rounded."""
+    """A Kernel.  Its limit counts what is rounded: output, transformed inputs and filters."""
     element, m, times = request.param
     if element != "float" and not has_bf16():
         pytest.skip("this processor does not multiply bf16 numbers")

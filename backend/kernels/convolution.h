@@ -3,7 +3,7 @@
 //
 // v: the transformed input, u: the transformed filters.  For each position the product of the
 // matrices v (tiles x channels) and u (channels x outputs) is m (tiles x outputs).
-// v and u are floats or Bf16, m is floats.
+// m is floats, v and u are Product<T, M>.
 #pragma once
 #include <type_traits>
 #include "filters.h"
@@ -91,16 +91,16 @@ inline void multiply_tiles(int tiles, const float* v, const float* u, int words,
 // v: channels first ... last of the parts of some tiles, transformed.
 template <class T, int M>
 inline void load_tiles(const Shape& s, const std::vector<Part<T>>& parts, const Tile* list,
-                       int tiles, int first, int last, T* v) {
-    constexpr int R = M + 2;
-    for (int t = 0; t < tiles; t++, v += V_ROW * numbers<T>()) {
+                       int tiles, int first, int last, Product<T, M>* v) {
+    constexpr int R = M + 2, N = numbers<Product<T, M>>();
+    for (int t = 0; t < tiles; t++, v += V_ROW * N) {
         int start = 0, end;  // of a part's channels among those of all
         for (const Part<T>& part : parts) {
             end = start + padded(part.c);
             Pixels<R> pixels = input_of<R>(s, part, list[t]);
             for (int c = std::max(first, start); c < std::min(last, end); c += L) {
-                T* to = v + c - first;
-                auto put = [=](int p, const Vec& x) { store(to + p * V_PLANE * numbers<T>(), x); };
+                Product<T, M>* to = v + c - first;
+                auto put = [=](int p, const Vec& x) { store(to + p * V_PLANE * N, x); };
                 if (pixels.inside == pixels.ALL) {
                     const T* x = part.x + pixels.first + c - start;
                     auto get = [&](int p) {
@@ -208,7 +208,7 @@ template <class T, int M> struct Convolution {
     // The pixels of the block are counted.
     int task(int block, int first) const {
         static thread_local Buffer buffer;
-        const int N = numbers<T>(), tiles = std::min(TILES, s.tiles(M) - block * TILES);
+        const int N = numbers<Product<T, M>>(), tiles = std::min(TILES, s.tiles(M) - block * TILES);
         int last = std::min(padded(s.k), first + outputs), count = 0;
         size_t slot = POSITIONS * M_PLANE;  // of m; more than one if sums must wait
         int slots = chunk < channels ? (outputs + WIDTH - 1) / WIDTH : 1;
@@ -224,12 +224,12 @@ template <class T, int M> struct Convolution {
         if (own.shift) own.shift += (size_t)block * 3 * own.outputs;
         for (int c = 0; c < channels; c += chunk) {
             int end = std::min(channels, c + chunk);
-            load_tiles<T, M>(s, parts, list, tiles, c, end, (T*)v);
+            load_tiles<T, M>(s, parts, list, tiles, c, end, (Product<T, M>*)v);
             for (int o = first; o < last; o += WIDTH) {
                 int width = std::min(WIDTH, padded(s.k) - o);
                 float* m = v + POSITIONS * V_PLANE + (slots > 1 ? (o - first) / WIDTH * slot : 0);
                 for (int p = 0; p < POSITIONS; p++)
-                    multiply_tiles<T>(tiles, v + p * V_PLANE,
+                    multiply_tiles<Product<T, M>>(tiles, v + p * V_PLANE,
                                       u + (size_t)(POSITIONS * o + p * width) * (channels / N)
                                           + (size_t)c / N * width,
                                       (end - c) / N, c == 0, width, m + p * M_PLANE);
@@ -250,7 +250,8 @@ inline void convolve_tiled(const Shape& s, const Part<T>* parts, int count, cons
     std::vector<float> partial(statistics ? (size_t)blocks * 3 * k : 0);
     Convolution<T, M> c = {s, {parts, parts + count}, (const float*)u,
                            {std::vector<float>(k), relu, add, y},
-                           {statistics ? partial.data() : nullptr, k}, 0, WORDS * numbers<T>(), k};
+                           {statistics ? partial.data() : nullptr, k}, 0,
+                           WORDS * numbers<Product<T, M>>(), k};
     for (const Part<T>& part : c.parts) c.channels += padded(part.c);
     if (bias) std::copy(bias, bias + s.k, c.finish.bias.begin());
     // fewer outputs: sums that wait fit the cache, and few blocks keep several cores busy
@@ -266,14 +267,15 @@ inline void convolve_tiled(const Shape& s, const Part<T>* parts, int count, cons
 }
 
 // The side of the tiles that is fastest when the filters are packed for one call: 2 or 4.
-// 4 needs enough tiles to be worth the larger filters.  Bf16 is too coarse for it.
+// 4 needs enough tiles to be worth the larger filters.  For Bf16 it means products of floats, which
+// take as long for few outputs, since fewer tiles are transformed.
 template <class T> inline int tile_side(const Shape& s) {
     bool worth_it = s.tiles(4) >= 64 && 5 * s.tiles(4) < 2 * s.tiles(2);
-    return std::is_same<T, float>::value && worth_it ? 4 : 2;
+    return worth_it && (std::is_same<T, float>::value || s.k <= 2 * CHANNELS) ? 4 : 2;
 }
 
-// y = x * w + bias: x is `count` parts, w the filters that are packed as u, for tiles of side m
-// (2 or 4; Bf16 has 2 alone).
+// y = x * w + bias: x is `count` parts, w the filters that are packed as u, for tiles of side m,
+// 2 or 4.
 // bias: k numbers.  relu: negative values become 0.  add: of y's shape, is added then.
 // statistics: those of y.  bias, add and statistics may be nullptr, for none.
 //
@@ -284,8 +286,7 @@ template <class T>
 inline void convolve(const Shape& s, const Part<T>* parts, int count, const T* u,
                      const float* bias, bool relu, const T* add, T* y,
                      const Statistics* statistics, int m = 2) {
-    constexpr int LARGE = std::is_same<T, float>::value ? 4 : 2;
-    auto run = m == LARGE ? convolve_tiled<T, LARGE> : convolve_tiled<T, 2>;
+    auto run = m == 4 ? convolve_tiled<T, 4> : convolve_tiled<T, 2>;
     run(s, parts, count, u, bias, relu, add, y, statistics);
 }
 

@@ -2,7 +2,7 @@
 // transformed and packed in the order in which convolution.h reads them.
 //
 // A word is 32 bits: one float, or a pair of Bf16, of two channels side by side.  The dot product
-// of two pairs is one instruction.
+// of two pairs is one instruction.  Only tiles of 2 x 2 px are multiplied in Bf16.
 // u: the transformed filters, [block of outputs][position][word of channels][output].
 #pragma once
 #include <type_traits>
@@ -12,6 +12,8 @@
 namespace winograd {
 
 constexpr int WIDTH = 2 * L;  // outputs of a block.  The last block may have L
+// What is multiplied for tiles of M x M px: Bf16 is too coarse for those of 4 x 4 px.
+template <class T, int M> using Product = typename std::conditional<M == 2, T, float>::type;
 template <class T> constexpr int numbers() { return sizeof(float) / sizeof(T); }  // of a word
 
 inline int padded_channels(const int* channels, int parts) {
@@ -20,9 +22,10 @@ inline int padded_channels(const int* channels, int parts) {
     return total;
 }
 
-// The size of u, in numbers, for tiles of m x m px, k outputs and parts of channels[] channels.
-inline size_t packed_size(int k, const int* channels, int parts, int m = 2) {
-    return (size_t)(m + 2) * (m + 2) * padded(k) * padded_channels(channels, parts);
+// The size of u in numbers of T, for tiles of m x m px, k outputs and parts of channels[] channels.
+template <class T> inline size_t packed_size(int k, const int* channels, int parts, int m = 2) {
+    size_t positions = (m + 2) * (m + 2), size = m == 2 ? sizeof(T) : sizeof(float);
+    return positions * padded(k) * padded_channels(channels, parts) * size / sizeof(T);
 }
 
 // Where the filters are: tap t of an output's filter for an input is number
@@ -72,12 +75,11 @@ template <class T, int M> inline void pack_tiled(const Filters& f, T* u) {
 }
 
 template <class T> inline void pack(const Filters& f, T* u, int m) {
-    constexpr int LARGE = std::is_same<T, float>::value ? 4 : 2;
-    if (m == LARGE) pack_tiled<T, LARGE>(f, u); else pack_tiled<T, 2>(f, u);
+    if (m == 4) pack_tiled<float, 4>(f, (float*)u); else pack_tiled<T, 2>(f, u);
 }
 
 // u: of the filters w (k, the sum of channels[], 3, 3), whose input is `parts` parts.
-// m: the side of the convolution's tiles, 2 or for floats 4 (tile_side in convolution.h).
+// m: the side of the convolution's tiles, 2 or 4 (tile_side in convolution.h).
 template <class T>
 inline void pack_filters(const float* w, int k, const int* channels, int parts, T* u, int m = 2) {
     Filters f = {w, k, 0, 9, 1, {}};
@@ -91,7 +93,7 @@ inline void pack_filters(const float* w, int k, const int* channels, int parts, 
 
 // u: of the adjoint, for the gradient of the input's channels first ... first + c.  Outputs and
 // inputs change places, the filters w (k, c_total, 3, 3) are turned by 180 degrees.
-// Its size is packed_size(c, &k, 1, m).
+// Its size is packed_size<T>(c, &k, 1, m).
 template <class T>
 inline void pack_adjoint(const float* w, int k, int c_total, int first, int c, T* u, int m = 2) {
     Filters f = {w + first * 9 + 8, c, 9, c_total * 9, -1, {}};
