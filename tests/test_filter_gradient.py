@@ -15,11 +15,14 @@ extern "C" void filter_gradient_{number}(const int* i, const void* x, const void
     winograd::filter_gradient(shape, part, i[14], i[15], (const {element}*)gy, gw, gb);
 }}""" for number, element in enumerate(TYPES))
 # n, channels, height, width, outputs, pad, dilation.  A channel, odd sides, several blocks of
-# tiles, several chunks of channels, fewer rows than the dilation, more than one part.
+# tiles, several chunks of channels, fewer rows than the dilation, more than one part.  From the
+# twelfth on the tiles of floats have 4 x 4 px.
 SHAPES = [(1, 1, 3, 3, 1, 1, 1), (1, 3, 9, 11, 5, 1, 1), (2, 16, 8, 8, 16, 0, 1),
           (1, 33, 17, 13, 80, 1, 1), (3, 7, 5, 6, 2, 0, 1), (1, 80, 10, 9, 70, 1, 1),
           (2, 20, 21, 19, 17, 2, 2), (1, 16, 21, 19, 16, 4, 4), (1, 5, 16, 16, 40, 8, 8),
-          (1, 16, 30, 31, 16, 8, 8), (1, 4, 5, 6, 3, 8, 8), (1, 16, 64, 270, 16, 1, 1)]
+          (1, 16, 30, 31, 16, 8, 8), (1, 4, 5, 6, 3, 8, 8), (1, 16, 64, 270, 16, 1, 1),
+          (2, 40, 31, 33, 65, 1, 1), (1, 16, 35, 34, 33, 0, 1), (1, 70, 40, 41, 20, 2, 2),
+          (1, 17, 64, 63, 16, 8, 8)]
 
 
 @pytest.fixture(scope="module")

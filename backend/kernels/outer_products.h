@@ -129,10 +129,13 @@ struct Task { int part; Range t, rows, columns; };  // rows, columns: groups
 struct Tasks {
     int size, block, blocks, rows, columns, row_chunks, column_chunks, parts;
     // size: how many t.  block: how many of them a task packs at a time.  taps: of a filter.
-    Tasks(int size, int block, int row_channels, int column_channels, int taps)
+    // most_columns: groups of a task.
+    Tasks(int size, int block, int row_channels, int column_channels, int taps,
+          int most_columns = CHUNK)
         : size(size), block(block), blocks((size + block - 1) / block),
           rows(groups_of(row_channels)), columns(groups_of(column_channels)),
-          row_chunks((rows + CHUNK - 1) / CHUNK), column_chunks((columns + CHUNK - 1) / CHUNK) {
+          row_chunks((rows + CHUNK - 1) / CHUNK),
+          column_chunks((columns + most_columns - 1) / most_columns) {
         size_t bytes = sizeof(float) * padded(row_channels) * padded(column_channels) * taps;
         int chunks = row_chunks * column_chunks, most = std::max<size_t>(1, MEMORY / bytes);
         parts = std::max(1, std::min({(TASKS + chunks - 1) / chunks, blocks, most}));

@@ -126,12 +126,20 @@ template <> struct Line<2> {
     static void output(const Vec* m, Vec* y) {
         y[0] = m[0] + m[1] + m[2]; y[1] = m[1] - m[2] - m[3];
     }
+    static void output_adjoint(const Vec* g, Vec* d) {
+        d[0] = g[0]; d[1] = g[0] + g[1]; d[2] = g[0] - g[1]; d[3] = -g[1];
+    }
+    static void filter_adjoint(const Vec* u, Vec* w) {
+        Vec even = (u[1] + u[2]) / 2, odd = (u[1] - u[2]) / 2;
+        w[0] = u[0] + even; w[1] = odd; w[2] = even + u[3];
+    }
 };
 // Cook's and Toom's algorithm with the points 0, 3/4, -3/4, 3/2, -3/2 and infinity.  They give a
 // third of the error of the paper's 0, 1, -1, 2, -2, because their powers stay near 1.
 // Barabasz et al., "Error analysis and improving the accuracy of Winograd convolution", 2020.
 template <> struct Line<4> {
-    static constexpr float P = 0.75f, Q = 1.5f, PP = P * P, QQ = Q * Q;
+    static constexpr float P = 0.75f, Q = 1.5f, PP = P * P, QQ = Q * Q,
+        p = 1 / (2 * PP * (PP - QQ)), q = 1 / (2 * QQ * (QQ - PP));
     static void input(const Vec* d, Vec* v) {
         v[0] = PP * QQ * d[0] - (PP + QQ) * d[2] + d[4];
         v[5] = PP * QQ * d[1] - (PP + QQ) * d[3] + d[5];
@@ -141,7 +149,6 @@ template <> struct Line<4> {
         v[3] = even + Q * odd; v[4] = even - Q * odd;
     }
     static void filter(const Vec* w, Vec* u) {
-        const float p = 1 / (2 * PP * (PP - QQ)), q = 1 / (2 * QQ * (QQ - PP));
         u[0] = 1 / (PP * QQ) * w[0]; u[5] = w[2];
         Vec even = p * (w[0] + PP * w[2]), odd = p * P * w[1];
         u[1] = even + odd; u[2] = even - odd;
@@ -154,6 +161,19 @@ template <> struct Line<4> {
         y[1] = P * odd_p + Q * odd_q;
         y[2] = PP * even_p + QQ * even_q;
         y[3] = P * PP * odd_p + Q * QQ * odd_q + m[5];
+    }
+    static void output_adjoint(const Vec* g, Vec* d) {
+        d[0] = g[0]; d[5] = g[3];
+        Vec even = g[0] + PP * g[2], odd = P * g[1] + P * PP * g[3];
+        d[1] = even + odd; d[2] = even - odd;
+        even = g[0] + QQ * g[2]; odd = Q * g[1] + Q * QQ * g[3];
+        d[3] = even + odd; d[4] = even - odd;
+    }
+    static void filter_adjoint(const Vec* u, Vec* w) {
+        Vec even_p = p * (u[1] + u[2]), even_q = q * (u[3] + u[4]);
+        w[0] = 1 / (PP * QQ) * u[0] + even_p + even_q;
+        w[1] = p * P * (u[1] - u[2]) + q * Q * (u[3] - u[4]);
+        w[2] = PP * even_p + QQ * even_q + u[5];
     }
 };
 
@@ -195,18 +215,15 @@ template <int M = 2> inline void transform_output(const float* m, size_t step, V
                                          [=](int i, const Vec& x) { y[i] = x; });
 }
 
-// d, 4 x 4 vectors: A g A^T, the adjoint of transform_output<2>.  g has 2 x 2 vectors.
-inline void transform_gradient(const Vec* g, Vec* d) {
-    Vec t[8];
-    for (int q = 0; q < 2; q++) {
-        t[q] = g[q]; t[2 + q] = g[q] + g[2 + q]; t[4 + q] = g[q] - g[2 + q]; t[6 + q] = -g[2 + q];
-    }
-    for (int r = 0; r < 4; r++) {
-        d[r * 4] = t[r * 2];
-        d[r * 4 + 1] = t[r * 2] + t[r * 2 + 1];
-        d[r * 4 + 2] = t[r * 2] - t[r * 2 + 1];
-        d[r * 4 + 3] = -t[r * 2 + 1];
-    }
+// d, of M x M vectors of the output's gradient: A g A^T.
+template <int M = 2> inline void transform_gradient(const Vec* g, Vec* d) {
+    both_ways<M, M + 2, Line<M>::output_adjoint>([=](int i) { return g[i]; },
+                                                 [=](int i, const Vec& x) { d[i] = x; });
+}
+// w, 3 x 3 vectors: G^T u G.  The positions of u lie `step` numbers apart.
+template <int M = 2> inline void transform_sums(const float* u, size_t step, Vec* w) {
+    both_ways<M + 2, 3, Line<M>::filter_adjoint>([=](int i) { return load(u + i * step); },
+                                                 [=](int i, const Vec& x) { w[i] = x; });
 }
 
 }  // namespace winograd
