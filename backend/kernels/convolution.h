@@ -123,7 +123,10 @@ inline void load_tiles(const Shape& s, const std::vector<Part<T>>& parts, const 
 struct Partial { float* shift; int outputs; };
 
 // What becomes of the sums: + bias, ReLU, + add (nullptr for none), and y is written.
-template <class T> struct Finish { std::vector<float> bias; bool relu; const T* add; T* y; };
+// large: y fits into no cache.
+template <class T> struct Finish {
+    std::vector<float> bias; bool relu; const T* add; T* y; bool large;
+};
 
 inline Vec as_stored(const Vec& v, float) { return v; }
 inline Vec as_stored(const Vec& v, Bf16) { return widened(rounded(v)); }
@@ -150,7 +153,8 @@ inline void store_tiles(const Finish<T>& f, const Pixels<M>* list, int tiles, in
         #pragma GCC unroll 16
         for (int i = 0; i < M * M; i++) {
             if (!pixels.has(i / M, i % M)) continue;
-            store(f.y + pixels.at(i / M, i % M) + channel, y[i]);
+            T* to = f.y + pixels.at(i / M, i % M) + channel;
+            if (f.large) stream(to, y[i]); else store(to, y[i]);
             if (!partial.shift) continue;
             Vec difference = as_stored(y[i], T()) - shift;
             sum += difference;
@@ -238,6 +242,7 @@ template <class T, int M> struct Convolution {
                         store_tiles<T, M>(finish, pixels, tiles, o + i, m + i, width, own);
             }
         }
+        finish_stream();
         return count;
     }
 };
@@ -247,9 +252,10 @@ inline void convolve_tiled(const Shape& s, const Part<T>* parts, int count, cons
                            const float* bias, bool relu, const T* add, T* y,
                            const Statistics* statistics) {
     int k = padded(s.k), blocks = (s.tiles(M) + TILES - 1) / TILES;
+    bool large = s.n * (size_t)s.oh * s.ow * k * sizeof(T) >= 32 << 20 && (size_t)y % 64 == 0;
     std::vector<float> partial(statistics ? (size_t)blocks * 3 * k : 0);
     Convolution<T, M> c = {s, {parts, parts + count}, (const float*)u,
-                           {std::vector<float>(k), relu, add, y},
+                           {std::vector<float>(k), relu, add, y, large},
                            {statistics ? partial.data() : nullptr, k}, 0,
                            WORDS * numbers<Product<T, M>>(), k};
     for (const Part<T>& part : c.parts) c.channels += padded(part.c);

@@ -55,6 +55,17 @@ inline Halves rounded(const Vec& v) {
 #endif
 }
 inline void store(Bf16* p, const Vec& v) { Halves h = rounded(v); std::memcpy(p, &h, sizeof h); }
+// Write a cache line of numbers past the caches, which it would only push other data out of.
+// p is a multiple of 64.  finish_stream() makes them visible to other threads.
+inline void stream(Bf16* p, const Vec& v) { store(p, v); }
+#ifdef __AVX512F__
+inline void stream(float* p, const Vec& v) { _mm512_stream_ps(p, (__m512)v); }
+inline void finish_stream() { _mm_sfence(); }
+#else
+inline void stream(float* p, const Vec& v) { store(p, v); }
+inline void finish_stream() {}
+#endif
+
 // a and b are 2 L numbers in a row: those at even places, those at odd places.
 inline Vec even(const Vec& a, const Vec& b) { return __builtin_shuffle(a, b, EVEN); }
 inline Vec odd(const Vec& a, const Vec& b) { return __builtin_shuffle(a, b, EVEN + 1); }
