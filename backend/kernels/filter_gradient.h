@@ -103,7 +103,6 @@ inline void add_tiles(const Tasks& tasks, const Task& task, const Parts& parts, 
     float* u = (float*)buffer.of((POSITIONS<M> * plane + d_size + v_size) * sizeof(float));
     Packed<T, M> d(u + POSITIONS<M> * plane, task.rows.size()),
         v(u + POSITIONS<M> * plane + d_size, task.columns.size());
-    std::memset(u, 0, POSITIONS<M> * plane * sizeof(float));
     for (int from = task.t.from; from < task.t.to; from += BLOCK<M>) {
         Range tiles = {from, std::min(from + BLOCK<M>, task.t.to)};
         rows.pack(tiles, task.rows, d);
@@ -111,7 +110,7 @@ inline void add_tiles(const Tasks& tasks, const Task& task, const Parts& parts, 
         for (int position = 0; position < POSITIONS<M>; position++)
             accumulate<T>(d.at(position, 0), d.GROUP, task.rows.size(), v.at(position, 0),
                           v.GROUP, task.columns.size(), (tiles.size() + STEP<T> - 1) / STEP<T>,
-                          u + position * plane);
+                          u + position * plane, from > task.t.from);
     }
     for (int row = 0; row < height; row++)
         for (int i = 0; i < width; i += L) {

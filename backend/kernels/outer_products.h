@@ -66,11 +66,11 @@ template <class T> inline void pack(float* to, const Vec* values, int distance) 
     store(to, values[0]);
 }
 
-// u[r * width + i] += the sum over steps of d[r] * v[i], for R rows and C vectors of columns.
-// v_group: from one group of v to the next.
+// u[r * width + i] = the sum over steps of d[r] * v[i], for R rows and C vectors of columns.
+// v_group: from one group of v to the next.  add: u itself is added.
 template <class T, int R, int C>
 inline void accumulate(const float* d, const float* v, size_t v_group, int steps, float* u,
-                       int width) {
+                       int width, bool add) {
     Vec sum[R][C] = {};
     for (int s = 0; s < steps; s++, d += CHANNELS, v += CHANNELS) {
         Vec column[C];
@@ -84,29 +84,29 @@ inline void accumulate(const float* d, const float* v, size_t v_group, int steps
     for (int r = 0; r < R; r++)
         for (int i = 0; i < C; i++) {
             float* to = u + r * width + i * L;
-            store(to, load(to) + sum[r][i]);
+            store(to, add ? load(to) + sum[r][i] : sum[r][i]);
         }
 }
 // The same for all rows of `groups`, R at a time.
 template <class T, int R, int C>
 inline void accumulate_rows(const float* d, size_t d_group, int groups, const float* v,
-                            size_t v_group, int steps, float* u, int width) {
+                            size_t v_group, int steps, float* u, int width, bool add) {
     for (int group = 0; group < groups; group++)
         for (int r = 0; r < CHANNELS; r += R)
             accumulate<T, R, C>(d + group * d_group + r, v, v_group, steps,
-                                u + (size_t)(group * CHANNELS + r) * width, width);
+                                u + (size_t)(group * CHANNELS + r) * width, width, add);
 }
 // The same for all rows and columns of some groups.
 template <class T>
 inline void accumulate(const float* d, size_t d_group, int rows, const float* v, size_t v_group,
-                       int columns, int steps, float* u) {
+                       int columns, int steps, float* u, bool add) {
     int width = columns * CHANNELS;
     for (int i = 0, vectors = columns * VECTORS; i < vectors; ) {
         const float* vi = v + i / VECTORS * v_group + i % VECTORS * L;
         int rest = vectors - i, wide = rest == MOST || rest < COLUMNS ? rest : COLUMNS;
         auto sum = wide == MOST ? accumulate_rows<T, ROWS, MOST>
             : wide == COLUMNS ? accumulate_rows<T, ROWS, COLUMNS> : accumulate_rows<T, 2 * ROWS, 1>;
-        sum(d, d_group, rows, vi, v_group, steps, u + i * L, width);
+        sum(d, d_group, rows, vi, v_group, steps, u + i * L, width, add);
         i += wide;
     }
 }

@@ -165,13 +165,12 @@ inline void weight_gradient(const Grid& grid, const Pixels<const T>& x, const Pi
         float *d = u + size, *v = d + CHUNK * group;
         float* bias = gb && task.columns.from == 0
             ? parts.bias(task.part) + task.rows.from * CHANNELS : nullptr;
-        std::memset(u, 0, size * sizeof(float));
         for (int from = task.t.from; from < task.t.to; from += BLOCK) {
             Range pixels = {from, std::min(from + BLOCK, task.t.to)};
             pack_pixels(grid, gy, pixels, task.rows, d, bias);
             pack_pixels(grid, x, pixels, task.columns, v, nullptr);
             accumulate<T>(d, group, task.rows.size(), v, group, task.columns.size(),
-                          (pixels.size() + STEP<T> - 1) / STEP<T>, u);
+                          (pixels.size() + STEP<T> - 1) / STEP<T>, u, from > task.t.from);
         }
         for (int row = 0; row < height; row++)
             std::memcpy(parts.filters(task.part, task.rows.from * CHANNELS + row)
