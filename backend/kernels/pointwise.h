@@ -132,18 +132,25 @@ inline void multiply(const Grid& grid, const Pixels<const T>* parts, int count, 
 template <class T>
 inline void pack_pixels(const Grid& grid, const Pixels<const T>& x, const Range& pixels,
                         const Range& groups, float* to, float* sums) {
-    for (int t = pixels.from; t < pixels.to; t += STEP<T>, to += CHANNELS)
+    int row = pixels.from / grid.columns, column = pixels.from % grid.columns;
+    for (int t = pixels.from; t < pixels.to; t += STEP<T>, to += CHANNELS) {
+        int count = std::min(STEP<T>, pixels.to - t);
+        const T* from[2];
+        for (int p = 0; p < count; p++) {
+            from[p] = x.at(row, column) + groups.from * CHANNELS;
+            if (++column == grid.columns) { column = 0; row++; }
+        }
         for (int group = 0; group < groups.size(); group++)
             for (int i = 0; i < CHANNELS; i += L) {
                 int channel = group * CHANNELS + i;
                 Vec values[2] = {};
-                for (int p = 0; p < std::min(STEP<T>, pixels.to - t); p++) {
-                    int row = (t + p) / grid.columns, column = (t + p) % grid.columns;
-                    values[p] = load(x.at(row, column) + groups.from * CHANNELS + channel);
+                for (int p = 0; p < count; p++) {
+                    values[p] = load(from[p] + channel);
                     if (sums) store(sums + channel, load(sums + channel) + values[p]);
                 }
                 pack<T>(to + (size_t)group * (BLOCK / STEP<T> * CHANNELS) + i, values, 1);
             }
+    }
 }
 
 // The sums of the outer products of two arrays' pixels, and of gy's pixels where gb is not nullptr.
