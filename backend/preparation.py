@@ -20,7 +20,7 @@ QUIET = {"log_silent": "1",                # Jittor's own start-up lines
          "use_cutt": "0", "use_cutlass": "0", "use_nccl": "0",  # downloads that nothing here needs
          "FIX_TORCH_ERROR": "0"}           # else Jittor imports PyTorch too: seconds, and 200 MB
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # say how libgomp's threads wait for one another
-SPINS = "10000"  # rounds of active waiting, a fraction of a millisecond: docs/speed.md
+SPINS = "3000"  # rounds of active waiting, below a tenth of a millisecond: docs/speed.md
 
 
 def prepare_environment():
