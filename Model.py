@@ -19,7 +19,8 @@ from command.errors import run
 if __name__ == "__main__":
     start_command()  # answers --help before the classes below import Jittor
 
-from backend.operators import BatchNorm, Conv, MaxPool, Resized, conv_norm_relu, join, resize
+from backend.operators import (BatchNorm, Conv, ConvTranspose, Dropout, MaxPool, Resized,
+                               conv_norm_relu, enter, join, leave, resize)
 from backend.start import jt, nn
 
 
@@ -56,7 +57,7 @@ class Down(nn.Module):
 
     def __init__(self, in_channels, out_channels, dropout_prob, **conv):
         self.maxpool_conv = nn.Sequential(MaxPool(), DoubleConv(in_channels, out_channels, **conv))
-        self.dropout = nn.Dropout(dropout_prob) if dropout_prob > 0 else None
+        self.dropout = Dropout(dropout_prob) if dropout_prob > 0 else None
 
     def execute(self, x):
         x = self.maxpool_conv(x)
@@ -67,14 +68,13 @@ class Up(nn.Module):
     """One level up the expansive path: up-sample by 2, put the skip in front, DoubleConv.
 
     After valid convolutions the skip is larger, and its middle is taken ("copy and crop").  After
-    padded convolutions the skip may have one row or column more, because the pool dropped it.  Then
-    zeros are added.
+    padded ones it may have a row or column more, which the pool dropped.  Then zeros are added.
     """
 
     def __init__(self, in_channels, out_channels, bilinear, align_corners, **conv):
         self.align_corners, self.padding = align_corners, conv["padding"]
         half = in_channels // 2
-        self.up = None if bilinear else nn.ConvTranspose(in_channels, half, 2, stride=2)
+        self.up = None if bilinear else ConvTranspose(in_channels, half, 2, stride=2)
         self.conv = DoubleConv(in_channels, out_channels, half if bilinear else None, **conv)
 
     def execute(self, x, skip):
@@ -108,6 +108,7 @@ class UNet(nn.Module):
     its pool (section 3).  With padding 1 they must be 32 or more.  Other sizes raise ValueError.
     """
     REFERENCE_INPUT = 448  # px: not valid, a pool drops a row; for --tile reference alone
+    element_type = "float32"  # of activations on a CPU; "bfloat16" is faster and needs half of it
 
     def __init__(self, n_channels, n_classes, bilinear=True, dropout_probs=None, base_channels=64,
                  padding=0, conv_bias=True, align_corners=False):
@@ -138,7 +139,7 @@ class UNet(nn.Module):
     def execute(self, x):
         if tuple(x.shape[2:]) != (self.REFERENCE_INPUT, self.REFERENCE_INPUT):
             check_size(self, x)
-        x1 = self.inc(x)      # figure 1: 572 -> 568 px
+        x1 = self.inc(enter(x, self.element_type))  # figure 1: 572 -> 568 px
         x2 = self.down1(x1)   # 284 -> 280
         x3 = self.down2(x2)   # 140 -> 136
         x4 = self.down3(x3)   # 68 -> 64
@@ -147,7 +148,7 @@ class UNet(nn.Module):
         x = self.up2(x, x3)   # 104 -> 100
         x = self.up3(x, x2)   # 200 -> 196
         x = self.up4(x, x1)   # 392 -> 388
-        return self.outc(x)
+        return leave(self.outc(x))
 
 
 # ---------------------------------------------------------------------------------------- U-2-Net
@@ -158,8 +159,8 @@ class REBNCONV(nn.Module):
         self.conv_s1 = Conv(in_channels, out_channels, 3, padding=dilation, dilation=dilation)
         self.bn_s1 = BatchNorm(out_channels)
 
-    def execute(self, x):
-        return conv_norm_relu(self.conv_s1, self.bn_s1, x)
+    def execute(self, x, add=None):
+        return conv_norm_relu(self.conv_s1, self.bn_s1, x, add)
 
 
 class Stage(NamedTuple):
@@ -200,8 +201,9 @@ class RSU(nn.Module):
             skips.append(x)
         x = getattr(self, f"rebnconv{self.height}")(x)
         for k in range(self.height - 1, 0, -1):
-            x = getattr(self, f"rebnconv{k}d")(join_below(x, skips.pop(), self.align_corners))
-        return x + x_in
+            joined = join_below(x, skips.pop(), self.align_corners)
+            x = getattr(self, f"rebnconv{k}d")(joined, add=x_in if k == 1 else None)
+        return x
 
 
 def join_below(x, skip, align_corners):
@@ -218,6 +220,7 @@ class U2NetBase(nn.Module):
     H and W must be at least 33; smaller sizes raise ValueError.
     """
     STAGES = None  # table 1, {name: Stage}, in the order of the forward pass
+    element_type = UNet.element_type
 
     def __init__(self, in_ch, n_classes, align_corners=False, side_outputs=False):
         self.align_corners, self.side_outputs = align_corners, side_outputs
@@ -241,14 +244,14 @@ class U2NetBase(nn.Module):
     def execute(self, x):
         check_size(self, x)
         height, width = x.shape[2], x.shape[3]
-        skips = []
+        x, skips = enter(x, self.element_type), []
         for k in range(1, 7):  # En_1 ... En_6
             x = getattr(self, f"stage{k}")(x if k == 1 else self.pool(x))
             skips.append(x)
-        sides = [self.side6(skips.pop())]
+        sides = [leave(self.side6(skips.pop()))]
         for k in range(5, 0, -1):  # De_5 ... De_1
             x = getattr(self, f"stage{k}d")(join_below(x, skips.pop(), self.align_corners))
-            sides.insert(0, getattr(self, f"side{k}")(x))
+            sides.insert(0, leave(getattr(self, f"side{k}")(x)))
         sides = [resize(side, height, width, self.align_corners) for side in sides]
         fused = self.outconv(join(sides, height, width))
         return [fused, *sides] if self.side_outputs else fused

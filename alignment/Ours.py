@@ -1,6 +1,7 @@
 """Jittor as a side of the comparison; `Sides.py` says what a side has."""
 from Sides import Examined, recording_hook, stage_names
 
+from backend.operators import leave
 from backend.optimizers import build_optimizer
 from backend.start import jt
 from command.errors import DataError
@@ -65,7 +66,7 @@ class Ours:
         parameters = {name: var for name, var in self.model.state_dict().items()
                       if "running_" not in name}
         gradients = dict(zip(parameters, jt.grad(loss, list(parameters.values()))))
-        return Examined({name: output.numpy() for name, output in outputs.items()},
+        return Examined({name: leave(output).numpy() for name, output in outputs.items()},
                         float(loss.item()),
                         {name: gradient.numpy() for name, gradient in gradients.items()})
 

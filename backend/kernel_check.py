@@ -117,7 +117,7 @@ class BiasAlone:
     def __call__(self, x):
         return x + self.bias.broadcast(x, [0, 2, 3])
 
-    def convolve(self, x, weight, bias):
+    def without_bias(self, x):
         return x
 
 

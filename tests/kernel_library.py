@@ -27,20 +27,21 @@ ELEMENTS = ["float", pytest.param("vectors::Bf16", marks=pytest.mark.skipif(
     not has_bf16(), reason="this processor does not multiply bf16 numbers"))]
 
 
-def compile_kernels(source, folder):
+def compile_kernels(source, folder, flags=()):
     """A ctypes library of C++, compiled as Jittor does: its `extern "C"` functions call kernels.
 
     source: C++ that includes files of backend/kernels by their names.  It also gets the function
-    use_threads(n).  folder: where the library is written, once for each source.
+    use_threads(n).  folder: where the library is written, once for each source.  flags: more for
+    g++.
     """
     text = source + '\n#include <omp.h>\nextern "C" void use_threads(int n) ' \
                     '{ omp_set_num_threads(n); }\n'
-    name = hashlib.sha256(text.encode()).hexdigest()[:16]
+    name = hashlib.sha256((text + "".join(flags)).encode()).hexdigest()[:16]
     path, library = folder / f"{name}.cc", folder / f"{name}.so"
     if not library.exists():
         path.write_text(text)
         done = subprocess.run(
-            [os.environ.get("cc_path") or "g++", "-std=c++14", "-march=native", "-Ofast",
+            [os.environ.get("cc_path") or "g++", "-std=c++14", "-march=native", *flags, "-Ofast",
              "-fopenmp", "-Wall", "-Werror", "-shared", "-fPIC", f"-I{KERNELS}", str(path), "-o",
              str(library)], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

@@ -76,10 +76,13 @@ def test_a_layer(jt, ours, bias, n, height, width):
                 var.assign(values * rng.choice([-1, 1], var.shape) if var.ndim == 4 else values)
         x = jt.array(random(n, 3, height, width))
         variables = [x, conv.weight, norm.weight, norm.bias, *([conv.bias] if bias else [])]
-        found = gradients_of(jt, ours.conv_norm_relu(conv, norm, x), variables)
+
+        def run():  # on a GPU nothing has to enter
+            return ours.leave(ours.conv_norm_relu(conv, norm, ours.enter(x)))
+        found = gradients_of(jt, run(), variables)
         found += norm.running_mean, norm.running_var
         norm.eval()
-        return *found, ours.conv_norm_relu(conv, norm, x)
+        return *found, run()
     for found, expected in zip(*both_ways(work)):
         close(found, expected, 2e-5)
 
@@ -121,7 +124,7 @@ def test_a_whole_net(jt, options, limit):
     """The logits and all gradients.
 
     U-2-Net's deepest levels have 2x2 pixels here, whose BatchNorm makes much of little: Jittor's
-    own operators and those of the CPU differ by 7 % in half of the gradients.
+    own operators and those of the CPU differ by 2 % in half of the gradients.
     """
     from Model import build_model
 
@@ -129,7 +132,7 @@ def test_a_whole_net(jt, options, limit):
         jt.set_global_seed(1)
         model = build_model(n_channels=1, n_classes=2, **options)
         model.train()
-        side = model.next_valid_side(40)
+        side = model.next_valid_side(64)
         y = model(jt.array(random(1, 1, side, side)))
         weights = [var for var in model.parameters() if not var.is_stop_grad()]
         return gradients_of(jt, y, weights)
@@ -140,6 +143,7 @@ def test_a_whole_net(jt, options, limit):
 @pytest.mark.parametrize("dilated", [False, True])
 def test_a_block_of_u2net(jt, dilated):
     """A whole block, as deep as U-2-Net has them, on maps that no BatchNorm finds small."""
+    from backend.operators import enter, leave
     from Model import RSU, Stage
 
     def work():
@@ -147,7 +151,7 @@ def test_a_block_of_u2net(jt, dilated):
         block = RSU(3, Stage(4, 4, 6, dilated), align_corners=False)
         block.train()
         x = jt.array(random(2, 3, 45, 38))
-        return gradients_of(jt, block(x), [x, *block.parameters()])
+        return gradients_of(jt, leave(block(enter(x))), [x, *block.parameters()])
     for found, expected in zip(*both_ways(work)):
         assert np.linalg.norm(found - expected) <= 1e-4 * np.linalg.norm(expected) + 1e-6
 

@@ -14,7 +14,8 @@ from Golden import (
 )
 
 pytestmark = pytest.mark.jittor
-WANTED = {"activation": 1e-4, "gradient": 1e-3, "loss": 1e-5, "steps": 1e-3, "statistic": 1e-3,
+# Where rounding switches a ReLU or a pool, single gradients change by some thousandths.
+WANTED = {"activation": 1e-4, "gradient": 4e-3, "loss": 1e-5, "steps": 1e-3, "statistic": 1e-3,
           "logits": 1e-3}
 # Times PyTorch's own distance, single from double precision: what rounding makes of unstable
 # numbers.

@@ -1,99 +1,143 @@
-// BatchNorm over (N, H, W) in training mode, and the ReLU after it.
+// BatchNorm over (N, H, W) in training mode, and the ReLU after it, of channels-last images.
 // Ioffe and Szegedy, ICML 2015, algorithm 1.
 //
-// Each thread takes one channel at a time: its planes stay in the cache from the mean over the
-// variance to the result.
+// The convolution before it has taken mean and variance.  Every kernel here reads the pixels once.
+#pragma once
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <vector>
+#include "channels_last.h"
 
 namespace batch_norm {
 
-// Sum of f(i) for i below count: blocks in single precision, the blocks' sums in double.
-template <class F>
-inline double sum_of(size_t count, F f) {
-    double total = 0;
-    for (size_t first = 0; first < count; first += 1024) {
-        float block = 0;
-        for (size_t i = first, last = std::min(count, first + 1024); i < last; i++) block += f(i);
-        total += block;
-    }
-    return total;
-}
+using namespace channels_last;
 
-// Whether a number is neither infinite nor NaN, by its bits.
-// std::isfinite does not work here: under -ffast-math the compiler takes all numbers for finite.
-inline bool finite(float value) {
-    unsigned bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    return (bits & 0x7f800000) != 0x7f800000;
-}
+// Samples times pixels, and channels.
+struct Shape { size_t pixels; int c; };
 
-struct Shape {
-    int n, c;      // samples, channels
-    size_t plane;  // pixels of a channel of a sample
+// weight, bias, mean and the biased variance of c channels, and what follows from them.
+struct Norm {
+    const float *weight, *bias, *mean, *variance;
+    float eps;
+    double inverse(int c) const { return 1 / std::sqrt((double)variance[c] + eps); }
 };
 
-// y = max(0, weight * (x - mean) / sqrt(variance + eps) + bias).
-// mean and variance get each channel's own; the variance is the biased one.
-// One NaN makes its whole channel NaN, so that the loss shows it.
-inline void forward(const Shape& s, float eps, const float* x, const float* weight,
-                    const float* bias, float* y, float* mean, float* variance) {
+// Numbers of each channel; the padding channels have zeros.
+class PerChannel {
+    std::vector<float> numbers;
+public:
+    explicit PerChannel(int c) : numbers(padded(c) + L) {}
+    float& operator[](int c) { return numbers[c]; }
+    Vec at(int channel) const { return load(numbers.data() + channel); }
+};
+
+// Pixels of a task.  The shape alone decides, because each task has sums of its own.
+inline int pixels_of(const Shape& s) {
+    return std::max(64, std::min(1024, 1 << 16 >> (31 - __builtin_clz(padded(s.c)))));
+}
+inline int tasks_of(const Shape& s) {
+    return (int)((s.pixels + pixels_of(s) - 1) / pixels_of(s));
+}
+
+// Call f(first pixel, pixels) for each task, by all threads.
+template <class F> inline void each_task(const Shape& s, F f) {
+    int tasks = tasks_of(s), pixels = pixels_of(s);
     #pragma omp parallel for schedule(dynamic)
+    for (int t = 0; t < tasks; t++) {
+        size_t first = (size_t)t * pixels;
+        f(first, (int)std::min<size_t>(pixels, s.pixels - first));
+    }
+}
+
+// y = max(0, weight * (x - mean) / sqrt(variance + eps) + bias) + add.
+// add: an image, or nullptr.  One NaN in mean or variance makes its whole channel NaN, so that the
+// loss shows it.
+template <class T>
+inline void forward(const Shape& s, const Norm& norm, const T* x, const T* add, T* y) {
+    PerChannel mean(s.c), scale(s.c), shift(s.c);
     for (int c = 0; c < s.c; c++) {
-        double total = 0, squares = 0, count = (double)s.n * s.plane;
-        for (int n = 0; n < s.n; n++) {
-            const float* p = x + ((size_t)n * s.c + c) * s.plane;
-            total += sum_of(s.plane, [&](size_t i) { return p[i]; });
+        mean[c] = norm.mean[c];
+        scale[c] = norm.weight[c] * norm.inverse(c);
+        shift[c] = norm.bias[c];
+    }
+    int channels = padded(s.c);
+    each_task(s, [&](size_t first, int pixels) {
+        size_t at = first * channels;
+        for (int i = 0; i < pixels; i++, at += channels)
+            for (int c = 0; c < channels; c += L) {
+                Vec v = rectified((load(x + at + c) - mean.at(c)) * scale.at(c) + shift.at(c));
+                if (add) v += load(add + at + c);
+                store(y + at + c, v);
+            }
+    });
+}
+
+// The sums of one task over its pixels, for G vectors of channels from c on: of gy where the ReLU
+// is open, and of gy times (x - mean) there.  They go to sums[c] and sums[channels + c].
+template <int G, class T>
+inline void sum_up(const T* x, const T* gy, int pixels, int channels, int c, const PerChannel& mean,
+                   const PerChannel& scale, const PerChannel& shift, float* sums) {
+    Vec m[G], a[G], b[G], gradient[G] = {}, product[G] = {};
+    for (int k = 0; k < G; k++) {
+        m[k] = mean.at(c + k * L); a[k] = scale.at(c + k * L); b[k] = shift.at(c + k * L);
+    }
+    x += c, gy += c;
+    for (int i = 0; i < pixels; i++, x += channels, gy += channels)
+        for (int k = 0; k < G; k++) {
+            Vec centred = load(x + k * L) - m[k], open = load(gy + k * L);
+            open = centred * a[k] + b[k] > 0 ? open : Vec{};
+            gradient[k] += open;
+            product[k] += open * centred;
         }
-        float m = mean[c] = total / count;
-        for (int n = 0; n < s.n; n++) {
-            const float* p = x + ((size_t)n * s.c + c) * s.plane;
-            squares += sum_of(s.plane, [&](size_t i) { return (p[i] - m) * (p[i] - m); });
-        }
-        variance[c] = squares / count;
-        float scale = weight[c] / std::sqrt(squares / count + eps), shift = bias[c];
-        for (int n = 0; n < s.n; n++) {
-            const float* p = x + ((size_t)n * s.c + c) * s.plane;
-            float* q = y + ((size_t)n * s.c + c) * s.plane;
-            if (!finite(variance[c])) std::fill_n(q, s.plane, variance[c]);
-            else
-                for (size_t i = 0; i < s.plane; i++)
-                    q[i] = std::max(0.f, (p[i] - m) * scale + shift);
-        }
+    for (int k = 0; k < G; k++) {
+        store(sums + c + k * L, gradient[k]);
+        store(sums + channels + c + k * L, product[k]);
     }
 }
 
 // The gradients of x, weight and bias (gx, gweight, gbias) of gy, the gradient of y.
-inline void backward(const Shape& s, float eps, const float* x, const float* gy,
-                     const float* weight, const float* bias, const float* mean,
-                     const float* variance, float* gx, float* gweight, float* gbias) {
-    #pragma omp parallel for schedule(dynamic)
+template <class T>
+inline void backward(const Shape& s, const Norm& norm, const T* x, const T* gy, T* gx,
+                     float* gweight, float* gbias) {
+    PerChannel mean(s.c), scale(s.c), shift(s.c), average(s.c), slope(s.c);
     for (int c = 0; c < s.c; c++) {
-        float m = mean[c], inverse = 1 / std::sqrt((double)variance[c] + eps),
-              scale = weight[c] * inverse, shift = bias[c];
-        double count = (double)s.n * s.plane, total = 0, product = 0;
-        for (int n = 0; n < s.n; n++) {
-            size_t at = ((size_t)n * s.c + c) * s.plane;
-            const float *p = x + at, *g = gy + at;
-            auto open = [&](size_t i) { return (p[i] - m) * scale + shift > 0 ? g[i] : 0.f; };
-            total += sum_of(s.plane, open);
-            product += sum_of(s.plane, [&](size_t i) { return open(i) * (p[i] - m); });
+        mean[c] = norm.mean[c];
+        scale[c] = norm.weight[c] * norm.inverse(c);
+        shift[c] = norm.bias[c];
+    }
+    int channels = padded(s.c), tasks = tasks_of(s), length = pixels_of(s);
+    static thread_local Buffer buffer;
+    float* sums = (float*)buffer.of((size_t)tasks * 2 * channels * sizeof(float));
+    each_task(s, [&](size_t first, int pixels) {
+        float* own = sums + first / length * 2 * channels;
+        const T *xs = x + first * channels, *gs = gy + first * channels;
+        int c = 0;
+        for (; c + 4 * L <= channels; c += 4 * L)
+            sum_up<4>(xs, gs, pixels, channels, c, mean, scale, shift, own);
+        for (; c < channels; c += L)
+            sum_up<1>(xs, gs, pixels, channels, c, mean, scale, shift, own);
+    });
+    for (int c = 0; c < s.c; c++) {
+        double total = 0, product = 0, inverse = norm.inverse(c);
+        for (int t = 0; t < tasks; t++) {
+            total += sums[(size_t)t * 2 * channels + c];
+            product += sums[(size_t)t * 2 * channels + channels + c];
         }
         gbias[c] = total;
         gweight[c] = product * inverse;
-        float average = total / count, slope = product / count * inverse * inverse;
-        for (int n = 0; n < s.n; n++) {
-            size_t at = ((size_t)n * s.c + c) * s.plane;
-            const float *p = x + at, *g = gy + at;
-            float* q = gx + at;
-            for (size_t i = 0; i < s.plane; i++) {
-                float centred = p[i] - m;
-                q[i] = scale * ((centred * scale + shift > 0 ? g[i] : 0.f)
-                                - average - centred * slope);
-            }
-        }
+        average[c] = total / s.pixels;
+        slope[c] = product / s.pixels * inverse * inverse;
     }
+    each_task(s, [&](size_t first, int pixels) {
+        size_t at = first * channels;
+        for (int i = 0; i < pixels; i++, at += channels)
+            for (int c = 0; c < channels; c += L) {
+                Vec centred = load(x + at + c) - mean.at(c), open = load(gy + at + c);
+                open = centred * scale.at(c) + shift.at(c) > 0 ? open : Vec{};
+                store(gx + at + c,
+                      scale.at(c) * (open - average.at(c) - centred * slope.at(c)));
+            }
+    });
 }
 
 }  // namespace batch_norm

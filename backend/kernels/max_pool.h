@@ -1,80 +1,84 @@
-// 2x2 max-pool of stride 2.
+// 2x2 max-pool of stride 2, of channels-last images.
 // With ceil_mode a window at the bottom or right edge has two pixels, or one, instead of four.
-#include <algorithm>
+#pragma once
+#include "channels_last.h"
 
 namespace max_pool {
 
+using namespace channels_last;
+
 struct Shape {
-    int planes;  // samples times channels
-    int h, w;    // rows and columns of x
-    int oh, ow;  // of y
+    int n, h, w;  // samples, and rows and columns of x
+    int oh, ow;   // of y
+    int channels; // numbers of a pixel, whole groups
 };
 
-inline void forward(const Shape& s, const float* x, float* y) {
-    #pragma omp parallel for
-    for (int p = 0; p < s.planes; p++)
-        for (int i = 0; i < s.oh; i++) {
-            const float* top = x + ((size_t)p * s.h + 2 * i) * s.w;
-            const float* bottom = 2 * i + 1 < s.h ? top + s.w : top;
-            float* row = y + ((size_t)p * s.oh + i) * s.ow;
-            int whole = std::min(s.ow, s.w / 2);
-            for (int j = 0; j < whole; j++)
-                row[j] = std::max(std::max(top[2 * j], top[2 * j + 1]),
-                                  std::max(bottom[2 * j], bottom[2 * j + 1]));
-            if (whole < s.ow) row[whole] = std::max(top[2 * whole], bottom[2 * whole]);
+// The four pixels of a window, as distances from its first.  Beyond an edge the same pixel stands
+// again, and `right` and `below` say whether there is another one.
+struct Window {
+    size_t first; bool right, below;
+    Window(const Shape& s, int image, int i, int j)
+        : first((((size_t)image * s.h + 2 * i) * s.w + 2 * j) * s.channels),
+          right(2 * j + 1 < s.w), below(2 * i + 1 < s.h) {}
+    size_t right_of(const Shape& s) const { return right ? s.channels : 0; }
+    size_t below_of(const Shape& s) const { return below ? (size_t)s.w * s.channels : 0; }
+};
+
+inline Vec larger(const Vec& a, const Vec& b) { return a > b ? a : b; }
+
+template <class T> inline void forward(const Shape& s, const T* x, T* y) {
+    #pragma omp parallel for schedule(dynamic)
+    for (int row = 0; row < s.n * s.oh; row++)
+        for (int j = 0; j < s.ow; j++) {
+            Window window(s, row / s.oh, row % s.oh, j);
+            const T *a = x + window.first, *b = a + window.right_of(s),
+                    *c = a + window.below_of(s), *d = c + window.right_of(s);
+            T* to = y + ((size_t)row * s.ow + j) * s.channels;
+            for (int k = 0; k < s.channels; k += L)
+                store(to + k, larger(larger(load(a + k), load(b + k)),
+                                     larger(load(c + k), load(d + k))));
         }
 }
 
-// The gradient of one row of windows.  It goes to the first of a window's largest pixels; the
-// window's other pixels get zero.
-// top, bottom: the two rows of x; best: the row of y; g: that of its gradient; up, down: the rows
-// of x's gradient, down nullptr where x ends.
-inline void backward_row(const float* top, const float* bottom, const float* best, const float* g,
-                         int count, float* up, float* down) {
-    using namespace vectors;
-    int j = 0;
-    for (; j + L <= count; j += L) {
-        Vec a = load(top + 2 * j), b = load(top + 2 * j + L), largest = load(best + j),
-            gradient = load(g + j), zero = {};
-        Mask first = even(a, b) == largest, second = (odd(a, b) == largest) & ~first;
-        store(up + 2 * j, front(first ? gradient : zero, second ? gradient : zero));
-        store(up + 2 * j + L, back(first ? gradient : zero, second ? gradient : zero));
-        if (!down) continue;
-        Mask above = first | second,
-             third = (even(load(bottom + 2 * j), load(bottom + 2 * j + L)) == largest) & ~above;
-        Mask fourth = ~(above | third);
-        store(down + 2 * j, front(third ? gradient : zero, fourth ? gradient : zero));
-        store(down + 2 * j + L, back(third ? gradient : zero, fourth ? gradient : zero));
-    }
-    for (; j < count; j++) {
-        bool first = top[2 * j] == best[j], second = !first && top[2 * j + 1] == best[j];
-        bool third = !first && !second && bottom[2 * j] == best[j];
-        up[2 * j] = first ? g[j] : 0.f;
-        up[2 * j + 1] = second ? g[j] : 0.f;
-        if (!down) continue;
-        down[2 * j] = third ? g[j] : 0.f;
-        down[2 * j + 1] = !first && !second && !third ? g[j] : 0.f;
-    }
+// Where no window is: the gradient is that of the other uses of x alone.
+template <class T> inline void copy(const T* other, T* gx, size_t from, int count) {
+    for (int k = 0; k < count; k += L) store(gx + from + k, other ? load(other + from + k) : Vec{});
 }
 
-// gx, the gradient of x, of gy, the gradient of y.
-inline void backward(const Shape& s, const float* x, const float* y, const float* gy, float* gx) {
-    #pragma omp parallel for
-    for (int p = 0; p < s.planes; p++) {
-        for (int i = 0; i < s.oh; i++) {
-            size_t at = ((size_t)p * s.h + 2 * i) * s.w, out = ((size_t)p * s.oh + i) * s.ow;
-            bool two = 2 * i + 1 < s.h;
-            const float *top = x + at, *best = y + out, *g = gy + out;
-            float *up = gx + at, *down = two ? up + s.w : nullptr;
-            int whole = s.w / 2;
-            backward_row(top, two ? top + s.w : top, best, g, whole, up, down);
-            if (s.w % 2) {  // the last column has a window of its own, or is in none
-                bool window = whole < s.ow, first = window && top[s.w - 1] == best[whole];
-                up[s.w - 1] = first ? g[whole] : 0.f;
-                if (two) down[s.w - 1] = window && !first ? g[whole] : 0.f;
+// gx, the gradient of x, of gy, the gradient of y.  It goes to the first of a window's largest
+// pixels.  other: a gradient of x that is added, or nullptr.
+template <class T>
+inline void backward(const Shape& s, const T* x, const T* gy, const T* other, T* gx) {
+    #pragma omp parallel for schedule(dynamic)
+    for (int row = 0; row < s.n * s.oh; row++) {
+        int image = row / s.oh, i = row % s.oh;
+        for (int j = 0; j < s.ow; j++) {
+            Window window(s, image, i, j);
+            size_t at[4] = {window.first, window.first + window.right_of(s),
+                            window.first + window.below_of(s),
+                            window.first + window.below_of(s) + window.right_of(s)};
+            bool there[4] = {true, window.right, window.below, window.right && window.below};
+            const T* g = gy + ((size_t)row * s.ow + j) * s.channels;
+            for (int k = 0; k < s.channels; k += L) {
+                Vec v[4], left = load(g + k);
+                for (int p = 0; p < 4; p++) v[p] = load(x + at[p] + k);
+                Vec best = larger(larger(v[0], v[1]), larger(v[2], v[3]));
+                for (int p = 0; p < 4; p++) {
+                    if (!there[p]) continue;
+                    Mask chosen = v[p] == best;
+                    Vec own = chosen ? left : Vec{};
+                    left = chosen ? Vec{} : left;
+                    if (other) own += load(other + at[p] + k);
+                    store(gx + at[p] + k, own);
+                }
             }
         }
-        if (2 * s.oh < s.h) std::fill_n(gx + ((size_t)p * s.h + s.h - 1) * s.w, s.w, 0.f);
+        size_t line = (size_t)s.w * s.channels, top = ((size_t)image * s.h + 2 * i) * line;
+        if (2 * s.ow < s.w)  // the last column is in no window
+            for (int r = 0; r < 2; r++)
+                if (2 * i + r < s.h)
+                    copy(other, gx, top + (r + 1) * line - s.channels, s.channels);
+        if (i == s.oh - 1 && 2 * s.oh < s.h) copy(other, gx, top + 2 * line, (int)line);
     }
 }
 

@@ -1,6 +1,5 @@
 // Vectors of L floats, the machine's widest, in GCC's own notation.
 // In memory a number may also be a Bf16: the upper half of a float's bits.
-// Also: how to part and join numbers that alternate between two vectors.
 #pragma once
 #include <cstring>
 #ifdef __AVX512F__
@@ -16,14 +15,6 @@ constexpr int L = 8;
 #endif
 typedef float Vec __attribute__((vector_size(L * sizeof(float)), may_alias));
 typedef int Mask __attribute__((vector_size(L * sizeof(int))));
-#ifdef __AVX512F__
-const Mask EVEN = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
-const Mask FRONT = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
-#else
-const Mask EVEN = {0, 2, 4, 6, 8, 10, 12, 14};
-const Mask FRONT = {0, 8, 1, 9, 2, 10, 3, 11};
-#endif
-
 struct Bf16 { unsigned short bits; } __attribute__((may_alias));
 typedef unsigned short Halves __attribute__((vector_size(L * sizeof(Bf16))));
 
@@ -65,13 +56,6 @@ inline void finish_stream() { _mm_sfence(); }
 inline void stream(float* p, const Vec& v) { store(p, v); }
 inline void finish_stream() {}
 #endif
-
-// a and b are 2 L numbers in a row: those at even places, those at odd places.
-inline Vec even(const Vec& a, const Vec& b) { return __builtin_shuffle(a, b, EVEN); }
-inline Vec odd(const Vec& a, const Vec& b) { return __builtin_shuffle(a, b, EVEN + 1); }
-// The 2 L numbers a[0], b[0], a[1], b[1], ...: their first half, their second half.
-inline Vec front(const Vec& a, const Vec& b) { return __builtin_shuffle(a, b, FRONT); }
-inline Vec back(const Vec& a, const Vec& b) { return __builtin_shuffle(a, b, FRONT + L / 2); }
 
 // ReLU that keeps NaN, by the numbers' bits, read as integers.
 // Negative floats are the integers up to -2^23, the bits of minus infinity.  NaNs come after that.
