@@ -456,3 +456,25 @@ def test_a_net_without_kernels_is_the_same(jt, kernels, build, mode, options, si
         results.append([y.numpy(), jt.grad(y.sqr().mean(), last.weight).numpy()])
     for found, expected in zip(*results):
         close(found, expected, 1e-3)
+
+
+@pytest.mark.skipif(not has_bf16(), reason="this processor does not multiply bf16 numbers")
+@pytest.mark.parametrize("mode, options, side", [
+    ("U2netS", {}, 160), ("Unet", {"base_channels": 8}, 252)])
+def test_a_net_in_bfloat16_learns_too(jt, kernels, build, mode, options, side):
+    """It begins as the same net in float32 does, and its loss falls as well."""
+    from backend.optimizers import build_optimizer
+    x, losses = jt.array(random(1, 1, side, side)), {}
+    for element in LIMITS:
+        jt.set_global_seed(1)
+        model = build(mode, 1, 2, **options)
+        model.element_type = element
+        model.train()
+        optimizer, losses[element] = build_optimizer("adam", model, 1e-3), []
+        for _ in range(12):
+            y = model(x)
+            loss = (y - 1).sqr().mean()
+            optimizer.step(loss)
+            losses[element].append(loss.item())
+        assert y.dtype == "float32" and losses[element][-1] < 0.8 * losses[element][0]
+    assert losses["bfloat16"][0] == pytest.approx(losses["float32"][0], rel=0.1)
