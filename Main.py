@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from backend import ranks, start
 from backend.machine import count_cores, free_memory, gpu_memory, is_out_of_memory
-from backend.precision import has_tf32
+from backend.precision import element_type, find_precisions
 from command.errors import DataError
 from command.files import lock_folder, make_folder
 from command.last_words import last_words
@@ -105,7 +105,7 @@ def prepare(request, is_gpu):
     judgement = judge_labels(splits, data.n_classes, kind.kind)
     if judgement.refusal:
         raise DataError(judgement.refusal)
-    device = Device(is_gpu, gpu_memory() if is_gpu else free_memory(), is_gpu and has_tf32(),
+    device = Device(is_gpu, gpu_memory() if is_gpu else free_memory(), find_precisions(is_gpu),
                     count_cores())
     choice = complete(settings, facts, device, CROP)
     digest = digest_of_set(survey, [*split.train, *split.held, *pairs.test])
@@ -179,6 +179,7 @@ def build_trainer(request, prepared, make_recorder):
     start.seed_everything(settings.training.seed)
     model = build_model(settings.net.mode, settings.data.n_channels, settings.data.n_classes,
                         **settings.net.options)
+    model.element_type = element_type(settings.training.precision)
     recorder = make_recorder(settings, data, model, request.stored,
                              LOSSES[settings.training.loss].title)
     optimizer = build_optimizer(settings.training.optimizer, model,

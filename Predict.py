@@ -17,7 +17,8 @@ import numpy as np
 
 from backend import start
 from backend.machine import is_out_of_memory
-from backend.precision import NO_TF32, add_precision_flag, has_tf32, refuse_tf32_on_cpu
+from backend.precision import (NEEDS, add_precision_flag, element_type, find_precisions,
+                               refuse_on_device)
 from command.bars import progress_bar, say_beside_bars
 from command.errors import DataError, describe_failure, run, say_once
 from command.files import make_folder
@@ -100,7 +101,7 @@ def add_others_flags(add):
 
 def refuse_contradictions(args, parser):
     """End with exit code 2 for flags that do not go together."""
-    refuse_tf32_on_cpu(args.precision, args.device, parser)
+    refuse_on_device(args.precision, args.device, parser)
     given = [name for name in UNSEEN if getattr(args, name) is not None]
     if args.preset and given:
         parser.error(f"--{given[0]}: --preset {args.preset} says it already")
@@ -231,8 +232,10 @@ def predict_all(jobs, net, weights, args):
     model = build_model(net.mode, net.n_channels, net.n_classes, **net.options)
     assign_weights(model, weights, args.Checkpoint)
     weights.clear()
+    model.element_type = element_type(args.precision)
     model.eval()
-    print(f"{args.Checkpoint}: {net}; {start.device_name()}")
+    rounded = f", {args.precision}" if args.precision in NEEDS else ""
+    print(f"{args.Checkpoint}: {net}; {start.device_name()}{rounded}")
     predictor, errors = Predictor(net, forward_function(model), args), []
     for job in progress_bar(jobs, "predicting", unit="image"):
         path = job.file.path
@@ -250,8 +253,9 @@ def main():
     args = parser.parse_args()
     refuse_contradictions(args, parser)
     nvcc, _ = start.check_machine(args.device)
-    if args.precision == "tf32" and not (nvcc and has_tf32()):
-        raise DataError(f"--precision tf32: {NO_TF32}; leave it out")
+    if args.precision not in ("auto", *find_precisions(bool(nvcc))):
+        raise DataError(f"--precision {args.precision}: {NEEDS[args.precision].missing}; leave it "
+                        "out")
     net, weights = read_net(args, parser)
     extras = [name for name in EXTRAS if getattr(args, name)]
     plan = plan_outputs(args.Input, args.Result_directory, extras, args.overwrite, net)

@@ -21,7 +21,7 @@ from ShortTraining import best_record, compare_training, train_all_shortly
 from Sides import Sides
 
 from backend import start
-from backend.precision import PRECISIONS, refuse_tf32_on_cpu
+from backend.precision import ON_GPU, refuse_on_device
 from command.errors import run
 from command.files import atomic_write, make_folder
 from command.flags import Parser, boolean, number
@@ -55,7 +55,7 @@ def build_parser():
         help="side of the training crops, in pixels (default: whole images)")
     add("--n_channels", type=int, choices=(1, 3), default=1, help="channels of the images")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where ours runs")
-    add("--precision", choices=PRECISIONS, default=PRECISIONS[0],
+    add("--precision", choices=ON_GPU, default=ON_GPU[0],
         help="of the convolutions; tf32: on a GPU, with factors rounded to 11 bits")
     add("--Data_directory", type=Path, default=Path("./data/sample"),
         help="folder of the data set, with {train,test}/{imgs,labels}")
@@ -110,7 +110,7 @@ def draw_alignment(path, what, comparison, baseline):
 def main():
     parser = build_parser()
     args = parser.parse_args()
-    refuse_tf32_on_cpu(args.precision, args.device, parser)
+    refuse_on_device(args.precision, args.device, parser)
     start.check_machine(args.device)
     make_folder(args.Result_directory)
     with tempfile.TemporaryDirectory() as scratch:

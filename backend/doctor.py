@@ -17,7 +17,7 @@ from backend.doctor_step import (BATCH_SHAPE, NET, STEP_WAYS, Distance, Taken, l
 from backend.inventory import list_installed
 from backend.kernel_choice import CUDA_KERNEL_NAMES
 from backend.machine import ask_driver
-from backend.precision import has_tf32
+from backend.precision import has_bf16, has_tf32
 
 LONGEST_STEP = 1800  # seconds for a step; Jittor compiles itself in a third of that on 2 cores
 
@@ -45,7 +45,7 @@ def examine():
     for part in list_installed():
         say(part.name, part)
     nvcc, reason = start.check_machine("auto")
-    words = ["cpu", "jittor"]
+    words = ["cpu", "jittor", *(["bf16"] if has_bf16() else [])]
     if nvcc:
         words += ["float32", "tf32"] if has_tf32() else ["float32"]
     is_idle = not nvcc and ask_driver().driver and os.environ.get("nvcc_path") != ""

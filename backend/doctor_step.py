@@ -28,7 +28,7 @@ class Way(NamedTuple):
 
     Rounding alone was measured on a CPU.  By Jittor's operators: no difference of the loss, 4e-5 of
     a gradient, 2e-6 of the loss after the updates.  With all factors of convolutions rounded to
-    TF32: 2e-6, 1.3e-2, 6e-5.
+    TF32: 2e-6, 1.3e-2, 6e-5.  With activations in bf16: 5e-4, 5.3e-2, 5e-4.
     """
     title: str
     device: str            # of start.import_jittor
@@ -37,10 +37,12 @@ class Way(NamedTuple):
     loss_limit: float      # of the loss before the updates
     gradient_limit: float  # of each parameter's gradient
     updated_limit: float   # of the loss after the updates
+    element_type: str = "float32"  # of the net's activations
 
 
 STEP_WAYS = {"cpu": Way("CPU", "cpu", True, True, 0.0, 0.0, 0.0),
              "jittor": Way("CPU, Jittor's operators alone", "cpu", True, False, 1e-5, 1e-3, 1e-3),
+             "bf16": Way("CPU, bf16", "cpu", True, True, 5e-3, 0.3, 0.02, "bfloat16"),
              "float32": Way("GPU, float32", "cuda", True, True, 1e-5, 1e-3, 1e-3),
              "tf32": Way("GPU, TF32", "cuda", False, True, 1e-4, 1e-1, 1e-2)}
 
@@ -91,15 +93,16 @@ def take_step(way, build_model):
     """
     from backend.operators import without_kernels
     if way.with_kernels:
-        return _take_step(build_model)
+        return _take_step(build_model, way.element_type)
     with without_kernels():
-        return _take_step(build_model)
+        return _take_step(build_model, way.element_type)
 
 
-def _take_step(build_model):
+def _take_step(build_model, element_type):
     from backend.optimizers import build_optimizer
     jt, rng = start.jt, np.random.default_rng(0)
     model = build_model("Unet", 1, 2, **NET)
+    model.element_type = element_type
     _set_weights(model.state_dict(), rng)
     model.train()
     pixels = rng.normal(size=BATCH_SHAPE).astype(np.float32)

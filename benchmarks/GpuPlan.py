@@ -7,7 +7,7 @@ from pathlib import Path
 
 from GpuSteps import CUT_OFF, REPOSITORY, DeviceStep, json_line, last_line
 
-from backend.precision import PRECISIONS
+from backend.precision import ON_GPU
 from runs.resume import LAST
 
 START = "start"              # the name of the step that is always made
@@ -37,7 +37,7 @@ def check_steps(folder):
         yield DeviceStep(path.stem, f"tests on a GPU, {path.stem}",
                          python("-m", "pytest", "-q", path.relative_to(REPOSITORY)), 400,
                          tests_line)
-    for precision in PRECISIONS:
+    for precision in ON_GPU:
         for mode, side in CROPS_TO_ALIGN.items():
             command = python("alignment/Compare.py", "--mode", mode, "--device", "cuda",
                              "--precision", precision, "--tile", side, "--epochs", 0,

@@ -5,7 +5,7 @@ from GpuProbe import STAND_IN
 from GpuRace import STEPS
 from GpuSteps import PASSED
 
-from backend.precision import PRECISIONS
+from backend.precision import ON_GPU
 from command.files import atomic_write
 
 RIVALS = [name for name in GPU_CONTENDERS if name != "ours"]
@@ -67,7 +67,7 @@ def as_cell(text):
 
 def printed_lines(rows):
     """What the doctor printed, and the comparisons with PyTorch on the CPU."""
-    names = ["doctor", *(name for precision in PRECISIONS for name in rows
+    names = ["doctor", *(name for precision in ON_GPU for name in rows
                          if name.startswith("align_") and name.endswith(precision))]
     lines = []
     for name in names:

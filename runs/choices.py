@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from backend import ranks
-from backend.precision import NO_TF32
+from backend.precision import NEEDS
 from backend.start import CUDNN_WORKSPACE
 from command.errors import DataError
 from datasets.label_values import MOST_USUAL, NUMBERED
@@ -40,7 +40,7 @@ class Device(NamedTuple):
     """Where a run will train."""
     is_gpu: bool
     memory: int  # bytes: the GPU's, or those that are free
-    has_tf32: bool = False
+    precisions: tuple = ("float32",)  # that it has, of precision.PRECISIONS
     cores: int = 1  # of the processor
 
     @property
@@ -68,10 +68,10 @@ def complete(settings, facts, device, crop):
             values[name] = value
             if why:
                 reasons[name] = why
-    if settings.training.precision == "tf32" and not device.has_tf32:
-        refuse_missing_tf32(settings.run)
+    if settings.training.precision not in (None, *device.precisions):
+        refuse_missing(settings.training.precision, settings.run)
         values["precision"] = None
-    if device.has_tf32:
+    if "tf32" in device.precisions:
         settle("precision", "tf32", "a GPU")
     else:
         settle("precision", "float32", "a GPU without TF32" if device.is_gpu else "")
@@ -110,16 +110,17 @@ def complete(settings, facts, device, crop):
     return Choice(settings.replace(**values), reasons)
 
 
-def refuse_missing_tf32(run):
-    """Raise DataError where a run with TF32 is on a device without it, unless --force resumes it.
+def refuse_missing(precision, run):
+    """Raise DataError for a precision that the device has not, unless --force resumes the run.
 
     run: RunSettings.
     """
+    missing = NEEDS[precision].missing
     if not run.resume:
-        raise DataError(f"--precision tf32: {NO_TF32}; leave it out")
+        raise DataError(f"--precision {precision}: {missing}; leave it out")
     if not run.force:
-        raise DataError(f"--resume: the run has --precision tf32, but {NO_TF32}; go on where it "
-                        "began, or add --force, which goes on with float32")
+        raise DataError(f"--resume: the run has --precision {precision}, but {missing}; go on "
+                        "where it began, or add --force, which goes on without it")
 
 
 def crops_of(tile, wanted, height, width):

@@ -2,7 +2,7 @@
 from typing import NamedTuple, Optional
 
 from backend import ranks
-from backend.precision import refuse_tf32_on_cpu
+from backend.precision import refuse_on_device
 from command.errors import DataError
 from datasets.label_values import refuse_label_kind
 from nets.catalogue import CATALOGUE
@@ -105,7 +105,7 @@ def check_flags(settings, parser, crop):
     if training.crops_per_image not in ("auto", 1) and not in_crops:
         parser.error(f"--crops_per_image {training.crops_per_image}: only with --tile N")
     if not settings.run.resume:
-        refuse_tf32_on_cpu(training.precision, settings.run.device, parser)
+        refuse_on_device(training.precision, settings.run.device, parser)
     refuse_label_kind(settings.data.label_kind, settings.data.n_classes, parser)
     mistake = find_wrong_chooser(training.best_by, settings.data.label_kind,
                                  settings.data.n_classes)

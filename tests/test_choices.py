@@ -20,7 +20,7 @@ COLOUR = np.dstack([np.full((4, 5), value, np.uint8) for value in (70, 70, 71)])
 SIZE = 300, 200
 FACTS = SetFacts(training_sizes=(SIZE,) * 3, tested_sizes=(SIZE,) * 3, height=300, width=200,
                  n_channels=1, n_classes=2)
-CPU, GPU = Device(False, 10 ** 12), Device(True, 8 * 10 ** 9, has_tf32=True)
+CPU, GPU = Device(False, 10 ** 12), Device(True, 8 * 10 ** 9, precisions=("float32", "tf32"))
 OLD_GPU = Device(True, 8 * 10 ** 9)
 
 

@@ -15,6 +15,7 @@ from backend import doctor, doctor_step, inventory
 from backend.doctor import Finding, conclude, describe_finding, describe_use
 from backend.doctor_step import STEP_WAYS, Taken, load_taken, measure_distance, save_taken
 from backend.libraries import cudnn_version, loaded_libraries
+from backend.precision import has_bf16
 
 TAKEN = Taken(loss=0.5, updated_loss=0.25, milliseconds=3.0, libraries={"oneDNN": "2.2.0, /lib"},
               kernels={}, device="a CPU",
@@ -203,7 +204,8 @@ def test_a_jittor_that_does_not_start(machine, tmp_path, body, why):
                    HOME=str(tmp_path / "home"))
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert lines_of(done)["CPU"].startswith(f"no step: {why}")
-    assert done.stdout.splitlines()[-1] == "Not sound: CPU; CPU, Jittor's operators alone"
+    expected = "Not sound: CPU; CPU, Jittor's operators alone"
+    assert done.stdout.splitlines()[-1] == expected + ("; CPU, bf16" if has_bf16() else "")
 
 
 def test_a_step_that_hangs(monkeypatch, tmp_path):
