@@ -31,12 +31,12 @@ from command.flags import Parser, number
 RACE_MODES = ("Unet", "U2netS", "U2net")
 # a third net would take --quick beyond 5 minutes, and so would more contenders
 QUICK_MODES = ("Unet", "U2netS")
-QUICK_CONTENDERS = ("ours", "reference", "channels_last", "autocast", "openvino")
+QUICK_CONTENDERS = ("ours", "ours_bf16", "reference", "channels_last", "autocast", "openvino")
 RACE_CHANNELS = 64  # of the U-Net's first level
 COMPILE_S = 60      # for the first step of a compiled net; U-2-Net takes minutes
 STARTS = 3          # processes for each contender and net, for the time to the first step
 CROWD_MODES, CROWD_CHANNELS, CROWD_REPEATS = ("Unet", "U2netS"), 16, 3
-CROWD = ("ours", "channels_last", "autocast")  # the contenders beside busy processes
+CROWD = ("ours", "ours_bf16", "channels_last", "autocast")  # the contenders beside busy processes
 NEIGHBOURS = (0, 2)                            # numbers of these
 
 

@@ -17,6 +17,7 @@ class Racer(NamedTuple):
 EXPORTED = ("predict",)  # what an exported net can do
 CONTENDERS = {
     "ours": Racer("ours, float32", is_ours=True),
+    "ours_bf16": Racer("ours, bf16", is_bf16=True, is_ours=True),
     "reference": Racer("PyTorch, reference protocol"),
     "full": Racer("PyTorch, eager"),
     "channels_last": Racer("PyTorch, channels_last"),

@@ -112,6 +112,8 @@ class JittorContender:
         self.batch, self.tile = make_batch(task), contender_tile(task["contender"])
         options = contender_options(task["mode"], task["base_channels"], task["padding"])
         self.model = build_model(task["mode"], 1, 2, **options)
+        if task["contender"] == "ours_bf16":
+            self.model.element_type = "bfloat16"
         optimizer = build_optimizer("adam", self.model, RACE_RATE)
         self.trainer = Trainer(self.model, optimizer, OneBatch(self.batch, self.tile),
                                test_set=None, settings=race_settings(self.tile), recorder=None)
