@@ -14,7 +14,6 @@ FIRST_WITH_TF32 = 80  # compute capability 8.0
 PRECISIONS = ("float32", "tf32", "bf16")
 ON_GPU = ("float32", "tf32")
 PROCESSORS = Path("/proc/cpuinfo")
-ELEMENT_TYPES = {"bf16": "bfloat16"}  # of a net's activations; else float32
 
 
 class Need(NamedTuple):
@@ -67,4 +66,4 @@ def has_bf16():
 
 def element_type(precision):
     """What a net keeps its activations in: the value of its attribute of this name."""
-    return ELEMENT_TYPES.get(precision, "float32")
+    return "bfloat16" if precision == "bf16" else "float32"
