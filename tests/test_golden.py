@@ -14,12 +14,14 @@ from Golden import (
 )
 
 pytestmark = pytest.mark.jittor
-# Where rounding switches a ReLU or a pool, single gradients change by some thousandths.
-WANTED = {"activation": 1e-4, "gradient": 4e-3, "loss": 1e-5, "steps": 1e-3, "statistic": 1e-3,
+WANTED = {"activation": 1e-4, "gradient": 1e-3, "loss": 1e-5, "steps": 1e-3, "statistic": 1e-3,
           "logits": 1e-3}
 # Times PyTorch's own distance, single from double precision: what rounding makes of unstable
 # numbers.
 OWN_ERROR = 30
+# Times the wanted distance: of one gradient of a net, next to which rounding switched a ReLU or a
+# pool.
+SWITCHED = 4
 
 
 def scale(kind, expected):
@@ -42,6 +44,7 @@ def test_the_numbers_are_pytorchs(name):
     assert {*found, *(f"error of {key}" for key in found)} == golden.keys()
     largest = max(np.abs(array[1:]).max() for key, array in golden.items()
                   if key.startswith("gradient"))
+    switched = []
     for key, array in found.items():
         kind = key.split()[0]
         allowed = max(WANTED[kind] * scale(kind, golden[key]),
@@ -49,4 +52,9 @@ def test_the_numbers_are_pytorchs(name):
         if kind == "gradient":
             # Biases before a BatchNorm have gradient 0 by mathematics: what is left is rounding.
             allowed = max(allowed, 1e-5 * largest)
-        assert np.abs(array - golden[key]).max() <= allowed, key
+        distance = np.abs(array - golden[key]).max()
+        if kind == "gradient" and allowed < distance <= SWITCHED * allowed:
+            switched.append(key)
+        else:
+            assert distance <= allowed, key
+    assert len(switched) <= 1, switched
