@@ -25,8 +25,8 @@ from nets.catalogue import CATALOGUE
 
 HEAVY = 0.01  # of the time of all loops
 CORES = (2, 8, 16, 32)
-SIDES = {"Unet": 700, "U2netS": 512, "U2net": 512}  # px of the input: 512 px of the output
-SOURCE = Path(__file__).with_name("loops.cpp")
+INPUT_SIDES = {"Unet": 700, "U2netS": 512, "U2net": 512}  # px of the input: 512 px of the output
+OBSERVER = Path(__file__).with_name("loops.cpp")
 
 
 class Loop(NamedTuple):
@@ -45,14 +45,14 @@ def build_parser():
     return parser
 
 
-def take_steps(mode, notes):
+def step_observed(mode, notes):
     """Two training steps; the notes of the last one alone stay."""
     jt = start.import_jittor("cpu")
     from Model import build_model
     model = build_model(mode, 1, 2)
     model.train()
     weights = [var for var in model.parameters() if not var.is_stop_grad()]
-    side = SIDES[mode]
+    side = INPUT_SIDES[mode]
     image = jt.array(np.random.default_rng(0).normal(size=(1, 1, side, side)).astype(np.float32))
     for _ in range(2):
         if notes.exists():
@@ -65,7 +65,7 @@ def observed_loops(mode):
     """The Loops of a training step, taken in a process of its own."""
     with tempfile.TemporaryDirectory() as scratch:
         library, notes = Path(scratch, "loops.so"), Path(scratch, "notes")
-        subprocess.run(["g++", "-O1", "-shared", "-fPIC", "-o", library, SOURCE, "-ldl"],
+        subprocess.run(["g++", "-O1", "-shared", "-fPIC", "-o", library, OBSERVER, "-ldl"],
                        check=True)
         done = subprocess.run(
             [sys.executable, __file__, "--mode", mode, "--take_step"],
@@ -90,7 +90,7 @@ def imbalance(loops, cores):
 def main():
     args = build_parser().parse_args()
     if args.take_step:
-        take_steps(args.mode, Path(os.environ["LOOPS"]))
+        step_observed(args.mode, Path(os.environ["LOOPS"]))
         return 0
     loops = observed_loops(args.mode)
     total = sum(loop.seconds for loop in loops)

@@ -19,9 +19,8 @@ FLAGS_PAGE = ROOT / "docs" / "flags.md"
 DOCUMENTED = ("Main.py", "Predict.py", "Metrics.py", "MakeData.py", "MakeTxt.py", "Report.py",
               "DataAugmentation.py", "Transforms.py", "MirrorPadding.py", "Loss.py", "Model.py",
               "alignment/Compare.py", "alignment/ToPytorch.py",
-              "benchmarks/Bench.py", "benchmarks/LargeImages.py", "benchmarks/Agreement.py",
-              "benchmarks/Ablation.py",
-              "benchmarks/Gpu.py")
+              "benchmarks/Bench.py", "benchmarks/LargeImages.py", "benchmarks/Loops.py",
+              "benchmarks/Agreement.py", "benchmarks/Ablation.py", "benchmarks/Gpu.py")
 PARSED_BY = {"Model.py": "backend.model_command"}  # Model.py itself imports Jittor
 BY_MACHINE = {  # defaults that depend on the machine, in words
     ("DataAugmentation.py", "--workers"): "4, or the number of cores where that is less",
