@@ -103,21 +103,22 @@ class Pointwise(jt.Function):
     def execute(self, channels, weight, bias, *xs):
         self.saved = channels, weight, bias, xs
         n, kind = len(xs), str(xs[0].dtype)
-        y, = run_kernel("pointwise", self.source(channels, n) + f"""
+        y, = run_kernel("pointwise", self.source(n) + f"""
             static thread_local pointwise::Buffer buffer;
             void* u = buffer.of(pointwise::packed_size<T>(channels, {n}, k));
             pointwise::pack_filters<T>(in{n}_p, k, total, channels, {n}, u);
             pointwise::convolve(pixels, xs, channels, {n}, u, k,
                                 data["bias"] ? in{n + 1}_p : nullptr, (T*)out0_p);""",
             [([*xs[0].shape[:3], padded(weight.shape[0])], kind)],
-            [*xs, weight, weight if bias is None else bias], kind, bias=bias is not None)
+            [*xs, weight, weight if bias is None else bias], kind, bias=bias is not None,
+            **self.data(channels))
         return y
 
     def grad(self, gradient):
         channels, weight, bias, xs = self.saved
         n, kind = len(xs), str(xs[0].dtype)
         results = ", ".join(f"(T*)out{k + 2}_p" for k in range(n))
-        of_weight, of_bias, *of_xs = run_kernel("pointwise", self.source(channels, n) + f"""
+        of_weight, of_bias, *of_xs = run_kernel("pointwise", self.source(n) + f"""
             static thread_local pointwise::Buffer buffer;
             const T* gy = (T*)in{n + 1}_p;
             T* results[] = {{{results}}};
@@ -128,14 +129,21 @@ class Pointwise(jt.Function):
                 pointwise::filter_gradient(pixels, xs[p], channels[p], first, total, gy, k, out0_p,
                                            p == 0 ? out1_p : nullptr);
             }}""", [(weight.shape, "float32"), (weight.shape[:1], "float32"),
-                    *((x.shape, kind) for x in xs)], [*xs, weight, gradient], kind)
+                    *((x.shape, kind) for x in xs)], [*xs, weight, gradient], kind,
+            **self.data(channels))
         return None, of_weight, None if bias is None else of_bias, *of_xs
 
     @staticmethod
-    def source(channels, n):
-        """C++ that defines what both directions need."""
+    def data(channels):
+        """The numbers for the C++ that `source` begins.  In its text each would compile anew."""
+        return {f"c{k}": count for k, count in enumerate(channels)}
+
+    @staticmethod
+    def source(n):
+        """C++ that defines what both directions need, of n parts."""
         return f"""
-            const int channels[] = {{{", ".join(map(str, channels))}}}, total = {sum(channels)};
+            const int channels[] = {{{", ".join(f'(int)data["c{k}"]' for k in range(n))}}};
+            const int total = in{n}_shape1;
             const T* xs[] = {{{", ".join(f"(T*)in{k}_p" for k in range(n))}}};
             const int k = in{n}_shape0, pixels = in0_shape0 * in0_shape1 * in0_shape2;"""
 

@@ -25,17 +25,37 @@ extern "C" bool GOMP_loop_nonmonotonic_dynamic_start(long start, long end, long 
     return real(start, end, step, chunk, from, to);
 }
 
-extern "C" void GOMP_parallel(void (*work)(void*), void* data, unsigned threads, unsigned flags) {
-    static auto real = next<void (*)(void (*)(void*), void*, unsigned, unsigned)>("GOMP_parallel");
+// caller: the address to which the loop returns.
+static void note(double seconds, void* caller) {
     static FILE* notes = fopen(getenv("LOOPS"), "w");
-    typedef std::chrono::steady_clock Clock;
-    pieces = 0;
-    auto begin = Clock::now();
-    real(work, data, threads, flags);
-    double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
-    Dl_info caller = {};
-    dladdr(__builtin_return_address(0), &caller);
-    fprintf(notes, "%ld\t%.9f\t%s\n", (long)pieces, seconds,
-            caller.dli_sname ? caller.dli_sname : "");
+    Dl_info info = {};
+    dladdr(caller, &info);
+    fprintf(notes, "%ld\t%.9f\t%s\n", (long)pieces, seconds, info.dli_sname ? info.dli_sname : "");
     fflush(notes);
+}
+
+template <class F> static void observe(void* caller, F loop) {
+    typedef std::chrono::steady_clock Clock;
+    auto begin = Clock::now();
+    loop();
+    note(std::chrono::duration<double>(Clock::now() - begin).count(), caller);
+}
+
+typedef void Work(void*);
+
+extern "C" void GOMP_parallel(Work* work, void* data, unsigned threads, unsigned flags) {
+    static auto real = next<void (*)(Work*, void*, unsigned, unsigned)>("GOMP_parallel");
+    pieces = 0;
+    observe(__builtin_return_address(0), [&] { real(work, data, threads, flags); });
+}
+
+extern "C" void GOMP_parallel_loop_nonmonotonic_dynamic(Work* work, void* data, unsigned threads,
+                                                        long start, long end, long step, long chunk,
+                                                        unsigned flags) {
+    static auto real = next<void (*)(Work*, void*, unsigned, long, long, long, long, unsigned)>(
+        "GOMP_parallel_loop_nonmonotonic_dynamic");
+    pieces = (end - start) / step;
+    observe(__builtin_return_address(0), [&] {
+        real(work, data, threads, start, end, step, chunk, flags);
+    });
 }
