@@ -28,11 +28,6 @@ template <class T> inline size_t packed_size(int k, const int* channels, int par
     return positions * padded(k) * padded_channels(channels, parts) * size / sizeof(T);
 }
 
-// The same for any T.
-inline size_t packed_size(int k, const int* channels, int parts, int m = 2) {
-    return packed_size<Bf16>(k, channels, parts, m);
-}
-
 // Where the filters are: tap t of an output's filter for an input is number
 // output * per_output + input * per_input + t * step of w.
 // inputs: of each padded channel its input, -1 for none.
