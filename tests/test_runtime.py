@@ -21,8 +21,8 @@ from command.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
 NEEDS_JITTOR = {"Model", "Process", "runs.steps", *(f"backend.{name}" for name in (
-    "adam", "cuda_operators", "cuda_updates", "device_optimizer", "kernel_check", "operators",
-    "state", "updates"))}
+    "adam", "channels_last", "cpu_convolution", "cpu_operators", "cpu_planes", "cuda_operators",
+    "cuda_updates", "device_optimizer", "kernel_check", "operators", "state", "updates"))}
 WITHOUT_JITTOR = sorted({
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for room in (".", "command", "images", "datasets", "nets", "backend", "masks", "runs")
