@@ -3,7 +3,7 @@
 operators.py chooses where they run.  cpu_convolution.py has the 3x3 convolutions.  cpu_planes.py
 has what works on the last maps of a net.  The C++ is in kernels/.
 """
-from backend.channels_last import ChannelsLast, padded, parts_of, pass_on, passed_of, run_kernel
+from backend.channels_last import ChannelsLast, padded, pass_on, passed_of, run_kernel
 from backend.start import jt
 
 
@@ -98,63 +98,41 @@ def drop_numbers(x, share):
 
 # ------------------------------------------------------------------ 1x1 and transposed convolution
 class Pointwise(jt.Function):
-    """A 1x1 convolution.  weight: (K, C, 1, 1); bias: (K,) or None; xs: the parts of the input."""
+    """A 1x1 convolution.  weight: (K, C, 1, 1); bias: (K,) or None."""
+    NUMBERS = """
+        const int k = in1_shape0, channels = in1_shape1;
+        const int pixels = in0_shape0 * in0_shape1 * in0_shape2;
+        static thread_local pointwise::Buffer buffer;"""
 
-    def execute(self, channels, weight, bias, *xs):
-        self.saved = channels, weight, bias, xs
-        n, kind = len(xs), str(xs[0].dtype)
-        y, = run_kernel("pointwise", self.source(n) + f"""
-            static thread_local pointwise::Buffer buffer;
-            void* u = buffer.of(pointwise::packed_size<T>(channels, {n}, k));
-            pointwise::pack_filters<T>(in{n}_p, k, total, channels, {n}, u);
-            pointwise::convolve(pixels, xs, channels, {n}, u, k,
-                                data["bias"] ? in{n + 1}_p : nullptr, (T*)out0_p);""",
-            [([*xs[0].shape[:3], padded(weight.shape[0])], kind)],
-            [*xs, weight, weight if bias is None else bias], kind, bias=bias is not None,
-            **self.data(channels))
+    def execute(self, x, weight, bias):
+        self.saved, kind = (x, weight, bias), str(x.dtype)
+        y, = run_kernel("pointwise", self.NUMBERS + """
+            const T* parts[] = {(const T*)in0_p};
+            void* u = buffer.of(pointwise::packed_size<T>(&channels, 1, k));
+            pointwise::pack_filters<T>(in1_p, k, channels, &channels, 1, u);
+            pointwise::convolve(pixels, parts, &channels, 1, u, k, data["bias"] ? in2_p : nullptr,
+                                (T*)out0_p);""",
+            [([*x.shape[:3], padded(weight.shape[0])], kind)],
+            [x, weight, weight if bias is None else bias], kind, bias=bias is not None)
         return y
 
     def grad(self, gradient):
-        channels, weight, bias, xs = self.saved
-        n, kind = len(xs), str(xs[0].dtype)
-        results = ", ".join(f"(T*)out{k + 2}_p" for k in range(n))
-        of_weight, of_bias, *of_xs = run_kernel("pointwise", self.source(n) + f"""
-            static thread_local pointwise::Buffer buffer;
-            const T* gy = (T*)in{n + 1}_p;
-            T* results[] = {{{results}}};
-            for (int p = 0, first = 0; p < {n}; first += channels[p++]) {{
-                void* u = buffer.of(pointwise::packed_size<T>(&k, 1, channels[p]));
-                pointwise::pack_adjoint<T>(in{n}_p, k, total, first, channels[p], u);
-                pointwise::input_gradient(pixels, gy, k, u, channels[p], results[p]);
-                pointwise::filter_gradient(pixels, xs[p], channels[p], first, total, gy, k, out0_p,
-                                           p == 0 ? out1_p : nullptr);
-            }}""", [(weight.shape, "float32"), (weight.shape[:1], "float32"),
-                    *((x.shape, kind) for x in xs)], [*xs, weight, gradient], kind,
-            **self.data(channels))
-        return None, of_weight, None if bias is None else of_bias, *of_xs
-
-    @staticmethod
-    def data(channels):
-        """The numbers for the C++ that `source` begins.  In its text each would compile anew."""
-        return {f"c{k}": count for k, count in enumerate(channels)}
-
-    @staticmethod
-    def source(n):
-        """C++ that defines what both directions need, of n parts."""
-        return f"""
-            const int channels[] = {{{", ".join(f'(int)data["c{k}"]' for k in range(n))}}};
-            const int total = in{n}_shape1;
-            const T* xs[] = {{{", ".join(f"(T*)in{k}_p" for k in range(n))}}};
-            const int k = in{n}_shape0, pixels = in0_shape0 * in0_shape1 * in0_shape2;"""
+        (x, weight, bias), kind = self.saved, str(gradient.dtype)
+        of_x, of_weight, of_bias = run_kernel("pointwise", self.NUMBERS + """
+            const T* gy = (T*)in2_p;
+            void* u = buffer.of(pointwise::packed_size<T>(&k, 1, channels));
+            pointwise::pack_adjoint<T>(in1_p, k, channels, 0, channels, u);
+            pointwise::input_gradient(pixels, gy, k, u, channels, (T*)out0_p);
+            pointwise::filter_gradient(pixels, (const T*)in0_p, channels, 0, channels, gy, k,
+                                       out1_p, out2_p);
+            """, [(x.shape, kind), (weight.shape, "float32"), (weight.shape[:1], "float32")],
+            [x, weight, gradient], kind)
+        return of_x, of_weight, None if bias is None else of_bias
 
 
 def pointwise(conv, x):
-    """A `Conv` of 1x1 on a ChannelsLast or Joined, all of whose parts have the same size."""
-    joined = parts_of(x)
-    inputs = [part.x for part in joined.parts]
-    y = Pointwise.apply([one.channels for one in inputs], conv.weight, conv.bias,
-                        *(one.values for one in inputs))
-    return ChannelsLast(y, conv.out_channels)
+    """A `Conv` of 1x1 on a ChannelsLast."""
+    return ChannelsLast(Pointwise.apply(x.values, conv.weight, conv.bias), conv.out_channels)
 
 
 class Transposed(jt.Function):

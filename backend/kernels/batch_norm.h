@@ -31,6 +31,18 @@ public:
     Vec at(int channel) const { return load(numbers.data() + channel); }
 };
 
+// What ReLU cuts off at 0 is (x - mean) * scale + shift.
+struct Affine {
+    PerChannel mean, scale, shift;
+    Affine(int c, const Norm& norm) : mean(c), scale(c), shift(c) {
+        for (int i = 0; i < c; i++) {
+            mean[i] = norm.mean[i];
+            scale[i] = norm.weight[i] * norm.inverse(i);
+            shift[i] = norm.bias[i];
+        }
+    }
+};
+
 // Pixels of a task.  The shape alone decides, because each task has sums of its own.
 inline int pixels_of(const Shape& s) {
     return std::max(64, std::min(1024, 1 << 16 >> (31 - __builtin_clz(padded(s.c)))));
@@ -54,18 +66,14 @@ template <class F> inline void each_task(const Shape& s, F f) {
 // loss shows it.
 template <class T>
 inline void forward(const Shape& s, const Norm& norm, const T* x, const T* add, T* y) {
-    PerChannel mean(s.c), scale(s.c), shift(s.c);
-    for (int c = 0; c < s.c; c++) {
-        mean[c] = norm.mean[c];
-        scale[c] = norm.weight[c] * norm.inverse(c);
-        shift[c] = norm.bias[c];
-    }
+    const Affine affine(s.c, norm);
     int channels = padded(s.c);
     each_task(s, [&](size_t first, int pixels) {
         size_t at = first * channels;
         for (int i = 0; i < pixels; i++, at += channels)
             for (int c = 0; c < channels; c += L) {
-                Vec v = rectified((load(x + at + c) - mean.at(c)) * scale.at(c) + shift.at(c));
+                Vec centred = load(x + at + c) - affine.mean.at(c);
+                Vec v = rectified(centred * affine.scale.at(c) + affine.shift.at(c));
                 if (add) v += load(add + at + c);
                 store(y + at + c, v);
             }
@@ -75,11 +83,13 @@ inline void forward(const Shape& s, const Norm& norm, const T* x, const T* add, 
 // The sums of one task over its pixels, for G vectors of channels from c on: of gy where the ReLU
 // is open, and of gy times (x - mean) there.  They go to sums[c] and sums[channels + c].
 template <int G, class T>
-inline void sum_up(const T* x, const T* gy, int pixels, int channels, int c, const PerChannel& mean,
-                   const PerChannel& scale, const PerChannel& shift, float* sums) {
+inline void sum_up(const T* x, const T* gy, int pixels, int channels, int c, const Affine& affine,
+                   float* sums) {
     Vec m[G], a[G], b[G], gradient[G] = {}, product[G] = {};
     for (int k = 0; k < G; k++) {
-        m[k] = mean.at(c + k * L); a[k] = scale.at(c + k * L); b[k] = shift.at(c + k * L);
+        m[k] = affine.mean.at(c + k * L);
+        a[k] = affine.scale.at(c + k * L);
+        b[k] = affine.shift.at(c + k * L);
     }
     x += c, gy += c;
     for (int i = 0; i < pixels; i++, x += channels, gy += channels)
@@ -99,12 +109,8 @@ inline void sum_up(const T* x, const T* gy, int pixels, int channels, int c, con
 template <class T>
 inline void backward(const Shape& s, const Norm& norm, const T* x, const T* gy, T* gx,
                      float* gweight, float* gbias) {
-    PerChannel mean(s.c), scale(s.c), shift(s.c), average(s.c), slope(s.c);
-    for (int c = 0; c < s.c; c++) {
-        mean[c] = norm.mean[c];
-        scale[c] = norm.weight[c] * norm.inverse(c);
-        shift[c] = norm.bias[c];
-    }
+    const Affine affine(s.c, norm);
+    PerChannel average(s.c), slope(s.c);
     int channels = padded(s.c), tasks = tasks_of(s), length = pixels_of(s);
     static thread_local Buffer buffer;
     float* sums = (float*)buffer.of((size_t)tasks * 2 * channels * sizeof(float));
@@ -113,9 +119,9 @@ inline void backward(const Shape& s, const Norm& norm, const T* x, const T* gy, 
         const T *xs = x + first * channels, *gs = gy + first * channels;
         int c = 0;
         for (; c + 4 * L <= channels; c += 4 * L)
-            sum_up<4>(xs, gs, pixels, channels, c, mean, scale, shift, own);
+            sum_up<4>(xs, gs, pixels, channels, c, affine, own);
         for (; c < channels; c += L)
-            sum_up<1>(xs, gs, pixels, channels, c, mean, scale, shift, own);
+            sum_up<1>(xs, gs, pixels, channels, c, affine, own);
     });
     for (int c = 0; c < s.c; c++) {
         double total = 0, product = 0, inverse = norm.inverse(c);
@@ -132,10 +138,10 @@ inline void backward(const Shape& s, const Norm& norm, const T* x, const T* gy, 
         size_t at = first * channels;
         for (int i = 0; i < pixels; i++, at += channels)
             for (int c = 0; c < channels; c += L) {
-                Vec centred = load(x + at + c) - mean.at(c), open = load(gy + at + c);
-                open = centred * scale.at(c) + shift.at(c) > 0 ? open : Vec{};
-                store(gx + at + c,
-                      scale.at(c) * (open - average.at(c) - centred * slope.at(c)));
+                Vec centred = load(x + at + c) - affine.mean.at(c), open = load(gy + at + c);
+                Vec scale = affine.scale.at(c);
+                open = centred * scale + affine.shift.at(c) > 0 ? open : Vec{};
+                store(gx + at + c, scale * (open - average.at(c) - centred * slope.at(c)));
             }
     });
 }

@@ -273,11 +273,11 @@ inline void convolve_tiled(const Shape& s, const Part<T>* parts, int count, cons
 }
 
 // The side of the tiles that is fastest when the filters are packed for one call: 2 or 4.
-// 4 needs enough tiles to be worth the larger filters.  For Bf16 it means products of floats, which
-// take as long for few outputs, since fewer tiles are transformed.
+// For Bf16 4 means products of floats, which take as long for few outputs, since fewer tiles are
+// transformed.
 template <class T> inline int tile_side(const Shape& s) {
-    bool worth_it = s.tiles(4) >= 64 && 5 * s.tiles(4) < 2 * s.tiles(2);
-    return worth_it && (std::is_same<T, float>::value || s.k <= 2 * CHANNELS) ? 4 : 2;
+    bool pays = std::is_same<T, float>::value || s.k <= 2 * CHANNELS;
+    return pays && s.suits_large_tiles() ? 4 : 2;
 }
 
 // y = x * w + bias: x is `count` parts, w the filters that are packed as u, for tiles of side m,

@@ -149,11 +149,9 @@ inline void filter_gradient_tiled(const Shape& s, const Part<T>& part, int first
     if (gb) parts.add_bias(gb, s.k);
 }
 
-// The side of the tiles that is fastest: 2 or 4.  4 needs enough tiles to be worth its sums, and
-// few that stick out of the output.  Bf16 is too coarse for it.
+// The side of the tiles that is fastest: 2 or 4.  Bf16 is too coarse for 4.
 template <class T> inline int gradient_tile_side(const Shape& s) {
-    bool worth_it = s.tiles(4) >= 64 && 5 * s.tiles(4) < 2 * s.tiles(2);
-    return std::is_same<T, float>::value && worth_it ? 4 : 2;
+    return std::is_same<T, float>::value && s.suits_large_tiles() ? 4 : 2;
 }
 
 // The gradient of the filters that one part of the input meets.

@@ -38,6 +38,8 @@ struct Shape {
     int down(int m = 2) const { return begins(oh, m); }
     int across(int m = 2) const { return begins(ow, m); }
     int tiles(int m = 2) const { return n * down(m) * across(m); }
+    // Whether 4 x 4 px are worth their larger filters: enough tiles, and few beyond the output.
+    bool suits_large_tiles() const { return tiles(4) >= 64 && 5 * tiles(4) < 2 * tiles(2); }
 };
 
 // The tile whose first output pixel is (y, x) of an image.
