@@ -16,10 +16,11 @@ import sys
 from typing import NamedTuple
 
 from backend import ranks, start
-from backend.machine import count_cores, free_memory, gpu_memory, is_out_of_memory
+from backend.machine import free_memory, gpu_memory, is_out_of_memory
 from backend.precision import element_type, find_precisions
 from command.errors import DataError
 from command.files import lock_folder, make_folder
+from command.hardware import count_cores
 from command.last_words import last_words
 from DataLoader import Data, SegmentationSet, TrainingLoader
 from datasets.decoded import WORTH_KEEPING, DecodedFiles, decoding_tasks

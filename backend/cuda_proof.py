@@ -24,10 +24,10 @@ from typing import NamedTuple
 from backend.cuda_home import build_home
 from backend.cuda_program import compile_program
 from backend.cuda_toolkit import cuda_name, find_toolkits, this_machine
-from backend.machine import ask_driver
 from backend.raw_import import (CUDA_FILES, RERUN, counted_files, first_cause, is_compiled,
                                 jittor_cache)
 from command.files import atomic_write
+from command.hardware import ask_driver
 
 SILENCE = 900  # seconds in which a trial that lives writes a file: a compilation takes less
 ROOM = Path(__file__).parent

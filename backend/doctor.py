@@ -16,8 +16,8 @@ from backend.doctor_step import (BATCH_SHAPE, NET, STEP_WAYS, Distance, Taken, l
                                  measure_distance)
 from backend.inventory import list_installed
 from backend.kernel_choice import CUDA_KERNEL_NAMES
-from backend.machine import ask_driver
 from backend.precision import has_bf16, has_tf32
+from command.hardware import ask_driver
 
 LONGEST_STEP = 1800  # seconds for a step; Jittor compiles itself in a third of that on 2 cores
 

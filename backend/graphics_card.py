@@ -4,7 +4,8 @@ import subprocess
 from typing import NamedTuple, Optional
 
 from backend.cuda_toolkit import cuda_name
-from backend.machine import ask_driver, gpu_memory
+from backend.machine import gpu_memory
+from command.hardware import ask_driver
 
 
 class GraphicsCard(NamedTuple):

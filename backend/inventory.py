@@ -7,14 +7,14 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 from backend import start
 from backend.cuda_toolkit import CUDNN, NCCL, cuda_name
 from backend.graphics_card import find_graphics_card
-from backend.machine import ask_driver, processor_name
+from command.hardware import ask_driver, processor_name
+from command.version import VERSION, package_version
 
 FROM_PYPI = "pip install -r requirements.txt"
 
@@ -31,6 +31,7 @@ class Installed(NamedTuple):
 
 def list_installed():
     """Yield an Installed for all that a run may use."""
+    yield Installed("this project", VERSION, "")
     yield Installed("Python", f"{platform.python_version()}, {sys.executable}", "")
     yield Installed("Jittor", package_version("jittor"), f"not found; {FROM_PYPI}")
     yield Installed("NumPy", package_version("numpy"), f"not found; {FROM_PYPI}")
@@ -63,13 +64,6 @@ def list_cuda():
         place = toolkit.parts.get(part) if toolkit else None
         missing = "not found; only for several GPUs" if toolkit else "not looked for"
         yield Installed(part.name, f"{version}{place.lib}" if place else "", missing)
-
-
-def package_version(name):
-    """The version of a Python package, or ""."""
-    with contextlib.suppress(metadata.PackageNotFoundError):
-        return metadata.version(name)
-    return ""
 
 
 def tool_version(program, flag):

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from backend.machine import ask_driver
+from command.hardware import ask_driver
 
 FIRST_WITH_TF32 = 80  # compute capability 8.0
 PRECISIONS = ("float32", "tf32", "bf16")

@@ -9,7 +9,7 @@ import numpy as np
 
 from backend.cuda_home import version_of
 from backend.cuda_program import ptx_flag
-from backend.machine import ask_driver
+from command.hardware import ask_driver
 
 ONEDNN_FOLDER = "dnnl_lnx_2.2.0_cpu_gomp"  # where Jittor 1.3.11 looks before it downloads
 ONEDNN_FILES = ("lib/libmkldnn.so", "lib/libdnnl.so.2", "include/mkldnn.hpp")

@@ -20,10 +20,11 @@ from pathlib import Path
 
 from backend.cuda_proof import Proof, known_kernels, prove
 from backend.cuda_toolkit import INSTALL, NCCL, Found, find_toolkits, this_machine
-from backend.machine import ask_driver, check_compiler, check_home, gpu_memory, processor_name
+from backend.machine import check_compiler, check_home, gpu_memory
 from backend.preparation import prepare_environment, use_home
 from backend.raw_import import import_raw, start_again
 from command.errors import DataError
+from command.hardware import ask_driver, processor_name
 
 FALLBACK = "UNET_JITTOR_CPU_BECAUSE"  # why this process, started again, is to use the CPU
 CUDNN_SHAPES = 10_000                 # for which Jittor remembers cuDNN's fastest algorithm

@@ -1,1 +1,1 @@
-"""What makes a script a good command: flags, errors, exit codes, whole files, locks, bars."""
+"""What makes a script a good command: flags, versions, errors, exits, whole files, locks, bars."""

@@ -3,6 +3,8 @@ import argparse
 import re
 from pathlib import Path
 
+from command.version import describe_version
+
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows each flag's type, and its default where it has one."""
@@ -15,8 +17,16 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return names.get(action.type) or action.type.__name__
 
 
+class PrintVersion(argparse.Action):
+    """`--version`: print one line, found when it is asked for, and end the process."""
+
+    def __call__(self, parser, *_):
+        print(describe_version(parser.prog.split()[0]))
+        parser.exit()
+
+
 class Parser(argparse.ArgumentParser):
-    """ArgumentParser that shows types and defaults and takes no abbreviations.
+    """ArgumentParser that shows types and defaults, has `--version` and takes no abbreviations.
 
     It reports a mistake in one line.
     """
@@ -24,6 +34,10 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description, **options):
         super().__init__(description=description, allow_abbrev=False,
                          formatter_class=HelpFormatter, **options)
+        self.add_argument("--version", action=PrintVersion, nargs=0, default=argparse.SUPPRESS,
+                          dest=argparse.SUPPRESS,
+                          help="show the versions of this command, Jittor and NumPy, and the "
+                               "machine's devices, and exit")
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")

@@ -30,10 +30,12 @@ INTRODUCTION = """
 This page answers: which flags does each command have?
 
 `python docs/make_flags.py` writes this page from the commands' parsers. Do not edit it by hand.
-Each command prints the same with `--help`. Flags are written in full. A mistake in a flag ends the
-command with one line and exit code 2, before anything is written.
+Each command prints the same with `--help`, and its version, Jittor's and the machine's devices with
+`--version`. Flags are written in full. A mistake in a flag ends the command with one line and exit
+code 2, before anything is written.
 [The four protocols](paper.md#the-four-protocols) says what `--protocol` sets.
 """
+OF_ALL = {"--help", "--version"}  # flags of every command, which INTRODUCTION names
 TABLE_HEAD = ["| flag | type or choices | default | meaning |", "|---|---|---|---|"]
 
 # as `python alignment/Compare.py` has it: a command's own folder is on the path, and the root
@@ -134,7 +136,8 @@ def flag_tables(parser, command):
     for group in parser._action_groups:
         actions = [action for action in group._group_actions
                    if action.help is not argparse.SUPPRESS
-                   and not isinstance(action, (argparse._HelpAction, argparse._SubParsersAction))]
+                   and not OF_ALL.intersection(action.option_strings)
+                   and not isinstance(action, argparse._SubParsersAction)]
         if not actions:
             continue
         yield ""

@@ -24,7 +24,7 @@ from nets.torch_pickle import MAX_BYTES, MAX_PICKLE, Refused, Tensor, read_pickl
 
 ZIP = b"PK\x03\x04"             # the first bytes of a zip archive
 MAGIC = 0x1950a86a20f9469cfc6c  # the first pickle of the older format
-VERSION = 1001                  # its second
+PROTOCOL = 1001                 # its second
 
 
 # ------------------------------------------------------------------------------------- the values
@@ -132,7 +132,7 @@ def _read_stream(file):
     stream = io.BytesIO(file.read(MAX_PICKLE))
     if read_pickle(stream)[0] != MAGIC:
         raise Refused("it is a pickle of something else")
-    if read_pickle(stream)[0] != VERSION:
+    if read_pickle(stream)[0] != PROTOCOL:
         raise Refused("the version of its format is unknown")
     read_pickle(stream)  # the machine's byte order and sizes: they do not matter here
     state, storages = read_pickle(stream)

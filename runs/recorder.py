@@ -10,6 +10,7 @@ import time
 
 from backend import ranks, start
 from command.errors import DataError
+from command.version import VERSION
 from datasets.objects import BORDER
 from masks.colours import draw_overview
 from masks.pixel_scores import best_constant, mean_scores
@@ -94,7 +95,7 @@ class Recorder:
         header = {"mode": settings.net.mode, "n_channels": settings.data.n_channels,
                   "n_classes": settings.data.n_classes, "options": settings.net.options,
                   "mean": statistics.mean, "std": statistics.std, "dtype": statistics.dtype,
-                  "tile": settings.training.tile.for_prediction}
+                  "tile": settings.training.tile.for_prediction, "version": VERSION}
         if settings.data.label_kind == "objects":
             header |= {"label_kind": "objects", "border": BORDER}
         return header

@@ -2,7 +2,7 @@
 from pathlib import Path
 
 from backend.cuda_toolkit import Places
-from backend.machine import Card, Driver
+from command.hardware import Card, Driver
 
 ROOT = Path(__file__).resolve().parent.parent
 H100 = Driver(13000, (Card("NVIDIA H100", 90),))

@@ -14,10 +14,11 @@ import cuda_trees as trees
 import pytest
 from cuda_trees import H100, LAYOUTS, places, put, remove
 
-from backend import cuda_home, cuda_program, cuda_proof, cuda_toolkit, machine, preparation, start
+from backend import cuda_home, cuda_program, cuda_proof, cuda_toolkit, preparation, start
 from backend.cuda_toolkit import NCCL, Found
-from backend.machine import Card, Driver
 from backend.raw_import import CoreOfCuda
+from command import hardware
+from command.hardware import Card, Driver
 
 INSTALL = "pip install -r requirements/gpu.txt"
 OLD_DRIVER = Driver(12040, H100.cards)
@@ -172,12 +173,12 @@ class MadeUpDriver:
                         "after an update of the driver restart the machine")])
 def test_a_driver_without_a_card(monkeypatch, driver, cause):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: driver)
-    assert machine.ask_driver() == (None, cause)
+    assert hardware.ask_driver() == (None, cause)
 
 
 def test_the_driver_names_its_cards(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: MadeUpDriver())
-    assert machine.ask_driver().driver == Driver(12080, (Card("NVIDIA A100", 80),
+    assert hardware.ask_driver().driver == Driver(12080, (Card("NVIDIA A100", 80),
                                                          Card("NVIDIA A2", 86)))
 
 
@@ -242,7 +243,7 @@ def test_cards_newer_than_jittors_list_get_ptx(version, capabilities, flag):
 def test_nccl_is_used_by_many_ranks_alone(tmp_path, monkeypatch):
     trees.wheels(tmp_path)
     home = cuda_home.build_home(only(found_in(tmp_path)), tmp_path / "homes")
-    monkeypatch.setattr(preparation, "ask_driver", lambda: machine.DriverAnswer(H100, ""))
+    monkeypatch.setattr(preparation, "ask_driver", lambda: hardware.DriverAnswer(H100, ""))
     monkeypatch.setattr(os, "environ", {"use_nccl": "0"})
     preparation.use_home(home)
     assert os.environ["use_nccl"] == "0"
@@ -256,7 +257,7 @@ def test_nccl_is_used_by_many_ranks_alone(tmp_path, monkeypatch):
 
 def test_several_processes_need_nccl_and_a_gpu_each(tmp_path, monkeypatch):
     two = Driver(13000, 2 * H100.cards)
-    monkeypatch.setattr(start, "ask_driver", lambda: machine.DriverAnswer(two, ""))
+    monkeypatch.setattr(start, "ask_driver", lambda: hardware.DriverAnswer(two, ""))
     monkeypatch.setattr(start, "this_machine", lambda: places(tmp_path))
     for name in ("nvcc_path", "use_nccl"):
         monkeypatch.delenv(name, raising=False)
@@ -349,7 +350,7 @@ def tried(cache, tmp_path, monkeypatch):
     monkeypatch.setattr(cuda_proof, "run_trial",
                         lambda *given: runs.append(given) or results["trial"])
     monkeypatch.setattr(cuda_proof, "ROOM", tmp_path)
-    monkeypatch.setattr(cuda_proof, "ask_driver", lambda: machine.DriverAnswer(H100, ""))
+    monkeypatch.setattr(cuda_proof, "ask_driver", lambda: hardware.DriverAnswer(H100, ""))
     put(tmp_path / "kernels" / "cuda" / "join.cuh", "one")
 
     def prove(again=False, driver=H100):
@@ -472,11 +473,12 @@ cublas = curand = cudnn
 STARTS = """
 import os, sys
 from pathlib import Path
-from backend import cuda_proof, machine, preparation, start
+from backend import cuda_proof, preparation, start
+from command import hardware
 from command.errors import run
-trial, driver = os.environ["TRIAL"], machine.Driver(13000, (machine.Card("H100", 90),))
+trial, driver = os.environ["TRIAL"], hardware.Driver(13000, (hardware.Card("H100", 90),))
 preparation.version_of = lambda home: 13000
-start.ask_driver = preparation.ask_driver = lambda: machine.DriverAnswer(driver, "")
+start.ask_driver = preparation.ask_driver = lambda: hardware.DriverAnswer(driver, "")
 start.gpu_memory = lambda: 80 << 30
 start.find_toolkits = lambda *given: start.Found(("a toolkit",), "")
 start.known_kernels = lambda home: {"join": "", "resize": "at 3"}

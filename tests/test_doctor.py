@@ -4,6 +4,7 @@ import dataclasses
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -132,7 +133,7 @@ def test_what_is_installed(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     for name in ("cc_path", "nvcc_path"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(inventory.metadata, "version", gone)
+    monkeypatch.setattr(metadata, "version", gone)
     monkeypatch.setattr(inventory.sysconfig, "get_path", lambda _: str(tmp_path))
     missing = {part.name: str(part) for part in inventory.list_installed()}
     for name, remedy in (("g++", "Debian: apt install g++"),
@@ -143,7 +144,7 @@ def test_what_is_installed(monkeypatch, tmp_path):
 
 
 def gone(name):
-    raise inventory.metadata.PackageNotFoundError(name)
+    raise metadata.PackageNotFoundError(name)
 
 
 @pytest.mark.parametrize("printed, version", [

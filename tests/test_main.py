@@ -22,6 +22,7 @@ from datasets.pairs import pair_by_name
 from datasets.splits import hold_back
 from masks.colours import HIT
 from MirrorPadding import Reference, Whole
+from command.version import VERSION
 from nets import checkpoint
 from WeightMap import compute_weight_map
 
@@ -450,6 +451,7 @@ def test_the_best_model_makes_the_predictions_that_were_written(full_run):
     _, header = checkpoint.load(path)
     assert (header["mean"] == pytest.approx([np.mean(images)])
             and header["std"] == pytest.approx([np.std(images)]))
+    assert header["version"] == VERSION
     assert (header["mode"], header["n_channels"], header["n_classes"], header["tile"]) == (
         "Unet", 1, 2, "full")
     assert header["options"] == {"bilinear": True, "dropout_probs": [0.2, 0.3, 0.4, 0.5],
