@@ -1,12 +1,14 @@
 """Predict images with a trained net.
 
     python Predict.py --Checkpoint checkpoints/best_model.safetensors --Input my_images/
+    python Predict.py --Checkpoint checkpoints/ --Input my_images/       # the mean of all folds
 
 The checkpoint says which net it holds, and how images are normalised and tiled.  Weights of others
-(.pth, safetensors) show most of it; --preset names the published ones.  Images may have any size
-and depth, one page or many.  Each gives <name>_pred.png; --probabilities, --overlay
-and --instances add <name>_prob.npy, <name>_overlay.png and <name>_instances.tif.  Stacks and images
-over 8,192 x 8,192 px give .tif files.  Flags and files are checked before Jittor is imported.
+(.pth, safetensors) show most of it; --preset names the published ones.  Of several nets the
+probabilities are averaged.  Images may have any size and depth, one page or many.  Each gives
+<name>_pred.png; --probabilities, --overlay and --instances add <name>_prob.npy, <name>_overlay.png
+and <name>_instances.tif.  Stacks and images over 8,192 x 8,192 px give .tif files.  Flags and files
+are checked before Jittor is imported.
 """
 import contextlib
 import sys
@@ -22,37 +24,37 @@ from backend.precision import (NEEDS, add_precision_flag, element_type, find_pre
 from command.bars import progress_bar, say_beside_bars
 from command.errors import DataError, describe_failure, run, say_once
 from command.files import make_folder
-from command.flags import Parser, boolean, number
+from command.flags import Parser, number
 from command.last_words import last_words
-from images.channels import MOST_CHANNELS, to_channels
+from images.channels import to_channels
 from images.reading import pages_of
 from images.values import NormalisedRows
 from images.writing import Bands, page_writer
-from masks.answers import assemble, average_of_eight, class_bands, mask_pixels
+from masks.answers import (assemble, average_of_eight, average_of_nets, class_bands,
+                           mask_pixels)
 from masks.colours import overlay
 from masks.object_bands import fill_bands
 from masks.objects import instances, whole_objects
 from masks.outputs import EXTRAS, plan_outputs
 from masks.saliency import saliency_input, saliency_map
 from MirrorPadding import WHOLE, tiling
-from nets.catalogue import CATALOGUE
-from nets.checkpoint import assign_weights, read_weights
+from nets.checkpoint import assign_weights
+from nets.ensemble import Ensemble, describe_members, find_checkpoints, read_members
+from nets.flags import add_others_flags, refuse_preset
 from nets.levels import find_levels, say_conversion
-from nets.recognise import describe_net
-from nets.trained import (PRESETS, SALIENCY_PRESETS, OthersFlags, describe, net_of_flags,
-                          net_of_header)
 from runs.log import duration
+from runs.resume import BEST
 
-SEEN = ("mode", "n_channels", "n_classes")            # flags for what weights show: checked
-UNSEEN = ("padding", "align_corners", "mean", "std")  # flags for what weights do not show
 SMALLER_TILES = "try --tile 256 or --batch 1"
 
 
 def build_parser():
     parser = Parser("Predict images with a trained net: a class mask for each.")
     add = parser.add_argument
-    add("--Checkpoint", type=Path, default=Path("./checkpoints/best_model.safetensors"),
-        help="weights of Main.py, or of others (.pth, safetensors)")
+    add("--Checkpoint", type=Path, nargs="+", metavar="path",
+        default=[Path("./checkpoints/best_model.safetensors")],
+        help="weights of Main.py, or of others (.pth, safetensors); of several files, or of a "
+             "folder that holds folds, the probabilities are averaged")
     add("--Input", type=Path, nargs="+", required=True, metavar="path",
         help="images, TIFF stacks, or folders of them")
     add("--Result_directory", type=Path, default=Path("./predictions"),
@@ -78,71 +80,29 @@ def build_parser():
     return parser
 
 
-def add_others_flags(add):
-    """The flags for what a checkpoint of Main.py says itself."""
-    add("--preset", choices=tuple(PRESETS),
-        help="published weights, used as their authors do: u2net and u2netp (saliency), milesial's "
-             "U-Net")
-    add("--mode", choices=tuple(CATALOGUE), help="the net (default: as the weights show it)")
-    add("--n_channels", type=number(int, 1, MOST_CHANNELS + 1),
-        help="image channels, up to 16: 1 grey, 3 RGB (default: as the weights show it)")
-    add("--n_classes", type=number(int, 1, 256),
-        help="outputs of the net, one a class (default: as the weights show it)")
-    add("--padding", type=int, choices=(0, 1),
-        help="U-Net: 0: valid convolutions; 1: convolutions that keep the size (default: 1 where "
-             "the convolutions have no bias, else 0)")
-    add("--align_corners", type=boolean,
-        help="of bilinear up-sampling (default: True for U-Nets without biases, else False)")
-    add("--mean", type=number(float, -1e6, 1e6), nargs="+",
-        help="mean of the training images' values in [0, 1], for all channels or each (default: 0)")
-    add("--std", type=number(float, 0, include_low=False), nargs="+",
-        help="standard deviation of the same values, for all channels or each (default: 1)")
-
-
-def refuse_contradictions(args, parser):
-    """End with exit code 2 for flags that do not go together."""
-    refuse_on_device(args.precision, args.device, parser)
-    given = [name for name in UNSEEN if getattr(args, name) is not None]
-    if args.preset and given:
-        parser.error(f"--{given[0]}: --preset {args.preset} says it already")
-    if args.preset in SALIENCY_PRESETS and args.tile:
-        parser.error(f"--tile: --preset {args.preset} sees each image whole, at 320 x 320 px")
-
-
-def read_net(args, parser):
-    """(TrainedNet, {name: array}) of --Checkpoint."""
-    path = args.Checkpoint
-    weights, header = read_weights(path)
-    found = describe_net(weights, path)
-    for name in SEEN:
-        if getattr(args, name) not in (None, getattr(found, name)):
-            parser.error(f"--{name} {getattr(args, name)}: {path} holds {describe(*found)}")
-    if found.n_channels > MOST_CHANNELS:
-        raise DataError(f"{path}: its net has n_channels {found.n_channels}; "
-                        f"images here have up to {MOST_CHANNELS}")
-    if header is not None:
-        for name in ("preset", *UNSEEN):
-            if getattr(args, name) is not None:
-                parser.error(f"--{name}: {path} is a checkpoint of Main.py and says it itself")
-        net = net_of_header(header, found, path)
-    else:
-        others = OthersFlags(*(getattr(args, name) for name in OthersFlags._fields))
-        net = net_of_flags(others, found, path)
-    tiling(net.tile).check(net.geometry)
-    try:
-        (args.tile or tiling("full")).check(net.geometry)
-    except DataError as error:
-        parser.error(str(error))
-    return net, weights
+def read_nets(args, parser):
+    """The nets.ensemble.Members of --Checkpoint, whose geometry suits --tile."""
+    members = read_members(find_checkpoints(args.Checkpoint, BEST), args, parser)
+    for member in members:
+        tiling(member.net.tile).check(member.net.geometry)
+        try:
+            (args.tile or tiling("full")).check(member.net.geometry)
+        except DataError as error:
+            parser.error(str(error))
+    return members
 
 
 # -------------------------------------------------------------------------------------- prediction
 class Predictor:
-    """Predicts image files: a TrainedNet, its `forward` (see MirrorPadding) and the flags."""
+    """Predicts image files.
 
-    def __init__(self, net, forward, args):
-        self.net, self.args = net, args
-        self.forward = average_of_eight(forward) if args.tta == 8 else forward
+    ensemble: nets.ensemble.Ensemble.  forwards: the `forward` of each net, as in MirrorPadding.
+    args: the flags.
+    """
+
+    def __init__(self, ensemble, forwards, args):
+        self.ensemble, self.args = ensemble, args
+        self.forwards = list(map(average_of_eight, forwards)) if args.tta == 8 else forwards
 
     def predict(self, job):
         """Write the outputs of a Job; all or none of them."""
@@ -153,67 +113,81 @@ class Predictor:
             add = {kind: stack.enter_context(page_writer(path, count, file.height, file.width))
                    for kind, path in job.outputs.items()}
             self.bar = stack.enter_context(
-                progress_bar(total=pixels_in_all, desc=file.path.name, unit="px",
-                             unit_scale=True, disable=pixels_in_all <= WHOLE))
+                progress_bar(total=pixels_in_all * len(self.forwards), desc=file.path.name,
+                             unit="px", unit_scale=True, disable=pixels_in_all <= WHOLE))
             for pixels in pages_of(file):
                 if levels is None:
-                    say_conversion(file, self.net)
-                    levels = find_levels(file, pixels, self.net, "overlay" in job.outputs)
+                    levels = self.find_levels(file, pixels, "overlay" in job.outputs)
                 uniform += self.predict_page(file, pixels, levels, add)
         if uniform:
             where = f" in {uniform} of {count} pages" if count > 1 else ""
             say_beside_bars(f"{file.path}: predicted as one class everywhere{where}")
+
+    def find_levels(self, file, pixels, is_shown):
+        """The nets.levels.Levels of a file for each net; see `find_levels` there."""
+        for net in self.ensemble.nets:
+            say_conversion(file, net)
+        return [find_levels(file, pixels, net, is_shown) for net in self.ensemble.nets]
 
     def predict_page(self, file, pixels, levels, add):
         """Predict one page and hand what was asked for to the writers {kind: add}.
 
         Returns whether it is all of one class.
         """
+        ensemble = self.ensemble
         if file.is_large:
             seen = set()
-            bands = noted(class_bands(self.parts(file, pixels, levels.white), file.width), seen)
-            if self.net.label_kind == "objects":
-                bands = fill_bands(bands, self.net.border)
-            masks = (mask_pixels(band, self.net.n_classes) for band in bands)
+            bands = noted(class_bands(self.parts(file, pixels, levels), file.width), seen)
+            if ensemble.label_kind == "objects":
+                bands = fill_bands(bands, ensemble.border)
+            masks = (mask_pixels(band, ensemble.n_classes) for band in bands)
             add["pred"](Bands(masks, file.height, file.width))
             return len(seen) == 1
-        if self.net.is_saliency:
-            logits = self.forward(saliency_input(to_channels(pixels, 3)))[0]
+        if ensemble.is_saliency:
+            logits = self.forwards[0](saliency_input(to_channels(pixels, 3)))[0]
             probability = saliency_map(logits, file.height, file.width)
             class_map = (probability > 0.5).astype(np.uint8)
         else:
-            class_map, probability = assemble(self.parts(file, pixels, levels.white), file.height,
+            class_map, probability = assemble(self.parts(file, pixels, levels), file.height,
                                               file.width, "prob" in add)
         regions = class_map
-        if self.net.label_kind == "objects":
-            regions = whole_objects(class_map, self.net.border)
+        if ensemble.label_kind == "objects":
+            regions = whole_objects(class_map, ensemble.border)
             class_map = (regions > 0).astype(np.uint8)
         elif self.args.instances:
             regions = instances(class_map)
         depth = np.uint16 if regions.max() < 2 ** 16 else np.uint32
-        make = {"pred": lambda: mask_pixels(class_map, self.net.n_classes),
+        make = {"pred": lambda: mask_pixels(class_map, ensemble.n_classes),
                 "prob": lambda: probability,
-                "overlay": lambda: overlay(pixels, class_map, regions, levels.shades),
+                "overlay": lambda: overlay(pixels, class_map, regions, levels[0].shades),
                 "instances": lambda: regions.astype(depth)}
         made = {kind: make[kind]() for kind in add}  # all, before the first is written
         for kind, page in made.items():
             add[kind](page)
         return class_map.min() == class_map.max()
 
-    def parts(self, file, pixels, white):
-        """Yield a page's logits as Parts, with progress."""
-        source = NormalisedRows(pixels, self.net.n_channels, self.net.statistics, white)
-        for part in self.tile(file).parts(source, self.forward, self.net.geometry,
-                                          self.args.batch):
+    def parts(self, file, pixels, levels):
+        """Yield a page's logits as Parts: of the only net, or of the mean of all."""
+        answers = [self.parts_of_net(file, pixels, *each)
+                   for each in zip(self.ensemble.nets, self.forwards, levels)]
+        if len(answers) == 1:
+            return answers[0]
+        return average_of_nets(answers, self.ensemble.n_classes, file.width)
+
+    def parts_of_net(self, file, pixels, net, forward, levels):
+        """Yield a net's logits of a page as Parts, with progress."""
+        source = NormalisedRows(pixels, net.n_channels, net.statistics, levels.white)
+        tile = self.tile(file, net)
+        for part in tile.parts(source, forward, net.geometry, self.args.batch):
             yield part
             self.bar.update(part.logits[0].size)
 
-    def tile(self, file):
-        """How to cut an image: as asked or as in training; what is large in windows."""
-        geometry = self.net.geometry
-        cut = self.args.tile or tiling(self.net.tile).automatic(geometry, file.height, file.width)
+    def tile(self, file, net):
+        """How a net cuts an image: as asked or as in training; what is large in windows."""
+        geometry = net.geometry
+        cut = self.args.tile or tiling(net.tile).automatic(geometry, file.height, file.width)
         if cut.blends(geometry, file.height, file.width):
-            say_once(f"{self.net.mode} sees beyond any tile: larger images are blended from "
+            say_once(f"{net.mode} sees beyond any tile: larger images are blended from "
                      f"overlapping tiles of {cut} px, close to --tile full")
         return cut
 
@@ -225,18 +199,31 @@ def noted(bands, seen):
         yield band
 
 
-def predict_all(jobs, net, weights, args):
-    """Run the Jobs; returns the errors of those that failed."""
+def build_forwards(members, element):
+    """The `forward` of each Member.  Its weights move into its model.
+
+    element: the type of what passes from layer to layer; see backend.precision.element_type.
+    """
     from Model import build_model
     from Process import forward_function
-    model = build_model(net.mode, net.n_channels, net.n_classes, **net.options)
-    assign_weights(model, weights, args.Checkpoint)
-    weights.clear()
-    model.element_type = element_type(args.precision)
-    model.eval()
+    forwards = []
+    for path, net, weights in members:
+        model = build_model(net.mode, net.n_channels, net.n_classes, **net.options)
+        assign_weights(model, weights, path)
+        weights.clear()
+        model.element_type = element
+        model.eval()
+        forwards.append(forward_function(model))
+    return forwards
+
+
+def predict_all(jobs, ensemble, members, args):
+    """Run the Jobs; returns the errors of those that failed."""
+    lines = describe_members(members)
+    forwards = build_forwards(members, element_type(args.precision))
     rounded = f", {args.precision}" if args.precision in NEEDS else ""
-    print(f"{args.Checkpoint}: {net}; {start.device_name()}{rounded}")
-    predictor, errors = Predictor(net, forward_function(model), args), []
+    print("\n".join(lines) + f"; {start.device_name()}{rounded}")
+    predictor, errors = Predictor(ensemble, forwards, args), []
     for job in progress_bar(jobs, "predicting", unit="image"):
         path = job.file.path
         try:
@@ -251,14 +238,17 @@ def predict_all(jobs, net, weights, args):
 def main():
     parser = build_parser()
     args = parser.parse_args()
-    refuse_contradictions(args, parser)
+    refuse_on_device(args.precision, args.device, parser)
+    refuse_preset(args, parser)
     nvcc, _ = start.check_machine(args.device)
     if args.precision not in ("auto", *find_precisions(bool(nvcc))):
         raise DataError(f"--precision {args.precision}: {NEEDS[args.precision].missing}; leave it "
                         "out")
-    net, weights = read_net(args, parser)
+    members = read_nets(args, parser)
+    ensemble = Ensemble(tuple(member.net for member in members))
     extras = [name for name in EXTRAS if getattr(args, name)]
-    plan = plan_outputs(args.Input, args.Result_directory, extras, args.overwrite, net)
+    plan = plan_outputs(args.Input, args.Result_directory, extras, args.overwrite,
+                        ensemble)
     make_folder(args.Result_directory)
     if plan.done:
         print(f"Images done already: {plan.done}; they stay as they are "
@@ -268,7 +258,7 @@ def main():
         started = time.monotonic()
         start.import_jittor(args.device, args.precision == "float32")
         with last_words(f"Predict.py: error: killed, for lack of memory perhaps: {SMALLER_TILES}"):
-            failed = predict_all(plan.jobs, net, weights, args)
+            failed = predict_all(plan.jobs, ensemble, members, args)
         print(f"Images predicted: {len(plan.jobs) - len(failed)}, in "
               f"{duration(time.monotonic() - started)}, into {args.Result_directory}/")
     for error in [*plan.errors, *failed]:

@@ -1,6 +1,6 @@
 """From logits to a net's answer: probabilities, class maps, pictures of them.
 
-Also the average over eight flips and rotations.  NumPy only.
+Also averages: over eight flips and rotations, and over several nets.  NumPy only.
 
 Logits and probabilities are (..., K, H, W).  K is the number of classes, or 1: then there is one
 class besides the background, and its logit belongs to a sigmoid.
@@ -8,6 +8,8 @@ class besides the background, and its logit belongs to a sigmoid.
 from typing import NamedTuple, Optional
 
 import numpy as np
+
+from nets.geometry import Part
 
 SMALLEST = 1e-37  # a probability whose logarithm is finite: float32 has no smaller normal numbers
 
@@ -136,3 +138,41 @@ def _turn_back(array, quarters, flipped):
     """Undo `_turn`."""
     array = np.rot90(array, -quarters, axes=(-2, -1))
     return array[..., ::-1] if flipped else array
+
+
+# --------------------------------------------------------------------------------- average of nets
+def average_of_nets(answers, n_classes, width):
+    """Yield the mean of several nets' probabilities, as the logits of Parts as wide as the image.
+
+    answers: for each net the Parts of an image `width` px wide, as MirrorPadding's tilings yield
+    them; their rows of tiles may differ in height.  n_classes: K of the mean.  Where it is 2, the
+    answer of a net with one class becomes two.
+    The net that is furthest behind is always asked next.  So no more rows are in memory than the
+    highest tile has, twice, whatever the image's height.
+    """
+    answers, ends = [iter(parts) for parts in answers], [0] * len(answers)  # px, rows answered
+    sums, done = np.zeros((n_classes, 0, width), np.float32), 0
+    while True:
+        behind = ends.index(min(ends))
+        for top, left, logits in answers[behind]:
+            bottom, right = top + logits.shape[1], left + logits.shape[2]
+            missing = max(0, bottom - done - sums.shape[1])
+            sums = np.pad(sums, [(0, 0), (0, missing), (0, 0)]) if missing else sums
+            sums[:, top - done:bottom - done, left:right] += _of_classes(probabilities(logits),
+                                                                         n_classes)
+            if right == width:
+                ends[behind] = bottom
+                break
+        else:
+            return
+        complete = min(ends) - done
+        if complete:
+            yield Part(done, 0, logits_of(sums[:, :complete] / len(answers)))
+            sums, done = sums[:, complete:].copy(), done + complete
+
+
+def _of_classes(probability, n_classes):
+    """Probabilities (K, h, w) as (n_classes, h, w): of one class, the background's too."""
+    if len(probability) == n_classes:
+        return probability
+    return np.concatenate([1 - probability, probability])

@@ -66,19 +66,20 @@ def name_outputs(file, folder, extras):
             for kind, suffix in suffixes.items()}
 
 
-def plan_outputs(inputs, folder, extras, overwrite, net):
+def plan_outputs(inputs, folder, extras, overwrite, ensemble):
     """The Plan for images; files that cannot be read or predicted are told at the end.
 
     inputs: paths of images and folders.  folder: of the outputs.  extras: some of EXTRAS.
-    overwrite: whether to make anew what is there.  net: the nets.trained.TrainedNet.
+    overwrite: whether to make anew what is there.  ensemble: the nets.ensemble.Ensemble.
     """
     jobs, done, errors = [], 0, []
     paths = find_images(inputs, folder)
     taken = {path.resolve() for path in paths}
     for path in paths:
         try:
-            file = examine_file(path, net.n_channels)
-            check_suits(file, net)
+            file = examine_file(path, ensemble.n_channels)
+            for net in ensemble.nets:
+                check_suits(file, net)
         except Exception as error:  # noqa: BLE001 - a damaged file may raise almost any
             errors.append(describe_failure(error, path))
             continue
@@ -94,7 +95,7 @@ def plan_outputs(inputs, folder, extras, overwrite, net):
             outputs = {kind: output for kind, output in outputs.items() if not output.exists()}
         if not outputs:
             done += 1
-        elif file.is_large and net.is_saliency:
+        elif file.is_large and ensemble.is_saliency:
             errors.append(f"{path}: over {LARGE:,} pixels, and U-2-Net's own protocol sees "
                           "320 x 320; make it smaller")
         else:

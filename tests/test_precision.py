@@ -133,7 +133,7 @@ def test_predict_imports_jittor_for_it(imported, word, monkeypatch, tmp_path):
     for module, name, answer in (
             (start, "check_machine", ("nvcc", "")),
             (Predict, "find_precisions", precision.PRECISIONS),
-            (Predict, "read_net", (None, None)), (Predict, "plan_outputs", plan)):
+            (Predict, "read_nets", ()), (Predict, "plan_outputs", plan)):
         monkeypatch.setattr(module, name, lambda *_, answer=answer: answer)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["Predict.py", "--Input", "a.png", "--precision", word])

@@ -27,6 +27,8 @@ from masks.colours import overlay
 from masks.objects import instances
 from MirrorPadding import tiling
 from nets import checkpoint
+from nets.ensemble import Ensemble
+from nets.flags import refuse_preset
 from nets.geometry import UNET_ALIGNED, UNET_BILINEAR, UNET_PADDED
 from nets.recognise import describe_net
 from nets.trained import TrainedNet, net_of_header
@@ -212,8 +214,8 @@ def test_what_others_weights_do_not_show(here, monkeypatch):
                                           "--Checkpoint", "others.safetensors", *flags])
         parser = Predict.build_parser()
         args = parser.parse_args()
-        Predict.refuse_contradictions(args, parser)
-        return Predict.read_net(args, parser)[0]
+        refuse_preset(args, parser)
+        return Predict.read_nets(args, parser)[0].net
     biased = weights(3)
     plain = {name: array for name, array in biased.items() if not name.endswith("bias")}
     found = net(**biased)
@@ -578,7 +580,7 @@ def test_a_file_that_cannot_be_examined_is_told(here, monkeypatch):
         raise IndexError("tag")
     monkeypatch.setattr(outputs, "examine_file", fail)
     net = TrainedNet("Unet", 1, 2, {}, Statistics((0.0,), (1.0,)))
-    plan = outputs.plan_outputs([Path("cell.png")], here / "out", (), False, net)
+    plan = outputs.plan_outputs([Path("cell.png")], here / "out", (), False, Ensemble((net,)))
     assert plan.jobs == [] and len(plan.errors) == 1
     assert plan.errors[0].startswith("cell.png: not expected: IndexError: tag (test_predict.py, ")
 

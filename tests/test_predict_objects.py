@@ -22,6 +22,7 @@ from masks.outputs import plan_outputs
 from masks.pixel_scores import scores
 from MirrorPadding import tiling
 from nets.catalogue import Recognised
+from nets.ensemble import Ensemble
 from nets.trained import TrainedNet, net_of_header
 
 OPTIONS = {"base_channels": 64, "bilinear": True, "padding": 1, "conv_bias": True,
@@ -49,8 +50,9 @@ def predict(folder, net, extras=("instances", "overlay"), tile=None):
                            instances="instances" in extras)
     out = folder / "out"
     out.mkdir()
-    for job in plan_outputs([folder / "in"], out, extras, False, net).jobs:
-        Predict.Predictor(net, forward, args).predict(job)
+    ensemble = Ensemble((net,))
+    for job in plan_outputs([folder / "in"], out, extras, False, ensemble).jobs:
+        Predict.Predictor(ensemble, [forward], args).predict(job)
     return out
 
 
