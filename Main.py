@@ -54,7 +54,7 @@ SMALLER_STEP = "try --tile 128, a smaller --base_channels or --Batch_size 1"
 DEFAULTS = {"base_channels": 64, "padding": 0, "bilinear": True, "tile": Whole(),
             "dropout_probs": [0.2, 0.3, 0.4, 0.5], "Batch_size": 1, "loss": "weighted_ce",
             "optimizer": "adam", "Learning_rate": 0.001, "lr_schedule": "constant", "warm_up": 0.0,
-            "clip_norm": 0.0, "augment": "none", "Total_epochs": 200, "Val_epochs": 50}
+            "clip_norm": 0.0, "ema": 0.0, "augment": "none", "Total_epochs": 200, "Val_epochs": 50}
 # What --protocol changes.
 PROTOCOLS = {
     # the earlier system exactly: quadrants, each mirrored at its own edges
@@ -65,7 +65,7 @@ PROTOCOLS = {
     # the modern recipe, which docs/ablation.md measures
     "fast": {"base_channels": None, "padding": 1, "tile": None, "dropout_probs": [0.0] * 4,
              "Batch_size": None, "loss": None, "optimizer": "adamw", "lr_schedule": "cosine",
-             "augment": "light", "Total_epochs": None, "Val_epochs": None},
+             "ema": "auto", "augment": "light", "Total_epochs": None, "Val_epochs": None},
 }
 CROP = Tiles(256)  # px of the output: the crops of --protocol fast
 

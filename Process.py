@@ -19,12 +19,12 @@ from Loss import LOSSES, deep_supervision_loss
 from masks.assess import assess
 from masks.pixel_scores import mean_scores
 from MirrorPadding import Whole, overlap_tile
-from nets.checkpoint import OPTIMIZER
+from nets.checkpoint import AVERAGE, OPTIMIZER
 from runs.clock import Forecast, RunClock
 from runs.guard import LossGuard
 from runs.log import epoch_of
 from runs.progress import Progress
-from runs.schedule import learning_rate
+from runs.schedule import average_share, learning_rate
 from runs.steps import choose_steps
 from runs.stop import StopSignal
 
@@ -132,7 +132,7 @@ class Trainer(Tester):
         super().__init__(model, loader, settings.budget)
         self.optimizer, self.test_set = optimizer, test_set
         self.settings, self.recorder = settings, recorder
-        self.state = TrainingState(model, optimizer, OPTIMIZER)
+        self.state = TrainingState(model, optimizer, OPTIMIZER, AVERAGE if settings.ema else "")
         self.guard = LossGuard(window=min(max(100, 2 * len(loader)), 10_000))
         self.steps = choose_steps(self.stop.agree, self.state, self.progress, self.guard,
                                   settings.clip_norm, recorder)
@@ -170,13 +170,17 @@ class Trainer(Tester):
         is_last = epoch + 1 >= self.settings.Total_epochs or self.clock.out_of_time
         return is_last or epoch >= self.settings.Val_epochs and self.clock.affords_test
 
+    @property
+    def steps_done(self):
+        """How many steps of the run are over, batches that were skipped among them."""
+        return self.progress.epoch * len(self.loader) + self.progress.step
+
     def share_done(self):
         """The share of the run, 0 ... 1, that is over in the middle of the present step.
 
         It is the share of the steps or of the time, whichever is larger.
         """
-        steps = self.progress.epoch * len(self.loader) + self.progress.step + 0.5
-        of_steps = steps / (self.settings.Total_epochs * len(self.loader))
+        of_steps = (self.steps_done + 0.5) / (self.settings.Total_epochs * len(self.loader))
         return min(1.0, max(of_steps, self.clock.share_done))
 
     # ----------------------------------------------------------------------------------- training
@@ -218,9 +222,17 @@ class Trainer(Tester):
             self.optimizer.lr = learning_rate(self.settings, self.share_done())
             loss = batch_loss(self.model, batch, self.loader.tile,
                               LOSSES[self.settings.loss].compute)
-        return self.steps.take(loss)
+        known = self.steps.take(loss)
+        self.state.average(average_share(self.settings.ema, self.steps_done + 1))
+        return known
 
     # ------------------------------------------------------------------------------------ testing
+    def test(self, dataset, together=True, weights=None):
+        """`Tester.test` of `weights`, {name: Var}; None: the averages, where there are any."""
+        self.model.eval()  # first: it notes which of the model's own Vars are trained
+        with self.state.in_model(weights or self.state.tested_vars()):
+            return super().test(dataset, together)
+
     def validate_epoch(self):
         """Test: mean scores of the test set, {} when asked to stop; a new best calls `on_best`."""
         predictions = self.test(self.test_set)

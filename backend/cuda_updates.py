@@ -108,8 +108,8 @@ def grouped(*lists):
 class Kernels:
     """The end of a step, with the methods of backend.updates.Composed.
 
-    Parameters, moments and running statistics change in place: no other Var may share their
-    memory.  What reads their old values has to be launched before (`jt.sync`).
+    Parameters, moments, running statistics and averages change in place: no other Var may share
+    their memory.  What reads their old values has to be launched before (`jt.sync`).
     """
     SLOTS = 4  # one is written while the one before is read
 
@@ -178,6 +178,12 @@ class Kernels:
             }}
             update::move_statistics(all, data["momentum"], in0_p);
         """, [[1]], inputs, data)[0]
+
+    def average(self, averages, variables, share):
+        launch([run_cuda(fill_table(["in", "in"])
+                         + 'update::average(table, data["share"]);', [[1]],
+                         [*of_averages, *of_vars], {"share": share})[0]
+                for of_averages, of_vars in grouped(averages, variables)])
 
     def keep_values(self, variables):
         kept = list(itertools.chain.from_iterable(

@@ -186,13 +186,16 @@ def update_cases():
         found = [jt.array(np.abs(random_away_from_zero((5,), seed))) for seed in (7, 8, 9)]
         optimizer = DeviceOptimizer(parameters, 0.01, OPTIMIZERS[name].formula,
                                     build_updates(parameters[0]))
+        averages = optimizer.updates.keep_values(parameters)
         for factor in (1.0, float("inf"), 0.5):
             loss = factor * sum((var * var).sum() for var in parameters)
             mean, variance, shift = found
             optimizer.step(loss, Limits(norm=longest),
                            [BatchStatistics(norm, mean, variance, 10, shift)])
+            optimizer.updates.average(averages, parameters, 0.3)
         moments = [var for moment in optimizer.moments for var in moment]
-        return [*parameters, *moments, optimizer.steps, norm.running_mean, norm.running_var]
+        return [*parameters, *moments, *averages, optimizer.steps, norm.running_mean,
+                norm.running_var]
     return [Case(f"{name}, gradients up to {longest or 'any length'}",
                  lambda case=(name, longest): run(*case))
             for name in OPTIMIZERS for longest in (0.0, 1.0)]

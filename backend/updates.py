@@ -117,6 +117,11 @@ class Composed:
             for running, moved in batch.moves():
                 running.update(verdict.choose(moved, running))
 
+    def average(self, averages, variables, share):
+        """Move averages towards variables, by this share of the way."""
+        for average, var in zip(averages, variables):
+            average.update(average + (var - average) * share)
+
     def keep_values(self, variables):
         """Vars with the values of now, which no step changes; a list."""
         return [var.detach() for var in variables]  # a step puts new Vars in their places

@@ -90,7 +90,7 @@ def race_settings(tile):
     return TrainingSettings(
         protocol="reference", Total_epochs=1, Val_epochs=0, Batch_size=1, tile=tile,
         crops_per_image=1, Learning_rate=RACE_RATE, optimizer="adam", lr_schedule="constant",
-        warm_up=0.0, clip_norm=0.0, loss="weighted_ce", Loss_w0=10.0, Loss_sigma=5.0,
+        warm_up=0.0, clip_norm=0.0, ema=0.0, loss="weighted_ce", Loss_w0=10.0, Loss_sigma=5.0,
         augment="none", best_by="iou", Time_budget=None, seed=0,
         precision="float32")
 

@@ -10,8 +10,9 @@ from nets.geometry import U2NET, UNET_ALIGNED, UNET_BILINEAR, UNET_PADDED, UNET_
 
 
 # Of the weights on a GPU: they, gradients and two moments; weights and moments of the last good
-# state, and of the state that may become it.
+# state, and of the state that may become it.  Averages are one more in each of the three.
 GPU_COPIES = 10
+GPU_COPIES_OF_AVERAGES = 3
 
 
 class Recognised(NamedTuple):

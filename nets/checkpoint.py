@@ -20,6 +20,7 @@ from nets.others_names import NamedTensors, plain_names
 
 FORMAT = "unet-jittor 1"
 OPTIMIZER = "optimizer."  # begins the names of the optimiser's moments, which --resume needs
+AVERAGE = "average."  # begins the names of the averages of the weights, which a net predicts with
 
 
 # ---------------------------------------------------------------------------------------- on disk
@@ -55,6 +56,7 @@ def load(path):
 def read_weights(path):
     """Read weights, ours or others': ({name: array}, header); header: None for others'.
 
+    Ours are the averages, where the file has averages beside the weights.
     Others' are safetensors, or PyTorch's `.pth` of its zip format or of the older one.  Their
     content tells them apart.  Their names come as others_names.plain_names gives them.  Raises
     DataError for any other file.
@@ -65,8 +67,10 @@ def read_weights(path):
     weights, header = _read_safetensors(path)
     if header is None:
         return plain_names(NamedTensors((), weights), path), None
-    return {name: array for name, array in weights.items()
-            if not name.startswith(OPTIMIZER)}, header
+    averages = {name.removeprefix(AVERAGE): array for name, array in weights.items()
+                if name.startswith(AVERAGE)}
+    return averages or {name: array for name, array in weights.items()
+                        if not name.startswith(OPTIMIZER)}, header
 
 
 def _check_file(path):

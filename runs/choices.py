@@ -16,7 +16,7 @@ from backend.start import CUDNN_WORKSPACE
 from command.errors import DataError
 from datasets.label_values import MOST_USUAL, NUMBERED
 from masks.score_rows import OF_OBJECTS
-from nets.catalogue import GPU_COPIES
+from nets.catalogue import GPU_COPIES, GPU_COPIES_OF_AVERAGES
 from runs.log import ENDLESS
 from runs.settings import Every, Settings
 
@@ -176,7 +176,8 @@ def reserved_bytes(settings, is_gpu):
     """
     if not is_gpu:
         return 0
-    return 4 * GPU_COPIES * settings.net.row.parameters(settings.net.options) + CUDNN_WORKSPACE
+    copies = GPU_COPIES + (GPU_COPIES_OF_AVERAGES if settings.training.ema else 0)
+    return 4 * copies * settings.net.row.parameters(settings.net.options) + CUDNN_WORKSPACE
 
 
 def check_memory(settings, facts, device):

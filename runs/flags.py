@@ -10,7 +10,7 @@ from masks.pixel_scores import CHOOSING
 from masks.score_rows import CHOOSERS, OF_OBJECTS
 from nets.catalogue import CATALOGUE
 from runs.choices import BASE_CHANNELS, BATCH, CROPS, EPOCHS, LOADER_THREADS, SAVE_EVERY
-from runs.settings import crop_count, save_every
+from runs.settings import crop_count, decay, save_every
 
 
 def make_parser(defaults, protocols, tiling, losses, augmentations):
@@ -122,6 +122,11 @@ def add_training_flags(add, protocols, tiling, losses, augmentations):
         help="share of the run, at its start, in which the learning rate rises from 0")
     add("--clip_norm", type=number(float, 0),
         help="largest norm of all gradients together; larger ones are scaled down; 0: no limit")
+    add("--ema", type=decay, metavar="auto|D",
+        help="average weights and BatchNorm's statistics over the steps; tests and best_model have "
+             "the averages. D: exponential average, in which a step counts D times as much as the "
+             "next one; auto: over about the last twentieth of the steps so far; 0: no average "
+             "(fast: auto)")
     add("--loss", choices=tuple(losses),
         help="weighted_ce: cross entropy with the weight map; ce: without it; ce_dice: without it, "
              "plus the Dice loss (fast: ce_dice; for numbered objects weighted_ce)")

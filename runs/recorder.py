@@ -16,7 +16,7 @@ from masks.colours import draw_overview
 from masks.pixel_scores import best_constant, mean_scores
 from masks.prediction_files import write_predictions
 from masks.score_rows import distinct_rows, format_scores, rows_of, rows_of_kind
-from nets.checkpoint import assign_weights, load, read_vars, save, state_arrays
+from nets.checkpoint import assign, load, read_vars, save
 from runs.curves import draw_curves
 from runs.events import EventLog
 from runs.log import RunLog, best_of, duration, run_name
@@ -84,7 +84,7 @@ class Recorder:
         return (epoch + 1) % amount == 0
 
     def on_best(self, epoch, scores, predictions):
-        save(self.folders.Checkpoint_directory / BEST, state_arrays(self.model),
+        save(self.folders.Checkpoint_directory / BEST, read_vars(self.trainer.state.tested_vars()),
              {**self.header(), "epoch": epoch, "scores": scores})
         if not self.data.holds_back:
             self.show(epoch, predictions)
@@ -160,20 +160,24 @@ class Recorder:
         """
         weights, header = self.load_best()
         with self.trainer.stop:
-            predictions = self.trainer.test(self.data.test_set, together=False)
+            predictions = self.trainer.test(self.data.test_set, together=False, weights=weights)
         if predictions is None:
             return False
         self.test_scores = mean_scores([each.scores for each in predictions.values()])
-        save(self.folders.Checkpoint_directory / BEST, weights,
+        save(self.folders.Checkpoint_directory / BEST, read_vars(weights),
              {**header, "test_scores": self.test_scores})
         self.show(header["epoch"], predictions)
         return True
 
     def load_best(self):
-        """Put the best model's weights into the net; (weights, header) of its checkpoint."""
+        """The best model's checkpoint: ({name: Var} of its weights, header).
+
+        The net keeps its own: a later `save_last` has to find them there.
+        """
         path = self.folders.Checkpoint_directory / BEST
-        weights, header = load(path)
-        assign_weights(self.model, weights, path)
+        arrays, header = load(path)
+        weights = {name: var.detach() for name, var in self.model.state_dict().items()}
+        assign(weights, arrays, path)
         return weights, header
 
     def finish(self, seconds, outcome):
@@ -231,12 +235,12 @@ class Recorder:
         """
         best = best_of(self.log.records, self.log.best_by)
         try:
-            _, header = self.load_best()
+            weights, header = self.load_best()
         except DataError:
             return {}
         if best is None or header.get("epoch") != best["epoch"]:
             return {}
-        return self.trainer.test(self.data.test_set, together=False) or {}
+        return self.trainer.test(self.data.test_set, together=False, weights=weights) or {}
 
     def count_parameters(self):
         """How many numbers of the net are trained."""

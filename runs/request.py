@@ -7,8 +7,8 @@ from command.errors import DataError
 from datasets.label_values import refuse_label_kind
 from nets.catalogue import CATALOGUE
 from runs.choices import find_wrong_chooser
-from runs.resume import (LAST, StoredRun, find_contradictions, find_too_short, judge_by, load_run,
-                         parse_stored, resume_command)
+from runs.resume import (LAST, StoredRun, average_anew, find_contradictions, find_too_short,
+                         judge_by, load_run, parse_stored, resume_command)
 from runs.settings import Settings
 
 
@@ -60,6 +60,8 @@ def read_request(words, build_parser, protocols, crop):
         check_resumed(settings, kept, stored, parser)
         if settings.training.best_by != kept["best_by"]:
             judge_by(stored, settings.training.best_by)
+        if bool(settings.training.ema) != bool(kept["ema"]):
+            average_anew(stored)
     return Request(settings, frozenset(given), stored, resume_command(settings.run, defaults))
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from backend import ranks
 from command.errors import DataError
 from masks.score_rows import ROWS
-from nets.checkpoint import load
+from nets.checkpoint import AVERAGE, OPTIMIZER, load
 from runs.choices import CHOSEN
 from runs.log import RUN_NAME, best_of, find_lacking
 from runs.progress import Progress, is_count, is_number, renamed, suits
@@ -26,7 +26,7 @@ FREE_TO_CHANGE = {*NOT_KEPT, "Data_directory", "Total_epochs", "Val_epochs", "Ti
                   "device", "cache_size", "save_every"}
 # what runs had before these flags were there: {flag: texts}
 BEFORE = {"best_by": ["iou"], "label_kind": ["classes"], "crops_per_image": ["1"],
-          "precision": ["float32"]}
+          "precision": ["float32"], "ema": ["0"]}
 RECORD = {"epoch": is_count, "skipped": is_count, "epoch_time": is_number,
           "whole_time": is_number, "throughput": is_number}
 
@@ -125,6 +125,20 @@ def judge_by(stored, best_by):
     """Let another score choose the best model of a StoredRun, as --force may demand."""
     best = best_of(stored.records, best_by)
     stored.progress.best_score = best[best_by] if best else Progress.best_score
+
+
+def average_anew(stored):
+    """Begin averages of a StoredRun's weights where it has none, else drop them.
+
+    As --force may demand.
+    """
+    arrays = stored.arrays
+    averages = [name for name in arrays if name.startswith(AVERAGE)]
+    for name in averages:
+        del arrays[name]
+    if not averages:
+        arrays.update({AVERAGE + name: array for name, array in arrays.items()
+                       if not name.startswith(OPTIMIZER)})
 
 
 # ---------------------------------------------------------------------------------------- checking

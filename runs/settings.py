@@ -32,6 +32,11 @@ def crop_count(text):
     return text if text == "auto" else number(int, 1, 10 ** 6)(text)
 
 
+def decay(text):
+    """A flag type: 'auto', or the decay of an average, 0: none."""
+    return text if text == "auto" else number(float, 0, 1)(text)
+
+
 @dataclass(frozen=True)
 class DataSettings:
     """What is trained on; None: left to choose."""
@@ -82,6 +87,7 @@ class TrainingSettings:
     lr_schedule: str
     warm_up: float                # share of the run
     clip_norm: float              # 0: any
+    ema: object                   # the decay of averaged weights, 0: none, or "auto"
     loss: Optional[str]
     Loss_w0: float
     Loss_sigma: float             # px

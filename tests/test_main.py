@@ -60,7 +60,7 @@ def test_the_documented_defaults():
         "loss": "weighted_ce", "Time_budget": None, "val_fraction": 0, "group": None,
         "protocol": None, "augment": "none", "save_every": None, "resume": False,
         "force": False, "label_kind": None, "best_by": "iou", "crops_per_image": "auto",
-        "cache_size": 20, "precision": None, "workers": None}
+        "cache_size": 20, "precision": None, "workers": None, "ema": 0}
     assert settings_of("--protocol", "default") == settings_of()
 
 
@@ -70,7 +70,8 @@ def test_the_modern_recipe_is_one_word():
     assert changed == {
         "protocol": "fast", "padding": 1, "base_channels": None, "tile": None, "Batch_size": None,
         "Total_epochs": None, "Val_epochs": None, "loss": None, "optimizer": "adamw",
-        "lr_schedule": "cosine", "augment": "light", "dropout_probs": [0, 0, 0, 0]}
+        "lr_schedule": "cosine", "augment": "light", "dropout_probs": [0, 0, 0, 0],
+        "ema": "auto"}
 
 
 def test_a_protocol_sets_defaults_and_no_more():

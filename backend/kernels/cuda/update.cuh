@@ -1,5 +1,5 @@
 // A training step's end, for many tensors with one launch: whether the step counts, the optimisers'
-// formulas, BatchNorm's running statistics, copies.  All but `decide` and `square_sums` change
+// formulas, BatchNorm's running statistics, averages of weights, copies.  All but `decide` and `square_sums` change
 // their tensors in place, or leave them alone where the step was refused.
 // float32; no atomics, so that the same numbers give the same bits.  It needs launch.cuh before it.
 #pragma once
@@ -131,6 +131,15 @@ static __global__ void sgd_kernel(Tensors tensors, Numbers numbers, const float*
     }
 }
 
+// value: an average, which moves towards `gradient`, here a weight.
+static __global__ void average_kernel(Tensors tensors, float share) {
+    Part part = part_of_block(tensors);
+    float* value = tensors.value[part.k];
+    const float* weight = tensors.gradient[part.k];
+    for (int i = part.from + threadIdx.x; i < part.to; i += THREADS)
+        value[i] += share * (weight[i] - value[i]);
+}
+
 // value = gradient, of any bits.
 static __global__ void copy_kernel(Tensors tensors) {
     Part part = part_of_block(tensors);
@@ -172,6 +181,9 @@ inline void adam(const Tensors& tensors, Numbers numbers, const float* verdict) 
 }
 inline void sgd(const Tensors& tensors, Numbers numbers, const float* verdict) {
     if (tensors.blocks()) LAUNCH(sgd_kernel, tensors.blocks(), THREADS)(tensors, numbers, verdict);
+}
+inline void average(const Tensors& tensors, float share) {
+    if (tensors.blocks()) LAUNCH(average_kernel, tensors.blocks(), THREADS)(tensors, share);
 }
 inline void copy(const Tensors& tensors) {
     if (tensors.blocks()) LAUNCH(copy_kernel, tensors.blocks(), THREADS)(tensors);
