@@ -32,7 +32,7 @@ from runs.log import ENDLESS
 # here.
 RECIPE = {"protocol": "fast", "mode": "Unet", "base_channels": 16, "padding": 1, "tile": 256,
           "Batch_size": 4, "loss": "ce", "optimizer": "adamw", "Learning_rate": 1e-3,
-          "lr_schedule": "cosine", "warm_up": 0, "clip_norm": 0, "augment": "full",
+          "lr_schedule": "cosine", "warm_up": 0, "clip_norm": 0, "ema": 0, "augment": "full",
           "dropout_probs": (0, 0, 0, 0), "bilinear": True, "Loss_w0": 10, "Loss_sigma": 5}
 PLAIN_RECIPE = "the recipe"
 VARIANTS = {
@@ -44,6 +44,8 @@ VARIANTS = {
     "weight map": {"loss": "weighted_ce"},
     "Dice term": {"loss": "ce_dice"},
     "constant learning rate": {"lr_schedule": "constant"},
+    "averaged weights": {"ema": "auto"},
+    "averaged weights, constant learning rate": {"ema": "auto", "lr_schedule": "constant"},
     "warm-up": {"warm_up": 0.05},
     "clipped gradients": {"clip_norm": 1},
     "Adam": {"optimizer": "adam"},

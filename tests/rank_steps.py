@@ -33,7 +33,8 @@ def main(path):
     from Transforms import augmentation
     from WeightMap import WeightMaps
 
-    settings = settings_of("--loss", config["loss"], "--clip_norm", 1, "--Learning_rate", 0.002,
+    settings = settings_of("--loss", config["loss"], "--clip_norm", 1, "--ema", 0.9,
+                           "--Learning_rate", 0.002,
                            "--Total_epochs", config["epochs"], "--Batch_size", config["batch"],
                            "--Val_epochs", config["epochs"] - 1).training
     folders = [Path(config["data"]) / "train" / kind for kind in ("imgs", "labels")]
