@@ -34,6 +34,7 @@ from datasets.survey import (SetFacts, Survey, digest_of_set, facts_of_set, size
 from Loss import LOSSES
 from masks.score_rows import baselines_of_set
 from MirrorPadding import Reference, Tiles, Whole, tiling
+from nets.beginning import begin_with
 from nets.checkpoint import assign
 from runs.choices import Choice, Device, check_memory, complete, crops_of
 from runs.flags import make_parser
@@ -173,6 +174,7 @@ def build_trainer(request, prepared, make_recorder):
     All ranks call it together.  prepared: of the first rank; None on other ranks.  make_recorder: a
     function with Recorder's parameters.
     """
+    from backend.freezing import freeze
     from backend.optimizers import build_optimizer
     from Model import build_model
     from Process import Trainer
@@ -181,8 +183,12 @@ def build_trainer(request, prepared, make_recorder):
     model = build_model(settings.net.mode, settings.data.n_channels, settings.data.n_classes,
                         **settings.net.options)
     model.element_type = element_type(settings.training.precision)
+    begun = begin_with(model, request.beginning, settings.frozen) if request.beginning else []
+    freeze(model, settings.frozen)
     recorder = make_recorder(settings, data, model, request.stored,
-                             LOSSES[settings.training.loss].title)
+                             LOSSES[settings.training.loss].title, request.weights_from)
+    for line in begun:
+        recorder.say(line)
     optimizer = build_optimizer(settings.training.optimizer, model,
                                 settings.training.Learning_rate)
     trainer = Trainer(model, optimizer, data.loader, data.choosing, settings.training, recorder)

@@ -27,7 +27,7 @@ class Recognised(NamedTuple):
 class Net:
     """What the project has to know of a net besides its class."""
     name: str                  # the word of --mode, and the key of Model.NETS
-    flags: tuple               # the options of its class that are flags of Main.py
+    flags: tuple               # the options of its class that a run's settings have
     training_options: dict     # options that it is always trained with
     unseen_options: tuple      # options that leave no trace in its weights
     geometry: Callable         # options -> the Geometry
@@ -37,6 +37,9 @@ class Net:
     gpu_bytes_per_pixel: Callable  # the same on a GPU, without what GPU_COPIES and cuDNN take
                                # (as Jittor allocated them on the stand-in of tests/gpu)
     recognise: Callable        # shape(name) of weights -> Recognised, or None if they are others'
+    first: str                 # its first convolution
+    outputs: tuple             # its layers whose size is the number of classes
+    encoder: tuple = ()        # its modules that --freeze encoder leaves as they are
 
     def options(self, flags):
         """The options to build it with, from {flag: value}."""
@@ -74,9 +77,15 @@ def recognise_u2net(name, middle_channels):
     return recognise
 
 
+U2NET_LAYERS = {"first": "stage1.rebnconvin.conv_s1",
+                "outputs": (*(f"side{k}" for k in range(1, 7)), "outconv"),
+                "encoder": tuple(f"stage{k}" for k in range(1, 7))}
+
+
 # ------------------------------------------------------------------------------------------- rows
 CATALOGUE = {net.name: net for net in (
-    Net("Unet", flags=("bilinear", "dropout_probs", "base_channels", "padding"),
+    Net("Unet", flags=("bilinear", "dropout_probs", "base_channels", "padding", "conv_bias",
+                       "align_corners"),
         training_options={}, unseen_options=("padding", "align_corners"),
         geometry=unet_geometry,
         parameters=lambda options: (4_250 if options.get("bilinear", True) else 7_620)
@@ -84,16 +93,17 @@ CATALOGUE = {net.name: net for net in (
         bytes_per_pixel=lambda options: 72 * options.get("base_channels", 64),
         gpu_bytes_per_pixel=lambda options: (120 if options.get("padding") else 95)
         * options.get("base_channels", 64),
-        recognise=recognise_unet),
-    Net("U2net", flags=(), training_options={"side_outputs": True},
+        recognise=recognise_unet, first="inc.double_conv.0", outputs=("outc.conv",),
+        encoder=("inc", "down1", "down2", "down3", "down4")),
+    Net("U2net", flags=("align_corners",), training_options={"side_outputs": True},
         unseen_options=("align_corners",), geometry=lambda options: U2NET,
         parameters=lambda options: 44_100_000,
         bytes_per_pixel=lambda options: 10_000, gpu_bytes_per_pixel=lambda options: 10_300,
-        recognise=recognise_u2net("U2net", 32)),
-    Net("U2netS", flags=(), training_options={"side_outputs": True},
+        recognise=recognise_u2net("U2net", 32), **U2NET_LAYERS),
+    Net("U2netS", flags=("align_corners",), training_options={"side_outputs": True},
         unseen_options=("align_corners",), geometry=lambda options: U2NET,
         parameters=lambda options: 1_150_000,
         bytes_per_pixel=lambda options: 5_700, gpu_bytes_per_pixel=lambda options: 7_000,
-        recognise=recognise_u2net("U2netS", 16)),
+        recognise=recognise_u2net("U2netS", 16), **U2NET_LAYERS),
 )}
 NET_FLAGS = tuple(dict.fromkeys(flag for net in CATALOGUE.values() for flag in net.flags))

@@ -103,12 +103,13 @@ def _dtype_of(header):
 def net_of_flags(flags, found, path):
     """The TrainedNet of others' weights: what these show, completed by OthersFlags.
 
-    Where no flag says it: U-Nets whose convolutions have no bias are milesial's, or made after it,
-    which pad and align corners.  Raises DataError where a preset or a number does not suit.
+    Where no flag says it: milesial's U-Net pads and aligns corners, and so do those made after it,
+    whose convolutions have no bias either.  Raises DataError where a preset or a number does not
+    suit.
     """
     statistics = Statistics(_per_channel("mean", flags.mean or [0.0], found.n_channels),
                             _per_channel("std", flags.std or [1.0], found.n_channels))
-    likely = found.options.get("conv_bias") is False
+    likely = flags.preset == "milesial" or found.options.get("conv_bias") is False
     given = {"align_corners": flags.align_corners, "padding": flags.padding}
     options = dict(found.options)
     for name in CATALOGUE[found.mode].unseen_options[::-1]:

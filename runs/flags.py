@@ -9,8 +9,9 @@ from images.channels import MOST_CHANNELS
 from masks.pixel_scores import CHOOSING
 from masks.score_rows import CHOOSERS, OF_OBJECTS
 from nets.catalogue import CATALOGUE
+from nets.trained import PRESETS
 from runs.choices import BASE_CHANNELS, BATCH, CROPS, EPOCHS, LOADER_THREADS, SAVE_EVERY
-from runs.settings import crop_count, decay, save_every
+from runs.settings import FROZEN_PARTS, crop_count, decay, save_every
 
 
 def make_parser(defaults, protocols, tiling, losses, augmentations):
@@ -25,9 +26,10 @@ def make_parser(defaults, protocols, tiling, losses, augmentations):
     add = parser.add_argument
     add_data_flags(add)
     add_net_flags(add)
+    add_start_flags(add)
     add_training_flags(add, protocols, tiling, losses, augmentations)
     add_run_flags(add)
-    parser.set_defaults(**defaults)
+    parser.set_defaults(**defaults, conv_bias=True)
     return parser
 
 
@@ -85,6 +87,24 @@ def add_net_flags(add):
     add("--padding", type=int, choices=(0, 1),
         help="U-Net: 0: valid convolutions, as in the paper; 1: convolutions that keep the size "
              "(fast: 1)")
+    add("--align_corners", type=boolean, default=False,
+        help="of bilinear up-sampling: True: corner pixels keep their places, as in milesial's "
+             "U-Net")
+
+
+def add_start_flags(add):
+    """The flags of a training that begins with weights."""
+    add("--weights", type=Path, metavar="FILE",
+        help="weights to begin with, of Main.py or of others (.pth, safetensors); net, width and "
+             "options are the file's; mean and std are those of the new data (default: none, "
+             "training begins from scratch)")
+    add("--preset", choices=tuple(PRESETS),
+        help="which published net the weights of others are: u2net, u2netp, or milesial's U-Net; "
+             "it says what the file does not show (default: --padding and --align_corners say it)")
+    add("--freeze", choices=FROZEN_PARTS,
+        help="with --weights: encoder: train the decoder alone; the encoder keeps its weights and "
+             "its BatchNorms' running statistics, which it normalises by, and has no dropout "
+             "(default: all is trained)")
 
 
 def add_training_flags(add, protocols, tiling, losses, augmentations):

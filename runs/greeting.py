@@ -63,6 +63,8 @@ def doubts(settings, given, data):
     given: the flags that stand on the command line.
     """
     idle = [flag for flag in NET_FLAGS if flag not in settings.net.row.flags]
+    if "bilinear" in settings.net.row.flags and not settings.net.bilinear:
+        idle.append("align_corners")
     if data.loader.maps is None:
         idle += ["Loss_w0", "Loss_sigma"]
     idle = [f"--{flag}" for flag in idle if flag in given]

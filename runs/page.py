@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from command.files import atomic_write
 from masks.pixel_scores import CHOOSING, best_constant
@@ -40,6 +40,7 @@ class Run:
     predictions: dict  # {name: answers.Prediction}: the test images at the best epoch, {} before
     test_scores: dict  # the best model's on the test images where others have chosen it, else {}
     best_by: str = CHOOSING  # the key of the score that chooses the best epoch
+    weights_from: Optional[dict] = None  # as runs.request.Request has it
 
     @property
     def rows(self):

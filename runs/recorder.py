@@ -20,7 +20,7 @@ from nets.checkpoint import assign, load, read_vars, save
 from runs.curves import draw_curves
 from runs.events import EventLog
 from runs.log import RunLog, best_of, duration, run_name
-from runs.resume import BEST, EARLIER, LAST, OUTPUT_FOLDERS, as_texts, as_words
+from runs.resume import BEST, EARLIER, LAST, NO_FLAGS, OUTPUT_FOLDERS, as_texts, as_words
 
 
 class Listener:
@@ -41,11 +41,13 @@ class Recorder:
 
     settings: runs.settings.Settings.  data: DataLoader.Data.  stored: the resume.StoredRun that
     the run goes on with, or None.  loss_title: the loss, for people, with its unit.
+    weights_from: as runs.request.Request has it.
     """
 
-    def __init__(self, settings, data, model, stored, loss_title):
+    def __init__(self, settings, data, model, stored, loss_title, weights_from):
         self.settings, self.data, self.model = settings, data, model
         self.folders, self.loss_title = settings.run, loss_title
+        self.weights_from = weights_from
         name = stored.log if stored else run_name(settings.net.mode, self.folders.Log_directory)
         records = stored.records if stored else []
         self.log = RunLog(self.folders.Log_directory, name,
@@ -98,6 +100,8 @@ class Recorder:
                   "tile": settings.training.tile.for_prediction, "version": VERSION}
         if settings.data.label_kind == "objects":
             header |= {"label_kind": "objects", "border": BORDER}
+        if self.weights_from:
+            header["weights_from"] = self.weights_from
         return header
 
     def save_last(self):
@@ -225,7 +229,9 @@ class Recorder:
         if not self.settings.run.resume:
             return [*ranks.launcher(), "python", *sys.argv]
         folders = {name: [str(getattr(self.folders, name))] for name in OUTPUT_FOLDERS}
-        words = as_words({**as_texts(self.settings.flags()), **folders})
+        flags = {name: texts for name, texts in as_texts(self.settings.flags()).items()
+                 if name not in NO_FLAGS}
+        words = as_words({**flags, **folders})
         return [*ranks.launcher(), "python", sys.argv[0], *words]
 
     def repeat_best(self):
@@ -245,7 +251,8 @@ class Recorder:
     def count_parameters(self):
         """How many numbers of the net are trained."""
         from backend.summary import count_parameters
-        return count_parameters(self.model)[0]
+        frozen = (getattr(self.model, name) for name in self.settings.frozen)
+        return count_parameters(self.model)[0] - sum(count_parameters(each)[0] for each in frozen)
 
     def write_page(self, seconds, outcome):
         from runs.page import Run, write_page
@@ -260,7 +267,7 @@ class Recorder:
             parameters=self.count_parameters(), device=start.device_name(),
             command=self.command(), seconds=seconds, outcome=outcome, data=self.data,
             predictions=self.predictions, test_scores=self.test_scores,
-            best_by=settings.training.best_by))
+            best_by=settings.training.best_by, weights_from=self.weights_from))
 
 
 def describe_constant(baselines):

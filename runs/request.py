@@ -5,11 +5,13 @@ from backend import ranks
 from backend.precision import refuse_on_device
 from command.errors import DataError
 from datasets.label_values import refuse_label_kind
+from nets.beginning import Beginning
 from nets.catalogue import CATALOGUE
 from runs.choices import find_wrong_chooser
 from runs.resume import (LAST, StoredRun, average_anew, find_contradictions, find_too_short,
                          judge_by, load_run, parse_stored, resume_command)
 from runs.settings import Settings
+from runs.weights import take_weights
 
 
 class Request(NamedTuple):
@@ -18,6 +20,14 @@ class Request(NamedTuple):
     given: frozenset             # the flags that were given
     stored: Optional[StoredRun]  # the run to go on with
     go_on: str                   # the command that resumes this run
+    beginning: Optional[Beginning] = None  # the weights that a new run begins with
+
+    @property
+    def weights_from(self):
+        """Whose weights the run began with, {"name": of the file, "sha256"}; None: nobody's."""
+        if self.stored:
+            return self.stored.weights_from
+        return self.beginning.origin if self.beginning else None
 
 
 def given_flags(words, parser):
@@ -40,7 +50,7 @@ def read_request(words, build_parser, protocols, crop):
     {flag: what it means where it is not given}}.  crop: the tiling of a tile that is left to
     choose.
     """
-    parser, stored = build_parser(), None
+    parser, stored, beginning = build_parser(), None, None
     defaults = {**vars(parser.parse_args([])), "protocol": None, "precision": None}
     given = given_flags(words, build_parser())
     values = {**defaults, **protocols.get(given.get("protocol"), {}), **given}
@@ -53,6 +63,8 @@ def read_request(words, build_parser, protocols, crop):
         parser.error("--force: only with --resume")
     elif "Time_budget" in given:
         values.update({name: given.get(name) for name in ("Total_epochs", "Val_epochs")})
+    if not stored:
+        beginning = take_weights(values, given, parser)
     fill_gaps(values, given, parser)
     settings = Settings.of_flags(values)
     check_flags(settings, parser, crop)
@@ -62,7 +74,8 @@ def read_request(words, build_parser, protocols, crop):
             judge_by(stored, settings.training.best_by)
         if bool(settings.training.ema) != bool(kept["ema"]):
             average_anew(stored)
-    return Request(settings, frozenset(given), stored, resume_command(settings.run, defaults))
+    go_on = resume_command(settings.run, defaults)
+    return Request(settings, frozenset(given), stored, go_on, beginning)
 
 
 def fill_gaps(values, given, parser):
@@ -124,6 +137,8 @@ def check_resumed(settings, kept, stored, parser):
 
     kept: {flag: value} of that run.
     """
+    if settings.training.weights != kept["weights"]:
+        parser.error("--weights: a resumed run goes on with its own; leave it out")
     changed = find_contradictions(settings, kept)
     if changed and not settings.run.force:
         path = settings.run.Checkpoint_directory / LAST

@@ -5,10 +5,11 @@ the command line, its numbers are checked one by one, and nothing in it says whe
 """
 import dataclasses
 import shlex
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from backend import ranks
 from command.errors import DataError
+from command.flags import boolean
 from masks.score_rows import ROWS
 from nets.checkpoint import AVERAGE, OPTIMIZER, load
 from runs.choices import CHOSEN
@@ -26,7 +27,8 @@ FREE_TO_CHANGE = {*NOT_KEPT, "Data_directory", "Total_epochs", "Val_epochs", "Ti
                   "device", "cache_size", "save_every"}
 # what runs had before these flags were there: {flag: texts}
 BEFORE = {"best_by": ["iou"], "label_kind": ["classes"], "crops_per_image": ["1"],
-          "precision": ["float32"], "ema": ["0"]}
+          "precision": ["float32"], "ema": ["0"], "conv_bias": ["True"], "align_corners": ["False"]}
+NO_FLAGS = {"conv_bias": boolean}  # what the file of --weights says: {setting: its type}
 RECORD = {"epoch": is_count, "skipped": is_count, "epoch_time": is_number,
           "whole_time": is_number, "throughput": is_number}
 
@@ -39,6 +41,7 @@ class StoredRun(NamedTuple):
     data: str           # what tells its data from others
     records: list       # of its epochs
     log: str            # its name
+    weights_from: Optional[dict]  # as runs.request.Request has it
 
 
 # ----------------------------------------------------------------------------------------- reading
@@ -56,20 +59,26 @@ def are_texts(values):
     return type(values) is list and all(type(value) is str for value in values)
 
 
-def read_stored(arrays, run):
-    """The StoredRun in a checkpoint's `run`; what is not as it should be raises some error."""
+def is_origin(value):
+    return set(value) == {"name", "sha256"} and are_texts(list(value.values()))
+
+
+def read_stored(arrays, header):
+    """The StoredRun in a checkpoint's header; what is not as it should be raises some error."""
+    run, weights_from = header["run"], header.get("weights_from")
     progress = renamed(run["progress"])
     sound = (all(are_texts(texts) for texts in run["settings"].values())
              and RUN_NAME.fullmatch(run["log"]) and type(run["data"]) is str
              and type(run["records"]) is list and all(map(is_record, run["records"]))
-             and find_lacking(run["records"]) is None and suits(Progress, progress))
+             and find_lacking(run["records"]) is None and suits(Progress, progress)
+             and (weights_from is None or is_origin(weights_from)))
     if not sound:
         raise ValueError
     settings = {**BEFORE, **run["settings"]}
     if settings.get("protocol") == ["default"]:  # before the paper's settings were the default
         settings["protocol"] = ["fast"]
     return StoredRun(arrays, Progress(**progress), settings, run["data"],
-                     run["records"], run["log"])
+                     run["records"], run["log"], weights_from)
 
 
 def load_run(path):
@@ -83,7 +92,7 @@ def load_run(path):
                         "start without --resume")
     arrays, header = load(path)
     try:
-        return read_stored(arrays, header["run"])
+        return read_stored(arrays, header)
     except (KeyError, TypeError, AttributeError, ValueError):
         raise DataError(f"{path}: holds no run to resume; start without --resume") from None
 
@@ -107,6 +116,8 @@ def parse_stored(settings, parser, source):
     def refuse(message):
         raise DataError(f"{source}: holds no run to resume ({message}); start without --resume")
     parser.error = refuse  # nobody has typed these flags
+    for name, kind in NO_FLAGS.items():
+        parser.add_argument(f"--{name}", type=kind)
     known = set(vars(parser.parse_args([]))) - set(NOT_KEPT)
     foreign = set(settings) - known
     if foreign:

@@ -11,6 +11,9 @@ from command.flags import number
 from nets.catalogue import CATALOGUE
 
 
+FROZEN_PARTS = ("encoder",)  # the words of --freeze
+
+
 class Every(NamedTuple):
     """How often: `amount` epochs, or minutes where `unit` is 'm'."""
     amount: float
@@ -57,6 +60,8 @@ class NetSettings:
     dropout_probs: list
     base_channels: Optional[int]
     padding: int
+    conv_bias: bool               # no flag: the file of --weights shows it
+    align_corners: bool
 
     @property
     def row(self):
@@ -96,6 +101,9 @@ class TrainingSettings:
     Time_budget: Optional[float]  # minutes
     precision: Optional[str]      # of backend.precision.PRECISIONS
     seed: int
+    weights: Optional[Path]       # the file to begin with; None: from scratch
+    preset: Optional[str]         # of nets.trained.PRESETS
+    freeze: Optional[str]         # of FROZEN_PARTS
 
     @property
     def budget(self):
@@ -133,6 +141,11 @@ class Settings:
         return cls(**{group.name: group.type(**{each.name: values[each.name]
                                                 for each in dataclasses.fields(group.type)})
                       for group in dataclasses.fields(cls)})
+
+    @property
+    def frozen(self):
+        """The names of the net's modules that are not trained."""
+        return self.net.row.encoder if self.training.freeze else ()
 
     def flags(self):
         """{flag: value} of all settings."""

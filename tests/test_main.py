@@ -60,7 +60,8 @@ def test_the_documented_defaults():
         "loss": "weighted_ce", "Time_budget": None, "val_fraction": 0, "group": None,
         "protocol": None, "augment": "none", "save_every": None, "resume": False,
         "force": False, "label_kind": None, "best_by": "iou", "crops_per_image": "auto",
-        "cache_size": 20, "precision": None, "workers": None, "ema": 0}
+        "cache_size": 20, "precision": None, "workers": None, "ema": 0, "conv_bias": True,
+        "align_corners": False, "weights": None, "preset": None, "freeze": None}
     assert settings_of("--protocol", "default") == settings_of()
 
 
@@ -309,7 +310,8 @@ def test_the_references_commands_train_the_references_system(tmp_path):
             and {path.stem for path in (tmp_path / "weight_maps").glob("*.npy")} == labels)
     header = checkpoint.load(tmp_path / "checkpoints" / "last_model.safetensors")[1]
     assert header["options"] == {"bilinear": True, "dropout_probs": [0.2, 0.3, 0.4, 0.5],
-                                 "base_channels": 64, "padding": 0}
+                                 "base_channels": 64, "padding": 0, "conv_bias": True,
+                                 "align_corners": False}
     assert header["tile"] == "full" and header["run"]["settings"]["optimizer"] == ["adam"]
 
 
@@ -456,7 +458,8 @@ def test_the_best_model_makes_the_predictions_that_were_written(full_run):
     assert (header["mode"], header["n_channels"], header["n_classes"], header["tile"]) == (
         "Unet", 1, 2, "full")
     assert header["options"] == {"bilinear": True, "dropout_probs": [0.2, 0.3, 0.4, 0.5],
-                                 "base_channels": 4, "padding": 0}
+                                 "base_channels": 4, "padding": 0, "conv_bias": True,
+                                 "align_corners": False}
     model = build_model(header["mode"], header["n_channels"], header["n_classes"],
                         **header["options"])
     checkpoint.load_weights(model, path)
