@@ -68,6 +68,8 @@ def resize_pixels(x, height, width, align_corners):
     """Bilinear resize of a ChannelsLast."""
     y, *passed = ResizePixels.apply(x.values, height, width, align_corners)
     pass_on([x], passed)
+    if x.values.is_stop_grad():  # it comes from frozen modules; Jittor does not pass this on
+        y.stop_grad()
     return ChannelsLast(y, x.channels)
 
 
