@@ -279,7 +279,7 @@ def test_the_best_model_predicts_what_was_scored(averaged, tmp_path):
 
 
 @pytest.mark.jittor
-def test_a_killed_run_ends_with_the_same_averages(averaged, folder):
+def test_a_run_stopped_within_an_epoch_ends_with_the_same_averages(averaged, folder):
     process = start_command(folder, *AVERAGED)
     next(line for line in process.stdout if line.startswith("epoch   1"))
     end(process, signal.SIGINT)
