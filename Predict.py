@@ -34,7 +34,7 @@ from masks.answers import (assemble, average_of_eight, average_of_nets, class_ba
                            mask_pixels)
 from masks.colours import overlay
 from masks.object_bands import fill_bands
-from masks.objects import instances, whole_objects
+from masks.objects import instances, whole_objects, without_small
 from masks.outputs import EXTRAS, plan_outputs
 from masks.saliency import saliency_input, saliency_map
 from MirrorPadding import WHOLE, tiling
@@ -134,13 +134,13 @@ class Predictor:
 
         Returns whether it is all of one class.
         """
-        ensemble = self.ensemble
+        ensemble, cut = self.ensemble, self.ensemble.cut
         if file.is_large:
             seen = set()
-            bands = noted(class_bands(self.parts(file, pixels, levels), file.width), seen)
-            if ensemble.label_kind == "objects":
-                bands = fill_bands(bands, ensemble.border)
-            masks = (mask_pixels(band, ensemble.n_classes) for band in bands)
+            bands = class_bands(self.parts(file, pixels, levels), file.width, cut.threshold)
+            if ensemble.label_kind == "objects" or cut.smallest_object:
+                bands = fill_bands(bands, ensemble.border, cut.smallest_object)
+            masks = (mask_pixels(band, ensemble.n_classes) for band in noted(bands, seen))
             add["pred"](Bands(masks, file.height, file.width))
             return len(seen) == 1
         if ensemble.is_saliency:
@@ -149,13 +149,13 @@ class Predictor:
             class_map = (probability > 0.5).astype(np.uint8)
         else:
             class_map, probability = assemble(self.parts(file, pixels, levels), file.height,
-                                              file.width, "prob" in add)
-        regions = class_map
+                                              file.width, "prob" in add, cut.threshold)
         if ensemble.label_kind == "objects":
-            regions = whole_objects(class_map, ensemble.border)
+            regions = whole_objects(class_map, ensemble.border, cut.smallest_object)
             class_map = (regions > 0).astype(np.uint8)
-        elif self.args.instances:
-            regions = instances(class_map)
+        else:
+            class_map = without_small(class_map, cut.smallest_object)
+            regions = instances(class_map) if self.args.instances else class_map
         depth = np.uint16 if regions.max() < 2 ** 16 else np.uint32
         make = {"pred": lambda: mask_pixels(class_map, ensemble.n_classes),
                 "prob": lambda: probability,

@@ -81,11 +81,12 @@ class Tester:
         self.clock = RunClock(budget, self.progress)
         self.stop = StopSignal(self.clock.clock)
 
-    def test(self, dataset, together=True):
+    def test(self, dataset, together=True, judge=assess):
         """The predictions of a SegmentationSet, {name: Prediction}; None when asked to stop.
 
         together: True where all ranks call this.  Then each predicts its share of the images and
         gets the predictions of all.  False where this rank alone calls it.
+        judge: makes a Prediction, or what it likes, of logits, dataset and index.
         """
         self.model.eval()
         count = ranks.size() if together else 1
@@ -93,7 +94,8 @@ class Tester:
         for start in progress_bar(range(0, len(dataset), count), "testing", unit="image"):
             index = start + ranks.rank()
             if index < len(dataset):
-                predictions[dataset.name(index)] = self.predict(dataset, index)
+                logits = self.predict(dataset, index)
+                predictions[dataset.name(index)] = judge(logits, dataset, index)
             if count > 1:
                 self.stop.agree()
             if self.stop.asked(count > 1):
@@ -109,10 +111,10 @@ class Tester:
         return predictions
 
     def predict(self, dataset, index):
-        """The Prediction of one image of a SegmentationSet."""
+        """The logits of one image of a SegmentationSet, (K, H, W) float32."""
         image, geometry = dataset.image(index), self.loader.geometry
         tile = self.loader.tile.for_testing(geometry, *image.shape[1:])
-        return assess(predict_image(self.model, image, geometry, tile), dataset, index)
+        return predict_image(self.model, image, geometry, tile)
 
 
 # ---------------------------------------------------------------------------------------- the run
@@ -227,11 +229,11 @@ class Trainer(Tester):
         return known
 
     # ------------------------------------------------------------------------------------ testing
-    def test(self, dataset, together=True, weights=None):
+    def test(self, dataset, together=True, judge=assess, weights=None):
         """`Tester.test` of `weights`, {name: Var}; None: the averages, where there are any."""
         self.model.eval()  # first: it notes which of the model's own Vars are trained
         with self.state.in_model(weights or self.state.tested_vars()):
-            return super().test(dataset, together)
+            return super().test(dataset, together, judge)
 
     def validate_epoch(self):
         """Test: mean scores of the test set, {} when asked to stop; a new best calls `on_best`."""

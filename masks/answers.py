@@ -31,11 +31,14 @@ def logits_of(probability):
     return log
 
 
-def classes(logits):
+def classes(logits, threshold=0.5):
     """The likeliest class of each pixel: (K, H, W) -> (H, W) uint8.
 
-    With one class: 1 above probability 0.5, else 0.
+    With one class: 1 above probability 0.5, else 0.  threshold: with up to two classes another
+    probability; with more there is none.
     """
+    if threshold != 0.5:
+        return (probabilities(logits)[-1] > np.float32(threshold)).astype(np.uint8)
     likeliest = logits[0] > 0 if len(logits) == 1 else logits.argmax(axis=0)
     return likeliest.astype(np.uint8)
 
@@ -78,16 +81,16 @@ class Assembled(NamedTuple):
     probability: Optional[np.ndarray]  # (K, H, W) float32, with one class (H, W); None: not wanted
 
 
-def assemble(parts, height, width, with_probabilities=False):
+def assemble(parts, height, width, with_probabilities=False, threshold=0.5):
     """Put the parts of an image's logits together: an Assembled of `height` x `width` px.
 
     parts: the nets.geometry.Parts that together cover the image, as MirrorPadding's tilings yield
-    them.
+    them.  threshold: see `classes`.
     """
     class_map, probability = np.empty((height, width), np.uint8), None
     for top, left, logits in parts:
         here = np.s_[..., top:top + logits.shape[1], left:left + logits.shape[2]]
-        class_map[here] = classes(logits)
+        class_map[here] = classes(logits, threshold)
         if with_probabilities:
             if probability is None:
                 probability = np.empty((len(logits), height, width), np.float32)
@@ -97,14 +100,14 @@ def assemble(parts, height, width, with_probabilities=False):
     return Assembled(class_map, probability)
 
 
-def class_bands(parts, width):
+def class_bands(parts, width, threshold=0.5):
     """Yield the class map of `assemble` from the top down, in bands (rows, width) uint8.
 
     A band comes as soon as its parts, which follow each other from left to right, are complete.
     """
     row = []
     for _, left, logits in parts:
-        row.append(classes(logits))
+        row.append(classes(logits, threshold))
         if left + logits.shape[2] == width:
             yield np.concatenate(row, axis=1)
             row = []

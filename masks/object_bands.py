@@ -1,4 +1,4 @@
-"""The border between the objects of an image that is predicted from the top down, in bands.
+"""The objects of an image that is predicted from the top down, in bands: their border, their size.
 
 Which pixels belong to one object is known at the end of the image: two pieces may be joined at its
 bottom.  So all bands are kept, compressed, until then.
@@ -10,31 +10,33 @@ import numpy as np
 import scipy  # its parts load when they are first used: so --help stays fast
 
 from datasets.objects import give_back_border
-from masks.objects import connected_components
+from masks.objects import connected_components, number_large
 
 
-def fill_bands(bands, border):
+def fill_bands(bands, border, smallest=0):
     """Yield class maps of objects and background with the separation border given back.
 
     bands: class maps (rows, width) uint8, from the top down.  border: px, its width on each side.
+    smallest: px of the smallest object.
     The result is that of `masks.objects.whole_objects` for the whole image, in the same bands.
     """
     kept = KeptBands(bands)
+    is_object = number_large(kept.pixels, smallest) > 0
     reach = 2 * border
     for index in range(len(kept)):
         before, here, after = kept.rows(index, -1, reach), kept[index], kept.rows(index, 1, reach)
         whole = give_back_border(np.concatenate([before, here, after]), border)
-        yield (whole[len(before):len(before) + len(here)] > 0).astype(np.uint8)
+        yield is_object[whole[len(before):len(before) + len(here)]].astype(np.uint8)
 
 
 class KeptBands:
     """The numbered components of an image's bands: `kept[k]` is (rows, width) int32.
 
-    A component has one number in all bands.
+    A component has one number in all bands, and `pixels[number]` pixels.
     """
 
     def __init__(self, bands):
-        self.packed, self.shapes, firsts, joined = [], [], [0], []
+        self.packed, self.shapes, firsts, joined, pixels = [], [], [0], [], [[0]]
         last_row = None
         for band in bands:
             mask = band > 0
@@ -45,8 +47,10 @@ class KeptBands:
                 joined.append(_touching(last_row, numbers[0]) + [[firsts[-2]], [firsts[-1]]])
             last_row = numbers[-1]
             firsts.append(firsts[-1] + int(numbers.max(initial=0)))
+            pixels.append(np.bincount(numbers.ravel(), minlength=1)[1:])
         self.firsts = firsts[:-1]
         self.numbers = _number_joined(firsts[-1], joined)
+        self.pixels = np.bincount(self.numbers, np.concatenate(pixels))
         self.label = lru_cache(maxsize=4)(self._label)
 
     def __len__(self):

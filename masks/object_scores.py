@@ -232,10 +232,10 @@ def _number_objects(prediction, label, ignore_label):
     for name, array in (("prediction", prediction), ("label", label)):
         if array.dtype.kind not in "biu" or array.min(initial=0) < 0:
             raise ValueError(f"{name}: expected integers >= 0")
-    return _renumber(prediction), _renumber(label)
+    return renumber(prediction), renumber(label)
 
 
-def _renumber(objects):
+def renumber(objects):
     """The same objects of a flat array, numbered 1, 2, ... without gaps; 0 stays 0."""
     if objects.max(initial=0) <= COUNTED * objects.size:
         objects = objects.astype(np.int64)  # a bool array would be taken for a mask below

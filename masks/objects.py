@@ -34,13 +34,33 @@ def instances(class_map):
     return found
 
 
-def whole_objects(class_map, border):
+def whole_objects(class_map, border, smallest=0):
     """Number the objects of a class map without their separation border: (H, W) -> (H, W) int32.
 
     class_map: classes above 0 are objects, `border` px smaller where they touch.  An object is an
-    8-connected component, with the border's pixels given back.
+    8-connected component, with the border's pixels given back.  Components of fewer than `smallest`
+    px, without the border, are no objects.
     """
-    return give_back_border(connected_components(class_map > 0), border)
+    components = connected_components(class_map > 0)
+    numbers = number_large(np.bincount(components.ravel()), smallest)
+    return numbers[give_back_border(components, border)]
+
+
+def without_small(class_map, smallest):
+    """A class map without its components of fewer than `smallest` px: (H, W) -> (H, W)."""
+    if smallest < 2:
+        return class_map
+    return np.where(whole_objects(class_map, 0, smallest) > 0, class_map, 0)
+
+
+def number_large(pixels, smallest):
+    """The new numbers, (n + 1,) int32, of components 0 ... n of so many `pixels`.
+
+    0 for background, which is 0, and for components of fewer than `smallest` px; else 1, 2, ...
+    """
+    is_large = np.asarray(pixels) >= smallest
+    is_large[0] = False
+    return np.where(is_large, np.cumsum(is_large), 0).astype(np.int32)
 
 
 def connected_components(mask):

@@ -112,11 +112,14 @@ def scores(prediction, label, n_classes=2, ignore_label=None):
     Shapes, dtypes, ignored pixels and errors: as `confusion_matrix`.
     """
     matrix = confusion_matrix(prediction, label, n_classes, ignore_label)
-    return _foreground_scores(matrix.diagonal(), matrix.sum(axis=0), matrix.sum(axis=1))
+    return scores_of_counts(matrix.diagonal(), matrix.sum(axis=0), matrix.sum(axis=1))
 
 
-def _foreground_scores(hits, predicted, actual):
-    """`scores` from (C,) pixel counts: right, in the prediction, in the label."""
+def scores_of_counts(hits, predicted, actual):
+    """`scores` from (C,) pixel counts: right, in the prediction, in the label.
+
+    Those of class 0, the background, do not matter.
+    """
     counted = map(ClassCounts, hits[1:], predicted[1:], actual[1:])
     present = [counts for counts in counted if counts.predicted + counts.actual]
     if not present:
@@ -190,7 +193,7 @@ def _constant_scores(value, counts):
     """`scores` of answering the class `value` everywhere."""
     hits, predicted = np.zeros_like(counts), np.zeros_like(counts)
     hits[value], predicted[value] = counts[value], counts.sum()
-    return _foreground_scores(hits, predicted, counts)
+    return scores_of_counts(hits, predicted, counts)
 
 
 def best_constant(baselines):

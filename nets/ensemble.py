@@ -9,6 +9,7 @@ from typing import NamedTuple
 from command.errors import DataError
 from images.channels import MOST_CHANNELS, describe_channels, suits_channels
 from nets.checkpoint import read_weights
+from nets.cut import Cut, common_cut
 from nets.flags import others_flags, refuse_for_ours, refuse_other_net
 from nets.recognise import describe_net
 from nets.trained import SALIENCY_PRESETS, TrainedNet, net_of_flags, net_of_header
@@ -59,6 +60,11 @@ class Ensemble:
     @property
     def border(self):
         return self.nets[0].border
+
+    @property
+    def cut(self):
+        """What is foreground of their mean."""
+        return common_cut(net.cut for net in self.nets)
 
     @property
     def is_saliency(self):
@@ -129,9 +135,15 @@ def check_together(members):
 
 def describe_members(members):
     """A line about each Member, and about what several are together."""
-    lines = [f"{member.path}: {member.net}" for member in members]
+    lines = [f"{member.path}: {member.net}{_name_cut(member.net)}" for member in members]
     if len(members) > 1:
         size = sum(array.size for member in members for array in member.weights.values())
+        together = Ensemble(tuple(member.net for member in members))
         lines.append(f"Mean of the probabilities of {len(members)} nets, {size * 4 / 1e6:.1f} MB "
-                     "of weights")
+                     f"of weights{_name_cut(together)}")
     return lines
+
+
+def _name_cut(net):
+    """The Cut of a net for people, "" for a plain one."""
+    return "" if net.cut == Cut() else f"; {net.cut}"

@@ -7,6 +7,7 @@ from command.errors import DataError
 from images.channels import VALUE_DTYPES
 from images.values import Statistics
 from nets.catalogue import CATALOGUE
+from nets.cut import Cut, cut_of_header
 
 # the published weights' nets, by their words
 PRESETS = {"u2net": "U2net", "u2netp": "U2netS", "milesial": "Unet"}
@@ -26,10 +27,16 @@ class TrainedNet:
     is_saliency: bool = False  # by U-2-Net's own protocol
     label_kind: str = "classes"  # "objects": their foreground, without the separation border
     border: int = 0            # px, its width on each side; 0 for classes
+    threshold: float = 0.5     # see nets.cut.Cut
+    smallest_object: int = 0   # px
 
     @property
     def geometry(self):
         return CATALOGUE[self.mode].geometry(self.options)
+
+    @property
+    def cut(self):
+        return Cut(self.threshold, self.smallest_object)
 
     def __str__(self):
         return describe(self.mode, self.n_channels, self.n_classes, self.options)
@@ -66,6 +73,7 @@ def net_of_header(header, found, path):
         is_cut = cut in ("full", "reference") or type(cut) is int and cut >= 16
         are_switches = all(value in (0, 1) for value in options.values())
         kind = header.get("label_kind", "classes"), header.get("border", 0)
+        answers = cut_of_header(header, found.n_classes)
         if not is_cut or not are_switches or not _is_kind(*kind, found.n_classes):
             raise ValueError(f"tile {cut!r}, {options}, labels {kind}")
     except (KeyError, TypeError, ValueError) as error:
@@ -79,7 +87,8 @@ def net_of_header(header, found, path):
         raise DataError(f"{path}: its header's mean and std do not suit n_channels "
                         f"{found.n_channels}; choose another")
     return TrainedNet(found.mode, found.n_channels, found.n_classes,
-                      {**found.options, **options}, statistics, str(cut), False, *kind)
+                      {**found.options, **options}, statistics, str(cut), False, *kind,
+                      *answers)
 
 
 def _is_kind(label_kind, border, n_classes):

@@ -15,6 +15,7 @@ from typing import NamedTuple, Optional
 from command.files import atomic_write
 from masks.pixel_scores import CHOOSING, best_constant
 from masks.score_rows import distinct_rows, name_chooser, rows_of, title_of
+from nets.cut import Cut
 from runs.log import ENDLESS, best_of, describe_crops, duration, middle_mean
 from runs.page_pictures import (PROBABILITY_SCALE, choose_examples, draw_plots, explain_classes,
                                 explain_errors, rank_images, show_example, show_training)
@@ -39,6 +40,7 @@ class Run:
     data: object       # loader, choosing, test_set, baselines, test_baselines, holds_back of a run
     predictions: dict  # {name: answers.Prediction}: the test images at the best epoch, {} before
     test_scores: dict  # the best model's on the test images where others have chosen it, else {}
+    cut: Optional[Cut] = None  # of these test scores, where held-back images have chosen it
     best_by: str = CHOOSING  # the key of the score that chooses the best epoch
     weights_from: Optional[dict] = None  # as runs.request.Request has it
 

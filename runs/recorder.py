@@ -7,18 +7,20 @@ import gc
 import math
 import sys
 import time
+from functools import partial
 
 from backend import ranks, start
 from command.errors import DataError
 from command.version import VERSION
 from datasets.objects import BORDER
 from masks.colours import draw_overview
-from masks.pixel_scores import best_constant, mean_scores
+from masks.pixel_scores import best_constant
 from masks.prediction_files import write_predictions
 from masks.score_rows import distinct_rows, format_scores, rows_of, rows_of_kind
 from nets.checkpoint import assign, load, read_vars, save
 from runs.curves import draw_curves
 from runs.events import EventLog
+from runs.final_test import test_once
 from runs.log import RunLog, best_of, duration, run_name
 from runs.resume import BEST, EARLIER, LAST, NO_FLAGS, OUTPUT_FOLDERS, as_texts, as_words
 
@@ -55,6 +57,7 @@ class Recorder:
                           rows_of_kind(data.test_set.label_kind), settings.training.best_by)
         self.events, self.predictions = EventLog(self.log.events_folder), {}
         self.test_scores = {}  # of the best model, where the test images have not chosen it
+        self.cut = None  # the best model's, of two classes, where held-out images choose it
         self.epoch_started = self.last_saved = time.monotonic()
         self.last_drawn = -math.inf  # there are curves to look at from the first epoch on
         self.is_resumed = stored is not None
@@ -160,17 +163,18 @@ class Recorder:
     def test_once(self):
         """Score the best model on the test images, which have had no part in choosing it.
 
-        False when asked to stop.
+        Before that the held-out images choose its Cut.  False when asked to stop.
         """
         weights, header = self.load_best()
         with self.trainer.stop:
-            predictions = self.trainer.test(self.data.test_set, together=False, weights=weights)
-        if predictions is None:
+            found = test_once(partial(self.trainer.test, together=False, weights=weights),
+                              self.data, self.settings.training.best_by, self.say)
+        if found is None:
             return False
-        self.test_scores = mean_scores([each.scores for each in predictions.values()])
+        self.test_scores, self.cut = found.scores, found.cut
         save(self.folders.Checkpoint_directory / BEST, read_vars(weights),
-             {**header, "test_scores": self.test_scores})
-        self.show(header["epoch"], predictions)
+             {**header, **found.header})
+        self.show(header["epoch"], found.predictions)
         return True
 
     def load_best(self):
@@ -266,7 +270,7 @@ class Recorder:
             total_epochs=settings.training.Total_epochs, loss_title=self.loss_title,
             parameters=self.count_parameters(), device=start.device_name(),
             command=self.command(), seconds=seconds, outcome=outcome, data=self.data,
-            predictions=self.predictions, test_scores=self.test_scores,
+            predictions=self.predictions, test_scores=self.test_scores, cut=self.cut,
             best_by=settings.training.best_by, weights_from=self.weights_from))
 
 

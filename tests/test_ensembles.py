@@ -261,21 +261,31 @@ def test_a_file_twice_and_a_folder_of_one(predict, nets):
 
 
 @pytest.mark.jittor
-def test_a_large_stack_in_bands_is_the_image_in_memory(predict, nets, monkeypatch):
-    """Exact tiles of one net, blended ones of the other, pages of a TIFF that are read in rows."""
+@pytest.mark.parametrize("cuts", [[], [(0.4, 0), (0.55, 40)]])
+def test_a_large_stack_in_bands_is_the_image_in_memory(predict, nets, monkeypatch, cuts):
+    """Exact tiles of one net, blended ones of the other, pages of a TIFF that are read in rows.
+
+    cuts: threshold and smallest object of each net.
+    """
+    files = [nets / "a.safetensors", nets / "b.safetensors"]
+    for k, (threshold, smallest) in enumerate(cuts):
+        weights, header = checkpoint.load(files[k])
+        files[k] = Path(f"cut{k}.safetensors")
+        checkpoint.save(files[k], weights, {**header, "threshold": threshold,
+                                            "smallest_object": smallest})
     stack = noise((2, 300, 200), seed=4)
     tifffile.imwrite("large.tif", stack, metadata=None, rowsperstrip=9)
-    flags = ("--Checkpoint", nets / "a.safetensors", nets / "b.safetensors", "--Input", "large.tif",
-             "--tile", 96)
-    assert predict(*flags, "--probabilities")[0] == 0
+    flags = ("--Checkpoint", *files, "--Input", "large.tif", "--tile", 96)
+    code, out, _ = predict(*flags, "--probabilities")
+    assert code == 0 and ("; threshold 0.475, smallest object 20 px; " in out[2]) == bool(cuts)
     whole = tifffile.imread("predictions/large_pred.tif")
     probability = np.load("predictions/large_prob.npy")
     monkeypatch.setattr(image_pages, "LARGE", 2 ** 15)
     assert predict(*flags)[0] == 0
     bands = tifffile.imread("predictions/large_pred.tif")
-    sure = np.abs(probability[:, 1] - 0.5) > 1e-5
-    np.testing.assert_array_equal(bands[sure], whole[sure])
-    assert sure.mean() > 0.99 and 0 < bands.mean() < 255
+    np.testing.assert_array_equal(bands, whole)
+    above = probability[:, 1] > (0.475 if cuts else 0.5)
+    assert 0 < bands.mean() < 255 and ((bands > 0) != above).any() == bool(cuts)
 
 
 @pytest.mark.jittor

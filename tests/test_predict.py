@@ -177,6 +177,8 @@ def test_a_mistake_in_the_data(refused, here, flags, message):
     ({"tile": "half"}, "its header is not as Main.py"),
     ({"tile": None}, "its header is not as Main.py writes it"),
     ({"tile": 20}, "--tile 20: too small for this net"),
+    ({"threshold": 1.5}, "its header is not as Main.py writes it"),
+    ({"smallest_object": 0.5}, "its header is not as Main.py writes it"),
 ])
 def test_a_header_that_is_not_ours(refused, change, message):
     checkpoint.save("ours.safetensors", weights(), {**HEADER, **change})
