@@ -134,22 +134,10 @@ class Predictor:
 
         Returns whether it is all of one class.
         """
-        ensemble, cut = self.ensemble, self.ensemble.cut
         if file.is_large:
-            seen = set()
-            bands = class_bands(self.parts(file, pixels, levels), file.width, cut.threshold)
-            if ensemble.label_kind == "objects" or cut.smallest_object:
-                bands = fill_bands(bands, ensemble.border, cut.smallest_object)
-            masks = (mask_pixels(band, ensemble.n_classes) for band in noted(bands, seen))
-            add["pred"](Bands(masks, file.height, file.width))
-            return len(seen) == 1
-        if ensemble.is_saliency:
-            logits = self.forwards[0](saliency_input(to_channels(pixels, 3)))[0]
-            probability = saliency_map(logits, file.height, file.width)
-            class_map = (probability > 0.5).astype(np.uint8)
-        else:
-            class_map, probability = assemble(self.parts(file, pixels, levels), file.height,
-                                              file.width, "prob" in add, cut.threshold)
+            return self.predict_bands(file, pixels, levels, add["pred"])
+        ensemble, cut = self.ensemble, self.ensemble.cut
+        class_map, probability = self.answer(file, pixels, levels, "prob" in add)
         if ensemble.label_kind == "objects":
             regions = whole_objects(class_map, ensemble.border, cut.smallest_object)
             class_map = (regions > 0).astype(np.uint8)
@@ -165,6 +153,25 @@ class Predictor:
         for kind, page in made.items():
             add[kind](page)
         return class_map.min() == class_map.max()
+
+    def predict_bands(self, file, pixels, levels, add):
+        """`predict_page` of a large image, whose mask alone is made, from the top down."""
+        ensemble, cut, seen = self.ensemble, self.ensemble.cut, set()
+        bands = class_bands(self.parts(file, pixels, levels), file.width, cut.threshold)
+        if ensemble.label_kind == "objects" or cut.smallest_object:
+            bands = fill_bands(bands, ensemble.border, cut.smallest_object)
+        masks = (mask_pixels(band, ensemble.n_classes) for band in noted(bands, seen))
+        add(Bands(masks, file.height, file.width))
+        return len(seen) == 1
+
+    def answer(self, file, pixels, levels, with_probabilities):
+        """(class map, probability) of a page, as masks.answers.assemble gives them."""
+        if self.ensemble.is_saliency:
+            logits = self.forwards[0](saliency_input(to_channels(pixels, 3)))[0]
+            probability = saliency_map(logits, file.height, file.width)
+            return (probability > 0.5).astype(np.uint8), probability
+        return assemble(self.parts(file, pixels, levels), file.height, file.width,
+                        with_probabilities, self.ensemble.cut.threshold)
 
     def parts(self, file, pixels, levels):
         """Yield a page's logits as Parts: of the only net, or of the mean of all."""
@@ -247,8 +254,7 @@ def main():
     members = read_nets(args, parser)
     ensemble = Ensemble(tuple(member.net for member in members))
     extras = [name for name in EXTRAS if getattr(args, name)]
-    plan = plan_outputs(args.Input, args.Result_directory, extras, args.overwrite,
-                        ensemble)
+    plan = plan_outputs(args.Input, args.Result_directory, extras, args.overwrite, ensemble)
     make_folder(args.Result_directory)
     if plan.done:
         print(f"Images done already: {plan.done}; they stay as they are "
