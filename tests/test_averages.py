@@ -10,6 +10,7 @@ from helpers import (FLAGS, Page, assert_same, command, end, results, settings_o
 from training import copy_of, differing, make_trainer
 
 from nets import checkpoint
+from nets.catalogue import CATALOGUE
 from nets.checkpoint import AVERAGE
 from runs.schedule import average_share
 
@@ -77,10 +78,13 @@ def updates(request, monkeypatch):
     return request.param
 
 
-def averaging(build, dataset, tmp_path, loader=None, ema=0.5, epochs=(3, 2), sizes=3, **options):
+def averaging(build, dataset, tmp_path, loader=None, ema=0.5, epochs=(3, 2), sizes=3,
+              frozen=(), **options):
+    from backend.freezing import freeze
     model = build("Unet", 1, 2, base_channels=2, dropout_probs=[0.1] * 4)
     for var in model.state_dict().values():
         var.sync()  # the weights are drawn now, before a step's own seed
+    freeze(model, frozen)
     return make_trainer(model, dataset(*[(20, 20)] * sizes), tmp_path, loader, epochs=epochs,
                         changes={"ema": ema}, **options)
 
@@ -138,13 +142,16 @@ def test_averages_leave_the_training_alone(jt, build, dataset, tmp_path, updates
 
 
 @pytest.mark.jittor
-def test_tests_are_of_the_averages(build, dataset, tmp_path, updates):
-    trainer = averaging(build, dataset, tmp_path, ema=0.9)
+@pytest.mark.parametrize("frozen", [(), CATALOGUE["Unet"].encoder], ids=["all", "decoder"])
+def test_tests_are_of_the_averages(build, dataset, tmp_path, updates, frozen):
+    trainer = averaging(build, dataset, tmp_path, ema=0.9, frozen=frozen)
     other = averaging(build, dataset, tmp_path, ema=0)
     for _ in range(2):  # the convolutions keep packed filters of a test
         trainer.train_epoch()
         trainer.progress.begin_epoch(trainer.progress.epoch + 1)
         before = copy_of(trainer), averages_of(trainer)
+        moved = differing(own_state(trainer), before[1])
+        assert moved and not any(name.startswith(frozen) for name in moved)
         found = trainer.test(trainer.test_set)
         for name, var in other.model.state_dict().items():
             var.assign(before[1][name])
