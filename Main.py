@@ -5,6 +5,8 @@
     python Main.py --Data_directory data/ISBC2012                      # the paper's way
     python Main.py --Data_directory data/mine --protocol fast          # the modern recipe
     python Main.py --resume             # go on with the run whose last_model is in checkpoints/
+    python Main.py --fold all/5 ...     # five runs; each holds back another fifth of the images
+    python Main.py --seeds 0 1 2 ...    # three runs that differ in the seed
     mpirun -np 8 python Main.py --Batch_size 8 ...   # on 8 devices (docs/scaling.md)
 
 Writes logs/ (text, CSV, curves, a page with all of it, TensorBoard's events), checkpoints/
@@ -13,6 +15,7 @@ Epochs count from 0.  Flags are checked before Jittor is imported, so a mistake 
 in a second.
 """
 import sys
+from functools import partial
 from typing import NamedTuple
 
 from backend import ranks, start
@@ -28,7 +31,7 @@ from datasets.label_kinds import decide_kind, describe_border, object_facts
 from datasets.label_rules import judge_labels, read_splits, warn_of
 from datasets.lists import current_pairs
 from datasets.mixtures import check_mixtures, describe_mixture
-from datasets.splits import HeldBack, hold_back
+from datasets.splits import split_training
 from datasets.survey import (SetFacts, Survey, digest_of_set, facts_of_set, size_of,
                              statistics_of)
 from Loss import LOSSES
@@ -43,6 +46,7 @@ from runs.guard import TrainingFailed
 from runs.recorder import Listener, Recorder
 from runs.request import read_request
 from runs.resume import LAST, OUTPUT_FOLDERS
+from runs.series import run_series
 from Transforms import RECIPES, augmentation
 from WeightMap import WeightMaps
 
@@ -93,9 +97,7 @@ def prepare(request, is_gpu):
     settings = request.settings
     folders, data = settings.run, settings.data
     pairs = current_pairs(data.Data_directory, folders.Datatxt_directory)
-    split = HeldBack(pairs.train, [])
-    if data.val_fraction:
-        split = hold_back(pairs.train, data.val_fraction, settings.training.seed, data.group)
+    split = split_training(pairs.train, data, settings.training.seed)
     survey = Survey(folders.Datatxt_directory, data.n_channels)
     survey.read([*pairs.train, *pairs.test])
     images = [image for image, _ in (*pairs.train, *pairs.test)]
@@ -193,7 +195,7 @@ def build_trainer(request, prepared, make_recorder):
                                 settings.training.Learning_rate)
     trainer = Trainer(model, optimizer, data.loader, data.choosing, settings.training, recorder)
     if request.stored:
-        path = settings.run.Checkpoint_directory / LAST
+        path = settings.folders.Checkpoint_directory / LAST
         assign(trainer.state.vars(), request.stored.arrays, path)
         trainer.resume(request.stored.progress)
     return trainer
@@ -241,7 +243,7 @@ def start_jittor(request):
 
 def lead(request, nvcc):
     """Prepare, train and record as the only process or the first rank; returns the exit code."""
-    run = request.settings.run
+    run = request.settings.folders
     for name in OUTPUT_FOLDERS:
         make_folder(getattr(run, name))
     with lock_folder(run.Checkpoint_directory), lock_folder(run.Result_directory):
@@ -271,7 +273,10 @@ def follow(request):
 
 
 def main():
-    request = read_request(sys.argv[1:], build_parser, PROTOCOLS, CROP)
+    read = partial(read_request, build_parser=build_parser, protocols=PROTOCOLS, crop=CROP)
+    request = read(sys.argv[1:])
+    if request.is_series:
+        return run_series(request, sys.argv, read)
     nvcc, _ = start.check_machine(request.settings.run.device)
     return follow(request) if ranks.rank() else lead(request, nvcc)
 

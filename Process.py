@@ -157,10 +157,8 @@ class Trainer(Tester):
 
     @property
     def finished(self):
-        """Whether all epochs are done, or the time is up and the last of them was tested."""
-        now = self.progress
-        return (now.epoch >= self.settings.Total_epochs
-                or self.clock.out_of_time and now.step == 0 and 0 < now.tested == now.epoch)
+        """Whether the run is over, see `Progress.ends_run`."""
+        return self.progress.ends_run(self.settings.Total_epochs, self.clock.out_of_time)
 
     def test_is_due(self):
         """Whether to test after this epoch: from `Val_epochs` on, and after the last one.

@@ -22,13 +22,31 @@ class DataError(Exception):
 
 # A pool ends its workers by SIGTERM.  A handler in Python, which they would inherit, can come too
 # late: where the signal arrives just before a worker begins to wait for work, the handler waits
-# with it, for ever.
-os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+# with it, for ever.  Python itself drops what arrives before a worker's first line.  So the signal
+# is held back until the worker has no handler.
+def begin_worker():
+    """Let SIGTERM end this process, which was forked just now."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+os.register_at_fork(
+    before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}),
+    after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM}),
+    after_in_child=begin_worker)
 
 
 def mute_output():
     """Send standard output to nowhere: whoever read it, `| head` perhaps, has left."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def say_line(text):
+    """Print a line at once.  Where whoever read it has left, that is no reason to stop."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        mute_output()
 
 
 def say_stopped():

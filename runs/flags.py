@@ -11,7 +11,7 @@ from masks.score_rows import CHOOSERS, OF_OBJECTS
 from nets.catalogue import CATALOGUE
 from nets.trained import PRESETS
 from runs.choices import BASE_CHANNELS, BATCH, CROPS, EPOCHS, LOADER_THREADS, SAVE_EVERY
-from runs.settings import FROZEN_PARTS, crop_count, decay, save_every
+from runs.settings import FROZEN_PARTS, crop_count, decay, fold_of_text, save_every
 
 
 def make_parser(defaults, protocols, tiling, losses, augmentations):
@@ -68,9 +68,14 @@ def add_data_flags(add):
         help="share of the training images that is held back to choose the best model; the test "
              "images are then read once, at the end; 0: the test images choose the best model, as "
              "in the reference")
+    add("--fold", type=fold_of_text, metavar="K/N|all/N",
+        help="K/N: the training images are dealt out to N folds by their names, and fold K, from "
+             "0, chooses the best model as with --val_fraction; the run writes into the folders "
+             "fold_K of logs, checkpoints and results. all/N: N runs, one after the other, and a "
+             "summary of them (default: none)")
     add("--group", type=expression, metavar="REGEX",
-        help="regular expression, for --val_fraction; its first group matches the name of the "
-             "slide (the patient) in an image's name; the images of a slide stay together "
+        help="regular expression, for --val_fraction and --fold; its first group matches the name "
+             "of the slide (the patient) in an image's name; the images of a slide stay together "
              "(default: none)")
 
 
@@ -162,6 +167,10 @@ def add_training_flags(add, protocols, tiling, losses, augmentations):
              f"{' and '.join(OF_OBJECTS)} need numbered objects as labels")
     add("--seed", type=number(int, 0, 2 ** 31), default=0,
         help="seed of weights, order, crops, augmentation and dropout")
+    add("--seeds", type=number(int, 0, 2 ** 31), nargs="+", metavar="S",
+        help="a run for each of these seeds, one after the other, and a summary of them; seed S "
+             "writes into the folders seed_S of logs, checkpoints and results; with --fold all/N "
+             "N runs for each seed (default: none)")
 
 
 def add_run_flags(add):

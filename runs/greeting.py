@@ -75,5 +75,6 @@ def doubts(settings, given, data):
     slides = [re.sub(r"_\d+(-\d+)?$", "", image.stem) for image, _ in data.loader.dataset.pairs]
     some_alike = 1 < len(set(slides)) < len(slides)
     if data.holds_back and not settings.data.group and some_alike:
-        yield ("Names look like parts of slides, which --val_fraction may have split: "
+        flag = "--fold" if settings.data.fold else "--val_fraction"
+        yield (f"Names look like parts of slides, which {flag} may have split: "
                "--group '(.*)_' keeps those of one name together")

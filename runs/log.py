@@ -8,7 +8,7 @@ import statistics
 import time
 from pathlib import Path
 
-from command.errors import DataError, mute_output
+from command.errors import DataError, say_line
 from command.files import atomic_write
 from masks.pixel_scores import CHOOSING, SCORES
 from masks.score_rows import ROWS, format_scores, name_chooser, rows_of
@@ -89,7 +89,7 @@ class RunLog:
         folder = Path(folder)
         self.name, self.best_by, self.columns = name, best_by, csv_columns(rows)
         self.text_path, self.csv_path = folder / f"{name}.log", folder / f"{name}.csv"
-        self.curves_path, self.page_path = folder / f"{name}.png", folder / f"report_{name}.html"
+        self.curves_path, self.page_path = folder / f"{name}.png", page_of(folder, name)
         self.events_folder = folder / name
         self.records = list(records)
         lines = (",".join(self.columns),
@@ -101,10 +101,7 @@ class RunLog:
         """Print a line, and add it with the time to the log."""
         with open(self.text_path, "a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
-        try:
-            print(line, flush=True)
-        except BrokenPipeError:  # no reason to stop: the log has it all
-            mute_output()
+        say_line(line)
 
     def time_left(self, total_epochs, val_epochs):
         """Seconds until the last epoch ends, by the times of tested and untested ones so far."""
@@ -167,6 +164,11 @@ def describe_crops(loader):
 
 
 # ---------------------------------------------------------------------------------------- its files
+def page_of(folder, name):
+    """The path of the page of the run `name` in a log folder, a Path."""
+    return folder / f"report_{name}.html"
+
+
 RUN_NAME = re.compile(r"[A-Za-z0-9]+_[0-9]{4}(-[0-9]{2}){2}_[0-9]{2}(-[0-9]{2}){2}(-[0-9]+)?")
 
 

@@ -64,18 +64,23 @@ class PageTable(NamedTuple):
 # ----------------------------------------------------------------------------------------- the page
 def write_page(path, run):
     """Write the page about a Run, atomically."""
-    text = render_page(page_content(run))
+    write_rendered(path, "page.html", page_content(run))
+
+
+def write_rendered(path, template, content):
+    """Write what the template `template` makes of {variable: value}, atomically."""
+    text = render_page(template, content)
     with atomic_write(path) as temporary:
         temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
-def render_page(content):
-    """The page's text, from the {variable: value} of `page_content`."""
+def render_page(template, content):
+    """The text that the template `template` makes of {variable: value}."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # late: few starts need it
     templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
                             undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     templates.filters["in_short"] = format_short
-    return templates.get_template("page.html").render(content)
+    return templates.get_template(template).render(content)
 
 
 def page_content(run):

@@ -76,14 +76,19 @@ def inline_pictures(pictures, name):
     return made
 
 
+def draw_plot(draw, text, size=(5.5, 3.9)):
+    """What `draw` draws on an Axes, as a Picture.
+
+    text: what it shows.  size: width and height in inches.
+    """
+    content = io.BytesIO()
+    with figure(content, 1, 1, size) as axes:
+        draw(axes[0, 0])
+    return Picture(data_uri(content.getvalue(), "image/svg+xml"), text, "")
+
+
 def draw_plots(records, loss_title, constant):
     """The curves of some records, [Picture]; loss_title, constant: as `runs.curves` has them."""
-    def draw_plot(draw, text):
-        content = io.BytesIO()
-        with figure(content, 1, 1, (5.5, 3.9)) as axes:
-            draw(axes[0, 0])
-        return Picture(data_uri(content.getvalue(), "image/svg+xml"), text, "")
-
     if not records:
         return []
     return [draw_plot(lambda axis: plot_loss(axis, records, loss_title),

@@ -64,6 +64,11 @@ class Progress:
         """Become another Progress: all that refers to this one goes on from there."""
         vars(self).update(vars(other))
 
+    def ends_run(self, total_epochs, out_of_time):
+        """Whether all epochs are done, or the time is up and the last of them was tested."""
+        return (self.epoch >= total_epochs
+                or out_of_time and self.step == 0 and 0 < self.tested == self.epoch)
+
     def begin_epoch(self, epoch):
         self.epoch, self.step, self.losses, self.skipped = epoch, 0, [], 0
         self.images, self.epoch_seconds = 0, 0.0

@@ -48,7 +48,7 @@ class Recorder:
 
     def __init__(self, settings, data, model, stored, loss_title, weights_from):
         self.settings, self.data, self.model = settings, data, model
-        self.folders, self.loss_title = settings.run, loss_title
+        self.folders, self.loss_title = settings.folders, loss_title
         self.weights_from = weights_from
         name = stored.log if stored else run_name(settings.net.mode, self.folders.Log_directory)
         records = stored.records if stored else []
@@ -115,7 +115,7 @@ class Recorder:
         progress = self.trainer.stored_progress()
         run = {"settings": as_texts(self.settings.flags()), "data": self.data.digest,
                "log": self.log.name, "progress": dataclasses.asdict(progress),
-               "records": records}
+               "records": records, "test_baselines": self.data.test_baselines}
         epoch = progress.epoch - (progress.step == 0)  # the last one that was trained in
         save(self.folders.Checkpoint_directory / LAST, arrays,
              {**self.header(), "epoch": epoch, "run": run})
@@ -232,7 +232,7 @@ class Recorder:
         """The words of the command that makes this run from its start."""
         if not self.settings.run.resume:
             return [*ranks.launcher(), "python", *sys.argv]
-        folders = {name: [str(getattr(self.folders, name))] for name in OUTPUT_FOLDERS}
+        folders = {name: [str(getattr(self.settings.run, name))] for name in OUTPUT_FOLDERS}
         flags = {name: texts for name, texts in as_texts(self.settings.flags()).items()
                  if name not in NO_FLAGS}
         words = as_words({**flags, **folders})

@@ -10,7 +10,7 @@ from nets.catalogue import CATALOGUE
 from runs.choices import find_wrong_chooser
 from runs.resume import (LAST, StoredRun, average_anew, find_contradictions, find_too_short,
                          judge_by, load_run, parse_stored, resume_command)
-from runs.settings import Settings
+from runs.settings import Settings, own_folder
 from runs.weights import take_weights
 
 
@@ -21,6 +21,7 @@ class Request(NamedTuple):
     stored: Optional[StoredRun]  # the run to go on with
     go_on: str                   # the command that resumes this run
     beginning: Optional[Beginning] = None  # the weights that a new run begins with
+    seeds: tuple = ()            # of a series of runs
 
     @property
     def weights_from(self):
@@ -28,6 +29,11 @@ class Request(NamedTuple):
         if self.stored:
             return self.stored.weights_from
         return self.beginning.origin if self.beginning else None
+
+    @property
+    def is_series(self):
+        """Whether several runs are asked for, each of which is a Request of its own."""
+        return is_series(self.seeds, self.settings.data.fold)
 
 
 def given_flags(words, parser):
@@ -54,12 +60,16 @@ def read_request(words, build_parser, protocols, crop):
     defaults = {**vars(parser.parse_args([])), "protocol": None, "precision": None}
     given = given_flags(words, build_parser())
     values = {**defaults, **protocols.get(given.get("protocol"), {}), **given}
-    if values["resume"]:
-        path = values["Checkpoint_directory"] / LAST
+    check_series(values, given, parser)
+    if values["resume"] and not is_series(values["seeds"], values["fold"]):
+        path = own_folder(values["Checkpoint_directory"], values["fold"]) / LAST
         stored = load_run(path)
         kept = {**defaults, **parse_stored(stored.settings, build_parser(), path)}
         values = {**kept, **given}
-    elif values["force"]:
+        if kept["fold"] and "fold" not in given:
+            parser.error(f"--resume: {path} is of --fold {kept['fold']}; add that flag, and give "
+                         f"the folders in which fold_{kept['fold'].number} lies")
+    elif values["force"] and not values["resume"]:
         parser.error("--force: only with --resume")
     elif "Time_budget" in given:
         values.update({name: given.get(name) for name in ("Total_epochs", "Val_epochs")})
@@ -74,8 +84,29 @@ def read_request(words, build_parser, protocols, crop):
             judge_by(stored, settings.training.best_by)
         if bool(settings.training.ema) != bool(kept["ema"]):
             average_anew(stored)
-    go_on = resume_command(settings.run, defaults)
-    return Request(settings, frozenset(given), stored, go_on, beginning)
+    go_on = resume_command(settings, defaults)
+    return Request(settings, frozenset(given), stored, go_on, beginning,
+                   tuple(values["seeds"] or ()))
+
+
+def is_series(seeds, fold):
+    """Whether --seeds and --fold, or None, ask for several runs."""
+    return bool(seeds or fold and fold.number is None)
+
+
+def check_series(values, given, parser):
+    """End with exit code 2 for flags of several runs that do not fit.
+
+    values, given: {flag: value} of all flags, and of those on the command line.
+    """
+    seeds, fold = values["seeds"] or [], values["fold"]
+    if seeds and "seed" in given:
+        parser.error("--seeds: not with --seed")
+    if len(set(seeds)) < len(seeds):
+        parser.error(f"--seeds {' '.join(map(str, seeds))}: each seed once")
+    if ranks.size() > 1 and is_series(seeds, fold):
+        parser.error("--fold all/N and --seeds: not under mpirun; start each run by itself, with "
+                     "--fold K/N and --seed")
 
 
 def fill_gaps(values, given, parser):
@@ -112,8 +143,10 @@ def check_flags(settings, parser, crop):
                      f"{ranks.size()} processes, which share them")
     if net.base_channels and net.base_channels % 2:
         parser.error(f"--base_channels {net.base_channels} must be even")
-    if settings.data.group and not settings.data.val_fraction:
-        parser.error("--group: only with --val_fraction")
+    if settings.data.fold and settings.data.val_fraction:
+        parser.error(f"--fold {settings.data.fold}: not with --val_fraction; the fold is held back")
+    if settings.data.group and not settings.data.holds_back:
+        parser.error("--group: only with --val_fraction or --fold")
     if net.padding and "padding" not in net.row.flags:
         parser.error(f"--padding: of the U-Net alone; {net.mode} always keeps the size")
     in_crops = isinstance(training.tile or crop, type(crop))
@@ -141,7 +174,7 @@ def check_resumed(settings, kept, stored, parser):
         parser.error("--weights: a resumed run goes on with its own; leave it out")
     changed = find_contradictions(settings, kept)
     if changed and not settings.run.force:
-        path = settings.run.Checkpoint_directory / LAST
+        path = settings.folders.Checkpoint_directory / LAST
         parser.error(f"--resume: another run than that of {path}: {', '.join(changed)}; "
                      "leave them out, or add --force")
     too_short = find_too_short(settings, stored.progress)

@@ -13,7 +13,7 @@ from command.flags import boolean
 from masks.score_rows import ROWS
 from nets.checkpoint import AVERAGE, OPTIMIZER, load
 from runs.choices import CHOSEN
-from runs.log import RUN_NAME, best_of, find_lacking
+from runs.log import ALWAYS, RUN_NAME, best_of, find_lacking
 from runs.progress import Progress, is_count, is_number, renamed, suits
 from runs.settings import RunSettings
 
@@ -22,7 +22,7 @@ EARLIER = "earlier_"  # before the names of these, where they are of the run bef
 OUTPUT_FOLDERS = tuple(each.name for each in dataclasses.fields(RunSettings)
                        if each.name.endswith("_directory"))
 # n_channels says is_grayscale; the number of workers is the machine's
-NOT_KEPT = (*OUTPUT_FOLDERS, "resume", "force", "is_grayscale", "workers")
+NOT_KEPT = (*OUTPUT_FOLDERS, "resume", "force", "is_grayscale", "workers", "seeds")
 FREE_TO_CHANGE = {*NOT_KEPT, "Data_directory", "Total_epochs", "Val_epochs", "Time_budget",
                   "device", "cache_size", "save_every"}
 # what runs had before these flags were there: {flag: texts}
@@ -42,6 +42,7 @@ class StoredRun(NamedTuple):
     records: list       # of its epochs
     log: str            # its name
     weights_from: Optional[dict]  # as runs.request.Request has it
+    baselines: dict     # {name: scores} of constant answers on the test images; {}: not stored
 
 
 # ----------------------------------------------------------------------------------------- reading
@@ -53,6 +54,12 @@ def is_record(record):
     known = {*RECORD, "train_loss", *(row.key for row in ROWS)}
     return (all(check(record.get(name)) for name, check in RECORD.items())
             and all(map(is_number, record.values())) and set(record) <= known)
+
+
+def are_scores(scores):
+    """Whether a checkpoint's scores are whole: those that every tested epoch has, and numbers."""
+    return (type(scores) is dict and ALWAYS <= scores.keys() <= {row.key for row in ROWS}
+            and all(map(is_number, scores.values())))
 
 
 def are_texts(values):
@@ -67,7 +74,9 @@ def read_stored(arrays, header):
     """The StoredRun in a checkpoint's header; what is not as it should be raises some error."""
     run, weights_from = header["run"], header.get("weights_from")
     progress = renamed(run["progress"])
+    baselines = run.get("test_baselines", {})
     sound = (all(are_texts(texts) for texts in run["settings"].values())
+             and all(map(are_scores, baselines.values()))
              and RUN_NAME.fullmatch(run["log"]) and type(run["data"]) is str
              and type(run["records"]) is list and all(map(is_record, run["records"]))
              and find_lacking(run["records"]) is None and suits(Progress, progress)
@@ -78,7 +87,7 @@ def read_stored(arrays, header):
     if settings.get("protocol") == ["default"]:  # before the paper's settings were the default
         settings["protocol"] = ["fast"]
     return StoredRun(arrays, Progress(**progress), settings, run["data"],
-                     run["records"], run["log"], weights_from)
+                     run["records"], run["log"], weights_from, baselines)
 
 
 def load_run(path):
@@ -88,6 +97,8 @@ def load_run(path):
         before = ""
         if earlier.exists():
             before = f" ({earlier.name} is the run before; rename it to go on with that)"
+        elif any(path.parent.glob(f"fold_*/{path.name}")):
+            before = f" ({path.parent}/fold_... are of folds; add --fold to go on with them)"
         raise DataError(f"{path}: no such checkpoint, nothing to resume{before}; "
                         "start without --resume")
     arrays, header = load(path)
@@ -168,11 +179,12 @@ def find_too_short(settings, progress):
     return ""  # an epoch is left to be tested
 
 
-def resume_command(run, defaults):
+def resume_command(settings, defaults):
     """The command that goes on with a run: --resume does not know its folders by itself.
 
-    run: RunSettings; defaults: {flag: value} of the folders that need no flag.
+    settings: runs.settings.Settings; defaults: {flag: value} of the folders that need no flag.
     """
-    folders = [f"--{name} {shlex.quote(str(getattr(run, name)))}" for name in OUTPUT_FOLDERS
-               if getattr(run, name) != defaults[name]]
-    return " ".join([*ranks.launcher(), "python Main.py --resume", *folders])
+    folders = [f"--{name} {shlex.quote(str(getattr(settings.run, name)))}"
+               for name in OUTPUT_FOLDERS if getattr(settings.run, name) != defaults[name]]
+    fold = [f"--fold {settings.data.fold}"] if settings.data.fold else []
+    return " ".join([*ranks.launcher(), "python Main.py --resume", *fold, *folders])

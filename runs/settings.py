@@ -2,12 +2,15 @@
 
 Fields have their flags' names.  Checkpoint header, --resume and the page keep the same words.
 """
+import argparse
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Optional
 
 from command.flags import number
+from datasets.splits import Fold
 from nets.catalogue import CATALOGUE
 
 
@@ -40,6 +43,26 @@ def decay(text):
     return text if text == "auto" else number(float, 0, 1)(text)
 
 
+def fold_of_text(text):
+    """A flag type: 'K/N', the fold K of N, or 'all/N' -> datasets.splits.Fold."""
+    match = re.fullmatch("(all|[0-9]{1,6})/([0-9]{1,6})", text)
+    if match:
+        which, count = None if match[1] == "all" else int(match[1]), int(match[2])
+        if (which or 0) < count > 1:
+            return Fold(which, count)
+    raise argparse.ArgumentTypeError("expected K/N, the fold K = 0 ... N - 1 of N = 2 or more, "
+                                     f"or all/N, got {text!r}")
+
+
+# the folders that a run shares with no other one
+OWN_FOLDERS = ("Log_directory", "Checkpoint_directory", "Result_directory")
+
+
+def own_folder(folder, fold):
+    """Where in `folder` a run of this Fold writes; None: a run without folds."""
+    return folder / f"fold_{fold.number}" if fold else folder
+
+
 @dataclass(frozen=True)
 class DataSettings:
     """What is trained on; None: left to choose."""
@@ -49,7 +72,13 @@ class DataSettings:
     label_kind: Optional[str]     # of label_values.KINDS_OF_LABELS
     ignore_label: Optional[int]
     val_fraction: float
+    fold: Optional[Fold]          # that chooses the best model
     group: Optional[str]
+
+    @property
+    def holds_back(self):
+        """Whether training images choose the best model, and are left out of training."""
+        return bool(self.fold or self.val_fraction)
 
 
 @dataclass(frozen=True)
@@ -146,6 +175,13 @@ class Settings:
     def frozen(self):
         """The names of the net's modules that are not trained."""
         return self.net.row.encoder if self.training.freeze else ()
+
+    @property
+    def folders(self):
+        """The RunSettings with the folders that this run alone writes: a fold has its own."""
+        return dataclasses.replace(self.run, **{name: own_folder(getattr(self.run, name),
+                                                                 self.data.fold)
+                                                for name in OWN_FOLDERS})
 
     def flags(self):
         """{flag: value} of all settings."""

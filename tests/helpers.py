@@ -131,7 +131,7 @@ class Page(HTMLParser):
     def handle_data(self, data):
         if self.open:
             self.texts.setdefault(self.open[-1], []).append(data)
-            if self.open[-1] in ("td", "th"):
+            if {"td", "th"} & set(self.open):
                 self.tables[-1][-1][-1] += data
 
     @property

@@ -3,6 +3,7 @@ import argparse
 import io
 import os
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -61,6 +62,23 @@ def main():
 
 sys.exit(run(main))
 """
+
+
+def test_a_forked_process_ends_by_sigterm_however_early_it_comes():
+    """A pool ends workers that it has forked just now.  One that lived on would be waited for."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        for _ in range(30):
+            worker = os.fork()
+            if not worker:
+                try:
+                    time.sleep(5)
+                finally:
+                    os._exit(0)
+            os.kill(worker, signal.SIGTERM)
+            assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == -signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,7 @@ def test_the_documented_defaults():
         "Loss_w0": 10.0, "Loss_sigma": 5.0, "mode": "Unet", "device": "auto", "seed": 0,
         "optimizer": "adam", "lr_schedule": "constant", "warm_up": 0, "clip_norm": 0,
         "loss": "weighted_ce", "Time_budget": None, "val_fraction": 0, "group": None,
-        "protocol": None, "augment": "none", "save_every": None, "resume": False,
+        "fold": None, "protocol": None, "augment": "none", "save_every": None, "resume": False,
         "force": False, "label_kind": None, "best_by": "iou", "crops_per_image": "auto",
         "cache_size": 20, "precision": None, "workers": None, "ema": 0, "conv_bias": True,
         "align_corners": False, "weights": None, "preset": None, "freeze": None}
@@ -106,6 +106,9 @@ def test_a_protocol_sets_defaults_and_no_more():
       "--group '(.*)_' keeps those of one name together"]),
     ("--val_fraction 0.2", ["a_0", "a_0-0", "a_1", "a_1-10"], []),  # slices, and their copies
     ("--val_fraction 0.2 --group (.*)_", ["a_0", "a_1", "b_0"], []),
+    ("--fold 0/2", ["a_0", "a_1", "b_0"],
+     ["Names look like parts of slides, which --fold may have split: "
+      "--group '(.*)_' keeps those of one name together"]),
     ("", ["a_0", "a_1", "b_0"], []),
     ("--val_fraction 0.2", ["a_0", "a_1", "a_2"], []), ("--val_fraction 0.2", ["a_0", "b_1"], [])])
 def test_what_may_not_be_meant_is_said(flags, names, lines):
@@ -117,7 +120,7 @@ def test_what_may_not_be_meant_is_said(flags, names, lines):
     pairs = [(Path(f"{name}.png"), Path(f"{name}.tif")) for name in names]
     maps = "maps" if settings.training.loss == "weighted_ce" else None
     data = SimpleNamespace(loader=SimpleNamespace(dataset=SimpleNamespace(pairs=pairs), maps=maps),
-                           holds_back=settings.data.val_fraction > 0)
+                           holds_back=settings.data.holds_back)
     assert list(doubts(settings, request.given, data)) == lines
 
 
@@ -143,7 +146,7 @@ def test_what_may_not_be_meant_is_said(flags, names, lines):
     ("--save_every 0m", "argument --save_every: expected a number above 0, got '0'"),
     ("--val_fraction 1",
      "argument --val_fraction: expected a number at least 0 and below 1, got '1'"),
-    ("--group (.*)_", "--group: only with --val_fraction"),
+    ("--group (.*)_", "--group: only with --val_fraction or --fold"),
     ("--group ab --val_fraction 0.1",
      "argument --group: expected a regular expression with a group in parentheses, got 'ab'"),
     ("--padding 1 --mode U2net", "--padding: of the U-Net alone"),
