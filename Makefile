@@ -1,7 +1,8 @@
 # make demo    install, augment the sample set, train a small U-Net on it, show where everything is
 # make test    install what the tests need, run them
 # make stress  20 minutes: what takes longer: kills at random moments, signals in every phase, 10,000 pairs, 2,000 steps, a full disk
-# make align   install PyTorch, compare each net with its PyTorch twin, in small; docs/ has it in full (see alignment/)
+# make align   install PyTorch and ONNX Runtime, compare each net with its PyTorch twin, in small, and test the exports; docs/ has it
+#              in full (see alignment/)
 # make bench   install PyTorch, ONNX Runtime and OpenVINO, measure ours beside them: speed, memory, start, data, growth;
 #              half an hour on 2 cores
 # make gpu-gate  compile all that is for a GPU and run it on a stand-in, without a GPU (tests/gpu/README.md)

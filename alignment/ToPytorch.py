@@ -6,7 +6,6 @@
 the same names takes it as it is.  The way back needs no command: every command that reads a
 checkpoint reads a `.pth` too.
 """
-import argparse
 import sys
 from pathlib import Path
 
@@ -15,16 +14,8 @@ import Root  # noqa: F401 - puts the repository's root on the path
 
 from command.errors import DataError, run
 from command.files import atomic_write
-from command.flags import Parser
+from command.flags import Parser, file_named
 from nets.checkpoint import read_weights
-
-
-def pth(text):
-    """A flag type: the path of a PyTorch file to write."""
-    path = Path(text)
-    if path.suffix.lower() not in (".pth", ".pt"):
-        raise argparse.ArgumentTypeError(f"expected a name that ends in .pth or .pt, got {text!r}")
-    return path
 
 
 def with_counters(weights):
@@ -44,7 +35,7 @@ def with_counters(weights):
 def build_parser():
     parser = Parser("Write a checkpoint's weights as a PyTorch state dict.")
     parser.add_argument("checkpoint", type=Path, help="checkpoint to read, .safetensors")
-    parser.add_argument("output", type=pth, help="file to write, .pth or .pt")
+    parser.add_argument("output", type=file_named(".pth", ".pt"), help="file to write, .pth or .pt")
     return parser
 
 

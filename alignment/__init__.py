@@ -1,1 +1,1 @@
-"""The PyTorch twin, ours compared with it, and the export to `.pth`."""
+"""The PyTorch twin, ours compared with it, and the exports to `.pth` and ONNX."""

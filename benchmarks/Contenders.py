@@ -43,7 +43,7 @@ def find_left_out():
     """Why contenders cannot race here: {name: reason}."""
     reasons, multiplies_bf16 = {}, has_bf16()
     for name, row in CONTENDERS.items():
-        needed = [row.package, "onnx", "onnxscript"] if row.package else []
+        needed = [row.package, "onnx"] if row.package else []
         missing = [package for package in needed if not importlib.util.find_spec(package)]
         if missing:
             reasons[name] = (f"{missing[0]} is not installed; "

@@ -12,9 +12,6 @@ from pathlib import Path
 import numpy as np
 import Root  # noqa: F401 - puts the repository's root on the path
 
-OPSET = 18  # of ONNX
-
-
 class ExportedContender:
     """A net that `run` computes: (N, C, H, W) float32 -> the logits of the same images."""
 
@@ -63,12 +60,12 @@ def export(path, task):
     from Worker import contender_options, make_batch
 
     from alignment import TorchModel
+    from alignment.Traced import write_onnx
     torch.manual_seed(0)
     options = contender_options(task["mode"], task["base_channels"], task["padding"])
     model = TorchModel.build_model(task["mode"], 1, 2, **options).eval()
     model.side_outputs = False  # of a U-2-Net: the fused output is the answer
-    torch.onnx.export(model, (torch.from_numpy(make_batch(task).inputs),), path,
-                      opset_version=OPSET, dynamo=True)
+    write_onnx(model, torch.from_numpy(make_batch(task).inputs), path, ("inputs", "logits"))
 
 
 if __name__ == "__main__":

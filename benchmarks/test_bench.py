@@ -103,7 +103,7 @@ def test_a_worker_trains_and_predicts(task, contender):
 @pytest.fixture
 def rivals():
     """Skips where the packages of requirements/rivals.txt are not installed."""
-    for package in ("onnx", "onnxscript", "onnxruntime", "openvino"):
+    for package in ("onnx", "onnxruntime", "openvino"):
         pytest.importorskip(package)
 
 

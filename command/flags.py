@@ -13,7 +13,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default is None else super()._get_help_string(action)
 
     def _get_default_metavar_for_optional(self, action):
-        names = {None: "text", boolean: "True|False", Path: "path", picture: "FILE.png"}
+        names = {None: "text", boolean: "True|False", Path: "path"}
         return names.get(action.type) or action.type.__name__
 
 
@@ -73,21 +73,19 @@ def number(kind, low, high=float("inf"), include_low=True):
     return parse
 
 
-def picture(text):
-    """A flag type: the path of a picture to write, a PNG file."""
-    return _named(text, ".png")
+def file_named(*suffixes):
+    """A flag type: the path of a file whose name ends in one of these suffixes."""
+    def parse(text):
+        path = Path(text)
+        if path.suffix.lower() not in suffixes:
+            raise argparse.ArgumentTypeError("expected a name that ends in "
+                                             f"{' or '.join(suffixes)}, got {text!r}")
+        return path
+    parse.__name__ = f"FILE{suffixes[0]}"  # what --help shows
+    return parse
 
 
-def csv_file(text):
-    """A flag type: the path of a table to write, a CSV file."""
-    return _named(text, ".csv")
-
-
-def _named(text, suffix):
-    path = Path(text)
-    if path.suffix.lower() != suffix:
-        raise argparse.ArgumentTypeError(f"expected a name that ends in {suffix}, got {text!r}")
-    return path
+picture, csv_file = file_named(".png"), file_named(".csv")
 
 
 def expression(text):

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLAGS_PAGE = ROOT / "docs" / "flags.md"
 DOCUMENTED = ("Main.py", "Predict.py", "Metrics.py", "MakeData.py", "MakeTxt.py", "Report.py",
               "DataAugmentation.py", "Transforms.py", "MirrorPadding.py", "Loss.py", "Model.py",
-              "alignment/Compare.py", "alignment/ToPytorch.py",
+              "alignment/Compare.py", "alignment/ToPytorch.py", "alignment/ToOnnx.py",
               "benchmarks/Bench.py", "benchmarks/LargeImages.py", "benchmarks/Loops.py",
               "benchmarks/Agreement.py", "benchmarks/Ablation.py", "benchmarks/Gpu.py")
 PARSED_BY = {"Model.py": "backend.model_command"}  # Model.py itself imports Jittor
