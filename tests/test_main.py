@@ -100,7 +100,9 @@ def test_a_protocol_sets_defaults_and_no_more():
     ("--loss weighted_ce --Loss_sigma 3 --dropout_probs 0 0 0 0.5", "ab", []),
     ("--mode U2netS --dropout_probs 0.2 0.3 0.4 0.5 --bilinear True", "ab",
      ["Without effect for --mode U2netS --loss weighted_ce: --bilinear, --dropout_probs"]),
-    ("--mode U2netS --protocol paper", "ab", []), ("--protocol fast", "ab", []),
+    ("--bilinear False --align_corners True", "ab",
+     ["Without effect for --mode Unet --loss weighted_ce: --align_corners"]),
+    ("--mode U2netS --protocol paper --align_corners True", "ab", []), ("--protocol fast", "ab", []),
     ("--val_fraction 0.2", ["a_0", "a_1", "b_0"],
      ["Names look like parts of slides, which --val_fraction may have split: "
       "--group '(.*)_' keeps those of one name together"]),
