@@ -129,7 +129,7 @@ def net_of_flags(flags, found, path):
     net = TrainedNet(found.mode, found.n_channels, found.n_classes, options, statistics,
                      is_saliency=is_saliency)
     if flags.preset and (PRESETS[flags.preset], 3) != (net.mode, net.n_channels):
-        raise DataError(f"--preset {flags.preset}: {path} holds {net}")
+        raise DataError(f"--preset {flags.preset}: {path} holds {describe(*found)}")
     if is_saliency and net.n_classes != 1:
         raise DataError(f"--preset {flags.preset}: {path} has n_classes {net.n_classes}, not 1")
     return net
