@@ -102,7 +102,8 @@ def test_a_protocol_sets_defaults_and_no_more():
      ["Without effect for --mode U2netS --loss weighted_ce: --bilinear, --dropout_probs"]),
     ("--bilinear False --align_corners True", "ab",
      ["Without effect for --mode Unet --loss weighted_ce: --align_corners"]),
-    ("--mode U2netS --protocol paper --align_corners True", "ab", []), ("--protocol fast", "ab", []),
+    ("--mode U2netS --protocol paper --align_corners True", "ab", []),
+    ("--protocol fast", "ab", []),
     ("--val_fraction 0.2", ["a_0", "a_1", "b_0"],
      ["Names look like parts of slides, which --val_fraction may have split: "
       "--group '(.*)_' keeps those of one name together"]),
