@@ -52,7 +52,8 @@ class Experiment:
         self.tile = Tiles(args.tile) if args.tile else Whole()
         net = CATALOGUE[args.mode]
         self.options = net.options({"bilinear": args.bilinear, "dropout_probs": None,
-                                    "base_channels": args.base_channels, "padding": 0})
+                                    "base_channels": args.base_channels, "padding": 0,
+                                    "conv_bias": True, "align_corners": False})
         self.geometry = net.geometry(self.options)
         pairs, survey = find_pairs(args.Data_directory), Survey()
         survey.read(pairs["train"] + pairs["test"])

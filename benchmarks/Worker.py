@@ -42,7 +42,8 @@ def contender_options(mode, base_channels, padding=0):
     """The options of build_model, as those of Main.py."""
     from nets.catalogue import CATALOGUE
     return CATALOGUE[mode].options({"bilinear": True, "dropout_probs": RACE_DROPOUT,
-                                    "base_channels": base_channels, "padding": padding})
+                                    "base_channels": base_channels, "padding": padding,
+                                    "conv_bias": True, "align_corners": False})
 
 
 def contender_tile(contender):
@@ -92,7 +93,7 @@ def race_settings(tile):
         crops_per_image=1, Learning_rate=RACE_RATE, optimizer="adam", lr_schedule="constant",
         warm_up=0.0, clip_norm=0.0, ema=0.0, loss="weighted_ce", Loss_w0=10.0, Loss_sigma=5.0,
         augment="none", best_by="iou", Time_budget=None, seed=0,
-        precision="float32")
+        precision="float32", weights=None, preset=None, freeze=None)
 
 
 class JittorContender:
