@@ -112,6 +112,9 @@ class Summary:
         if finished[0].baselines:
             yield describe_constant(finished[0].baselines)
         yield f"Summary      {self.page_path} and {self.table_path}"
+        if len(self.names) > 1:
+            folder = shlex.quote(str(self.settings.run.Checkpoint_directory))
+            yield f"Together     python Predict.py --Checkpoint {folder} --Input <images>"
 
     def count(self, finished):
         """How many runs have finished, in words."""
