@@ -240,7 +240,7 @@ def test_runs_from_before_are_of_classes():
            "progress": {}}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("runs.resume.suits", lambda *_: True)
-        stored = read_stored({}, run)
+        stored = read_stored({}, {"run": run})
     kept = parse_stored(stored.settings, Main.build_parser(), "last_model")
     assert kept["label_kind"] == "classes"
 
