@@ -70,7 +70,7 @@ PROTOCOLS = {
     # the modern recipe, which docs/ablation.md measures
     "fast": {"base_channels": None, "padding": 1, "tile": None, "dropout_probs": [0.0] * 4,
              "Batch_size": None, "loss": None, "optimizer": "adamw", "lr_schedule": "cosine",
-             "ema": "auto", "augment": "light", "Total_epochs": None, "Val_epochs": None},
+             "augment": "light", "Total_epochs": None, "Val_epochs": None},
 }
 CROP = Tiles(256)  # px of the output: the crops of --protocol fast
 

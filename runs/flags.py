@@ -150,8 +150,7 @@ def add_training_flags(add, protocols, tiling, losses, augmentations):
     add("--ema", type=decay, metavar="auto|D",
         help="average weights and BatchNorm's statistics over the steps; tests and best_model have "
              "the averages. D: exponential average, in which a step counts D times as much as the "
-             "next one; auto: over about the last twentieth of the steps so far; 0: no average "
-             "(fast: auto)")
+             "next one; auto: over about the last twentieth of the steps so far; 0: no average")
     add("--loss", choices=tuple(losses),
         help="weighted_ce: cross entropy with the weight map; ce: without it; ce_dice: without it, "
              "plus the Dice loss (fast: ce_dice; for numbered objects weighted_ce)")

@@ -64,8 +64,8 @@ def test_what_is_no_decay_is_refused(word, tmp_path, no_jittor):
 
 
 def test_a_flag_wins_over_a_protocol():
-    assert settings_of("--protocol", "fast").training.ema == "auto"
-    assert settings_of("--protocol", "fast", "--ema", 0).training.ema == 0
+    assert settings_of("--protocol", "fast").training.ema == 0
+    assert settings_of("--protocol", "fast", "--ema", "auto").training.ema == "auto"
     assert settings_of("--ema", 0.99).training.ema == 0.99
 
 

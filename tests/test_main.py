@@ -71,8 +71,7 @@ def test_the_modern_recipe_is_one_word():
     assert changed == {
         "protocol": "fast", "padding": 1, "base_channels": None, "tile": None, "Batch_size": None,
         "Total_epochs": None, "Val_epochs": None, "loss": None, "optimizer": "adamw",
-        "lr_schedule": "cosine", "augment": "light", "dropout_probs": [0, 0, 0, 0],
-        "ema": "auto"}
+        "lr_schedule": "cosine", "augment": "light", "dropout_probs": [0, 0, 0, 0]}
 
 
 def test_a_protocol_sets_defaults_and_no_more():
