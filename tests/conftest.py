@@ -17,24 +17,30 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
-def make_data(monkeypatch, capsys, tmp_path):
-    """A function that runs `python MakeData.py FLAGS` in this process.
+def in_process(monkeypatch, capsys):
+    """A function that runs a root module as a command in this process.
 
     It returns (exit code, standard output, standard error).
     """
-    import MakeData
     from command.errors import run
-    monkeypatch.chdir(tmp_path)  # ./DataTxt comes to lie there
 
-    def command(*flags):
-        monkeypatch.setattr(sys, "argv", ["MakeData.py", *map(str, flags)])
+    def command(module, *flags):
+        monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *map(str, flags)])
         capsys.readouterr()
         try:
-            code = run(MakeData.main)
+            code = run(module.main)
         except SystemExit as stop:
             code = stop.code
         return (code, *capsys.readouterr())
     return command
+
+
+@pytest.fixture
+def make_data(monkeypatch, in_process, tmp_path):
+    """A function that runs `python MakeData.py FLAGS` as `in_process` does."""
+    import MakeData
+    monkeypatch.chdir(tmp_path)  # ./DataTxt comes to lie there
+    return lambda *flags: in_process(MakeData, *flags)
 
 
 @pytest.fixture

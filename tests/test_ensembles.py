@@ -10,7 +10,6 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 import Predict
-from command import errors
 from command.errors import DataError, say_first_time
 from images import formats
 from images import pages as image_pages
@@ -46,17 +45,11 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def predict(here, monkeypatch, capsys):
+def predict(here, in_process):
     """A function that runs the command: (exit code, lines on stdout, lines on stderr)."""
     def run(*flags):
-        monkeypatch.setattr(sys, "argv", ["Predict.py", "--device", "cpu", "--overwrite",
-                                          *map(str, flags)])
-        try:
-            code = errors.run(Predict.main)
-        except SystemExit as stop:
-            code = stop.code
-        found = capsys.readouterr()
-        return code, found.out.splitlines(), found.err.splitlines()
+        code, out, err = in_process(Predict, "--device", "cpu", "--overwrite", *flags)
+        return code, out.splitlines(), err.splitlines()
     return run
 
 
