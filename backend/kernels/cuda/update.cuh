@@ -1,6 +1,6 @@
 // A training step's end, for many tensors with one launch: whether the step counts, the optimisers'
-// formulas, BatchNorm's running statistics, averages of weights, copies.  All but `decide` and `square_sums` change
-// their tensors in place, or leave them alone where the step was refused.
+// formulas, BatchNorm's running statistics, averages of weights, copies.  All but `decide` and
+// `square_sums` change their tensors in place, or leave them alone where the step was refused.
 // float32; no atomics, so that the same numbers give the same bits.  It needs launch.cuh before it.
 #pragma once
 
