@@ -38,7 +38,6 @@ from masks.objects import instances, whole_objects, without_small
 from masks.outputs import EXTRAS, plan_outputs
 from masks.saliency import saliency_input, saliency_map
 from MirrorPadding import WHOLE, tiling
-from nets.checkpoint import assign_weights
 from nets.ensemble import Ensemble, describe_members, find_checkpoints, read_members
 from nets.flags import add_others_flags, refuse_preset
 from nets.levels import find_levels, say_conversion
@@ -211,16 +210,11 @@ def build_forwards(members, element):
 
     element: the type of what passes from layer to layer; see backend.precision.element_type.
     """
-    from Model import build_model
-    from Process import forward_function
+    from Process import trained_forward
     forwards = []
     for path, net, weights in members:
-        model = build_model(net.mode, net.n_channels, net.n_classes, **net.options)
-        assign_weights(model, weights, path)
+        forwards.append(trained_forward(net, weights, path, element))
         weights.clear()
-        model.element_type = element
-        model.eval()
-        forwards.append(forward_function(model))
     return forwards
 
 

@@ -19,7 +19,8 @@ from Loss import LOSSES, deep_supervision_loss
 from masks.assess import assess
 from masks.pixel_scores import mean_scores
 from MirrorPadding import Whole, overlap_tile
-from nets.checkpoint import AVERAGE, OPTIMIZER
+from Model import build_model
+from nets.checkpoint import AVERAGE, OPTIMIZER, assign_weights
 from runs.clock import Forecast, RunClock
 from runs.guard import LossGuard
 from runs.log import epoch_of
@@ -42,6 +43,20 @@ def forward_function(model):
             outputs = model(jt.array(inputs))
             return (outputs[0] if isinstance(outputs, list) else outputs).numpy()
     return forward
+
+
+def trained_forward(net, weights, source, element="float32"):
+    """The `forward_function` of a model that is built for trained weights.
+
+    net: nets.trained.TrainedNet.  weights: {name: array}.  source: what an error names.  element:
+    the type of what passes from layer to layer, see backend.precision.element_type.  Raises
+    DataError as nets.checkpoint.assign_weights.
+    """
+    model = build_model(net.mode, net.n_channels, net.n_classes, **net.options)
+    assign_weights(model, weights, source)
+    model.element_type = element
+    model.eval()
+    return forward_function(model)
 
 
 def predict_image(model, image, geometry, tile=Whole()):

@@ -25,7 +25,7 @@ from command.errors import DataError, run
 from command.files import atomic_write
 from command.flags import Parser, file_named
 from masks.answers import probabilities
-from nets.checkpoint import assign_weights, read_weights
+from nets.checkpoint import read_weights
 from nets.recognise import describe_net
 from nets.trained import net_of_header
 
@@ -111,13 +111,8 @@ def build_ours(terms, weights, path):
 
     Raises DataError, which names `path`, where weights are missing or too many.
     """
-    from Model import build_model
-    from Process import forward_function
-    net = terms.net
-    model = build_model(net.mode, net.n_channels, net.n_classes, **net.options)
-    assign_weights(model, weights, path)
-    model.eval()
-    forward = forward_function(model)
+    from Process import trained_forward
+    forward = trained_forward(terms.net, weights, path)
     return lambda raw: probabilities(forward(np.stack([terms.prepare(each) for each in raw])))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import Root  # noqa: F401 - puts the repository's root on the path
 
+
 class ExportedContender:
     """A net that `run` computes: (N, C, H, W) float32 -> the logits of the same images."""
 

@@ -84,9 +84,10 @@ def read_request(words, build_parser, protocols, crop):
             judge_by(stored, settings.training.best_by)
         if bool(settings.training.ema) != bool(kept["ema"]):
             average_anew(stored)
-    go_on = resume_command(settings, defaults)
-    return Request(settings, frozenset(given), stored, go_on, beginning,
-                   tuple(values["seeds"] or ()))
+    seeds, go_on = tuple(values["seeds"] or ()), resume_command(settings, defaults)
+    if is_series(seeds, values["fold"]):
+        beginning = None  # each run reads the weights itself; here they would only take memory
+    return Request(settings, frozenset(given), stored, go_on, beginning, seeds)
 
 
 def is_series(seeds, fold):
